@@ -1,0 +1,25 @@
+# Compiler settings shared by every target.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+# -O3 for the kernels; assertions are our own checks and stay on in every build.
+set(CMAKE_CXX_FLAGS_RELEASE "-O3")
+add_compile_options(-Wall -Wextra -Wno-sign-compare -fno-math-errno -fno-trapping-math)
+if(SPANWISE_NATIVE)
+  add_compile_options(-march=native)
+endif()
+if(SPANWISE_SANITIZE)
+  add_compile_options(-fsanitize=${SPANWISE_SANITIZE} -fno-omit-frame-pointer -g)
+  add_link_options(-fsanitize=${SPANWISE_SANITIZE})
+endif()
+
+# spanwise_library(NAME sources...): a static library that sees the repository root as its include path.
+function(spanwise_library name)
+  add_library(${name} STATIC ${ARGN})
+  target_include_directories(${name} PUBLIC ${CMAKE_SOURCE_DIR})
+endfunction()

@@ -1,0 +1,12 @@
+# Every package the project stands on. launcher/install_packages.sh installs them with apt.
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+set(MPI_CXX_SKIP_MPICXX ON)
+find_package(MPI REQUIRED COMPONENTS C)
+find_package(Protobuf REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(OpenBLAS REQUIRED IMPORTED_TARGET openblas)
+pkg_check_modules(SentencePiece REQUIRED IMPORTED_TARGET sentencepiece)
+if(SPANWISE_TESTS)
+  find_package(GTest REQUIRED)
+endif()
