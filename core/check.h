@@ -36,8 +36,8 @@ template <class... Args>
 }  // namespace spanwise
 
 /// SPANWISE_CHECK(cond, "K={} is not supported (64, 128, 256 are)", k): stays on in every build.
-#define SPANWISE_CHECK(condition, ...)                                                          \
-  do {                                                                                          \
+#define SPANWISE_CHECK(condition, ...)                                                               \
+  do {                                                                                               \
     if (!(condition)) ::spanwise::detail::throw_error(__FILE__, __LINE__, fmt::format(__VA_ARGS__)); \
   } while (false)
 

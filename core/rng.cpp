@@ -31,7 +31,9 @@ uint64_t RandomStream::bits(uint64_t index) const {
   return uint64_t{b[0]} << 32 | b[1];
 }
 
-double RandomStream::uniform(uint64_t index) const { return double(bits(index) >> 11) * 0x1p-53; }
+double RandomStream::uniform(uint64_t index) const {
+  return double(bits(index) >> 11) * 0x1p-53;
+}
 
 double RandomStream::normal(uint64_t index) const {
   const auto b = block(index);

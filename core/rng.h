@@ -1,7 +1,7 @@
 #pragma once
-// Counter-based random numbers: Philox4x32-10 (Salmon et al., SC 2011, "Parallel random numbers: as easy as 1, 2, 3").
-// A value is a pure function of (seed, stream name, index), so weights and sample order are the same in every
-// layout, on every rank and after every resume; nothing has to be advanced, saved or restored.
+// Counter-based random numbers: Philox4x32-10 (Salmon et al., SC 2011, "Parallel random numbers: as easy as
+// 1, 2, 3"). A value is a pure function of (seed, stream name, index), so weights and sample order are the
+// same in every layout, on every rank and after every resume; nothing has to be advanced, saved or restored.
 
 #include <array>
 #include <cstdint>
@@ -25,7 +25,9 @@ class RandomStream {
   uint64_t bits(uint64_t index) const;
   /// Uniform in [0, 1), 53 bits.
   double uniform(uint64_t index) const;
-  double uniform(uint64_t index, double low, double high) const { return low + (high - low) * uniform(index); }
+  double uniform(uint64_t index, double low, double high) const {
+    return low + (high - low) * uniform(index);
+  }
   /// Standard normal (Box–Muller on the two halves of the block at `index`).
   double normal(uint64_t index) const;
   /// Uniform integer in [0, n), n > 0.

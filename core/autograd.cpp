@@ -1,0 +1,178 @@
+#include "core/autograd.h"
+
+namespace spanwise {
+
+namespace {
+
+// dst += src, both contiguous and of equal dtype.
+void add_in_place(Context& ctx, const Tensor& dst, const Tensor& src) {
+  SPANWISE_CHECK(dst.shape().numel() == src.shape().numel() && dst.contiguous() && src.contiguous(),
+                 "cannot add a gradient of shape {} to one of {}", src.shape().str(), dst.shape().str());
+  dispatch_float(dst.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    T* d = dst.data<T>();
+    const T* s = src.data<T>();
+    const int64_t n = dst.numel();
+#pragma omp parallel for simd schedule(static) num_threads(ctx.num_threads()) if (n > 1 << 16)
+    for (int64_t i = 0; i < n; ++i) d[i] += s[i];
+  });
+}
+
+}  // namespace
+
+Var::Var(Tensor value, bool requires_grad) : node_(std::make_shared<Node>()) {
+  node_->value = std::move(value);
+  node_->requires_grad = requires_grad;
+}
+
+Var Var::make_parameter(Tensor value, Tensor grad) {
+  Var var(std::move(value), grad.defined());
+  var.node_->grad = std::move(grad);
+  var.node_->is_parameter = true;
+  return var;
+}
+
+const Tensor& Var::value() const {
+  SPANWISE_CHECK(node_, "the Var is undefined");
+  return node_->value;
+}
+
+const Tensor& Var::grad() const {
+  SPANWISE_CHECK(node_, "the Var is undefined");
+  return node_->grad;
+}
+
+Tensor Var::grad_or_zeros(Context& ctx) const {
+  return grad().defined() ? grad() : Tensor::zeros(ctx, shape(), value().dtype());
+}
+
+void Var::add_grad(Context& ctx, const Tensor& g) const {
+  if (!requires_grad()) return;
+  SPANWISE_CHECK(g.defined() && g.numel() == value().numel(), "gradient of shape {} for a value of shape {}",
+                 g.defined() ? g.shape().str() : "undefined", shape().str());
+  Tensor& mine = node_->grad;
+  if (!mine.defined()) {
+    mine = g.to_contiguous(ctx).reshape(shape());
+    return;
+  }
+  // A gradient that another node also holds (the two inputs of an addition share one) must not change under
+  // it.
+  if (!node_->is_parameter && !mine.unique()) {
+    Tensor own = Tensor::empty(ctx, mine.shape(), mine.dtype());
+    own.copy_from(mine);
+    mine = own;
+  }
+  add_in_place(ctx, mine, g.to_contiguous(ctx));
+}
+
+Var::GradTarget Var::grad_target(Context& ctx) const {
+  SPANWISE_CHECK(requires_grad(), "grad_target of a Var that requires no gradient");
+  Tensor& mine = node_->grad;
+  const bool accumulate = mine.defined();
+  if (!mine.defined()) {
+    mine = Tensor::empty(ctx, shape(), value().dtype());
+  } else if (!node_->is_parameter && !mine.unique()) {
+    Tensor own = Tensor::empty(ctx, mine.shape(), mine.dtype());
+    own.copy_from(mine);
+    mine = own;
+  }
+  return {mine, accumulate};
+}
+
+void Var::clear_grad() const {
+  SPANWISE_CHECK(node_ && !node_->is_parameter, "a parameter's gradient buffer is zeroed by its store");
+  node_->grad = {};
+}
+
+void Var::set_hook(std::function<void(const Var&)> hook) const {
+  SPANWISE_CHECK(node_ && node_->is_parameter, "only parameters have hooks");
+  node_->hook = std::move(hook);
+}
+
+Var Tape::output(Tensor value, const std::vector<Var>& inputs) const {
+  bool requires_grad = false;
+  if (mode_ != Mode::kInference) {
+    for (const Var& input : inputs) requires_grad |= input.requires_grad();
+  }
+  return Var(std::move(value), requires_grad);
+}
+
+void Tape::record(std::vector<Var> inputs, std::vector<Var> outputs, std::function<void()> backward) {
+  bool needed = false;
+  for (const Var& output : outputs) needed |= output.requires_grad();
+  if (!needed || mode_ == Mode::kInference) return;
+  std::erase_if(inputs, [](const Var& v) { return !v.requires_grad() || !v.node_->is_parameter; });
+  if (mode_ == Mode::kCount) {
+    counted_.insert(counted_.end(), inputs.begin(), inputs.end());
+    return;
+  }
+  // Uses inside a recomputed segment were counted by its first forward and belong to the segment's own
+  // record.
+  if (mode_ == Mode::kRecompute) inputs.clear();
+  for (const Var& input : inputs) ++input.node_->uses;
+  records_.push_back({std::move(inputs), std::move(outputs), std::move(backward)});
+}
+
+void Tape::backward(const Var& loss) {
+  SPANWISE_CHECK(loss.value().numel() == 1, "backward starts from one number, not from shape {}",
+                 loss.shape().str());
+  Tensor one = Tensor::empty(ctx_, loss.shape(), loss.value().dtype());
+  one.fill(1.0);
+  backward({loss}, {one});
+}
+
+void Tape::backward(const std::vector<Var>& outputs, const std::vector<Tensor>& grads) {
+  SPANWISE_CHECK(outputs.size() == grads.size(), "{} outputs and {} gradients", outputs.size(), grads.size());
+  SPANWISE_CHECK(saving(), "this tape records nothing");
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    if (grads[i].defined()) outputs[i].add_grad(ctx_, grads[i]);
+  }
+  run();
+}
+
+void Tape::run() {
+  while (!records_.empty()) {
+    Record record = std::move(records_.back());
+    records_.pop_back();
+    bool reached = false;
+    for (const Var& output : record.outputs) reached |= output.grad().defined();
+    if (reached) record.backward();
+    record.backward = nullptr;  // frees what was saved before a hook may start communication
+    for (const Var& output : record.outputs) {
+      if (!output.node_->is_parameter) output.node_->grad = {};
+    }
+    for (auto it = record.inputs.rbegin(); it != record.inputs.rend(); ++it) {
+      if (--it->node_->uses == 0 && it->node_->hook) it->node_->hook(*it);
+    }
+  }
+}
+
+std::vector<Var> checkpoint(Tape& tape, SegmentFunction segment, const std::vector<Var>& inputs) {
+  if (tape.mode() == Tape::Mode::kInference || tape.mode() == Tape::Mode::kCount)
+    return segment(tape, inputs);
+
+  Context& ctx = tape.context();
+  Tape first(ctx, Tape::Mode::kCount);
+  std::vector<Var> results = segment(first, inputs);
+  // The results' nodes belong to the first forward; fresh ones belong to this tape.
+  std::vector<Var> outputs;
+  for (const Var& result : results) outputs.push_back(Var(result.value(), result.requires_grad()));
+  results.clear();
+
+  tape.record(std::move(first.counted_), outputs, [&ctx, segment, inputs, outputs] {
+    std::vector<Var> leaves;
+    for (const Var& input : inputs)
+      leaves.push_back(input.defined() ? Var(input.value(), input.requires_grad()) : Var());
+    Tape again(ctx, Tape::Mode::kRecompute);
+    const std::vector<Var> recomputed = segment(again, leaves);
+    std::vector<Tensor> grads;
+    for (const Var& output : outputs) grads.push_back(output.grad());
+    again.backward(recomputed, grads);
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (leaves[i].requires_grad() && leaves[i].grad().defined()) inputs[i].add_grad(ctx, leaves[i].grad());
+    }
+  });
+  return outputs;
+}
+
+}  // namespace spanwise

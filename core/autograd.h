@@ -1,0 +1,121 @@
+#pragma once
+// Reverse-mode differentiation: ops run eagerly and append one closure each; backward() pops them, freeing
+// what was saved. Ops are few and large, so the engine knows neither devices nor kernels.
+//
+//   Var y = rms_norm(tape, x, weight, eps);   // an op: computes, then tape.record({inputs}, {outputs},
+//   backward) tape.backward(loss);                      // inputs' grad() are filled
+//
+// Parameters (Var::make_parameter) count their uses: each record of an op that reads one adds a use, each
+// closure that ran takes one away, so a parameter's hook fires exactly when its gradient is complete, in
+// reverse program order, on every rank alike.
+
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace spanwise {
+
+/// A tensor in a differentiable computation. Copies refer to the same node.
+class Var {
+ public:
+  Var() = default;
+  /// A leaf without a use count, such as an input or a state.
+  explicit Var(Tensor value, bool requires_grad = false);
+  /// A parameter: gradients are added (+=) into `grad`, which the caller zeroes; may be undefined for frozen
+  /// ones.
+  static Var make_parameter(Tensor value, Tensor grad);
+
+  bool defined() const { return node_ != nullptr; }
+  const Tensor& value() const;
+  const Shape& shape() const { return value().shape(); }
+  int64_t dim(int i) const { return value().dim(i); }
+  bool requires_grad() const { return node_ && node_->requires_grad; }
+
+  /// Undefined until backward reached it.
+  const Tensor& grad() const;
+  /// The gradient, or zeros where backward did not reach it: for ops with several outputs.
+  Tensor grad_or_zeros(Context& ctx) const;
+  /// Adds g (same shape) to the gradient; keeps g itself if it is the first. No-op unless requires_grad().
+  void add_grad(Context& ctx, const Tensor& g) const;
+  /// Where an op may write its gradient directly: the tensor, and whether to add (+=) or to write (=). Saves
+  /// a temporary for large weight gradients. Only for Vars with requires_grad().
+  struct GradTarget {
+    Tensor tensor;
+    bool accumulate;
+  };
+  GradTarget grad_target(Context& ctx) const;
+  void clear_grad() const;
+
+  /// Called when every recorded use's gradient has been added. Parameters only.
+  void set_hook(std::function<void(const Var&)> hook) const;
+  friend bool operator==(const Var& a, const Var& b) { return a.node_ == b.node_; }
+
+ private:
+  friend class Tape;
+  struct Node {
+    Tensor value, grad;
+    bool requires_grad = false;
+    bool is_parameter = false;  // grad is a fixed slice of a flat buffer: always added in place
+    int uses = 0;
+    std::function<void(const Var&)> hook;
+  };
+  explicit Var(std::shared_ptr<Node> node) : node_(std::move(node)) {}
+  std::shared_ptr<Node> node_;
+};
+
+class Tape {
+ public:
+  enum class Mode {
+    kRecord,     ///< training
+    kInference,  ///< nothing is recorded, no output requires a gradient
+    kCount,      ///< first forward of a checkpointed segment: parameter uses are noted, nothing is saved
+    kRecompute,  ///< second forward: saved as in training, uses were counted before
+  };
+  explicit Tape(Context& ctx, Mode mode = Mode::kRecord) : ctx_(ctx), mode_(mode) {}
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  Context& context() const { return ctx_; }
+  Mode mode() const { return mode_; }
+  /// True if closures are kept: what an op asks before it saves more than its inputs.
+  bool saving() const { return mode_ == Mode::kRecord || mode_ == Mode::kRecompute; }
+
+  /// An op's result: requires a gradient if any input does (undefined inputs are skipped).
+  Var output(Tensor value, const std::vector<Var>& inputs) const;
+  /// Appends an op. `backward` reads the outputs' grad() (at least one is defined when it runs) and calls
+  /// add_grad on inputs that require it. Dropped when no output requires a gradient.
+  void record(std::vector<Var> inputs, std::vector<Var> outputs, std::function<void()> backward);
+
+  /// Runs the closures in reverse with d(loss)/d(loss) = 1; loss has one element. Empties the tape.
+  void backward(const Var& loss);
+  /// The same, seeded by gradients for several outputs. Undefined gradients are skipped.
+  void backward(const std::vector<Var>& outputs, const std::vector<Tensor>& grads);
+
+  size_t num_records() const { return records_.size(); }
+
+ private:
+  friend std::vector<Var> checkpoint(Tape&, std::function<std::vector<Var>(Tape&, const std::vector<Var>&)>,
+                                     const std::vector<Var>&);
+  struct Record {
+    std::vector<Var> inputs, outputs;
+    std::function<void()> backward;
+  };
+  void run();
+
+  Context& ctx_;
+  Mode mode_;
+  std::vector<Record> records_;
+  std::vector<Var> counted_;  // kCount: one entry a parameter use
+};
+
+/// Activation checkpointing (Chen et al., arXiv 1604.06174): runs `segment` keeping only `inputs`; backward
+/// runs it again and differentiates it. Loss and gradients are bitwise equal to running it without.
+/// Parameters' uses inside count from the first forward, so their hooks fire as without checkpointing, at the
+/// latest when the segment's backward ends.
+using SegmentFunction = std::function<std::vector<Var>(Tape&, const std::vector<Var>&)>;
+std::vector<Var> checkpoint(Tape& tape, SegmentFunction segment, const std::vector<Var>& inputs);
+
+}  // namespace spanwise

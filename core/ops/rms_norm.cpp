@@ -1,0 +1,71 @@
+#include "core/ops/rms_norm.h"
+
+namespace spanwise {
+
+namespace {
+
+// The weight covers the last dimension, or a product of trailing dimensions.
+void check_weight(const Tensor& x, const Tensor& weight) {
+  if (!weight.defined()) return;
+  int64_t trailing = 1;
+  for (int i = x.num_dims() - 1; i >= 0; --i) {
+    trailing *= x.dim(i);
+    if (trailing == weight.numel()) return;
+  }
+  SPANWISE_FAIL("a norm weight of {} elements does not cover trailing dimensions of x {}", weight.numel(),
+                x.shape().str());
+}
+
+}  // namespace
+
+RmsNormForward rms_norm_fwd(Context& ctx, const Tensor& x, const Tensor& residual, const Tensor& weight,
+                            double eps) {
+  check_weight(x, weight);
+  RmsNormForward out;
+  out.y = Tensor::empty(ctx, x.shape(), x.dtype());
+  out.rstd = Tensor::empty(ctx, {x.numel() / x.dim(-1)}, x.dtype());
+  if (residual.defined()) {
+    SPANWISE_CHECK(residual.shape() == x.shape(), "residual {} and x {} differ", residual.shape().str(),
+                   x.shape().str());
+    out.sum = Tensor::empty(ctx, x.shape(), x.dtype());
+  }
+  cpu::rms_norm_fwd(ctx, x, residual, weight, eps, out);
+  return out;
+}
+
+RmsNormBackward rms_norm_bwd(Context& ctx, const Tensor& dy, const Tensor& dsum, const Tensor& x,
+                             const Tensor& weight, const Tensor& rstd) {
+  RmsNormBackward out;
+  out.dx = Tensor::empty(ctx, x.shape(), x.dtype());
+  if (weight.defined()) out.dweight = Tensor::empty(ctx, weight.shape(), weight.dtype());
+  cpu::rms_norm_bwd(ctx, dy, dsum, x, weight, rstd, out);
+  return out;
+}
+
+Var rms_norm(Tape& tape, const Var& x, const Var& weight, double eps) {
+  return add_rms_norm(tape, x, Var(), weight, eps).normed;
+}
+
+AddRmsNorm add_rms_norm(Tape& tape, const Var& x, const Var& residual, const Var& weight, double eps) {
+  Context& ctx = tape.context();
+  const Tensor w = weight.defined() ? weight.value() : Tensor();
+  RmsNormForward f = rms_norm_fwd(ctx, x.value(), residual.defined() ? residual.value() : Tensor(), w, eps);
+  const Tensor summed = residual.defined() ? f.sum : x.value();
+
+  AddRmsNorm out;
+  out.normed = tape.output(f.y, {x, residual, weight});
+  out.sum = residual.defined() ? tape.output(f.sum, {x, residual}) : x;
+  std::vector<Var> outputs{out.normed};
+  if (residual.defined()) outputs.push_back(out.sum);
+  tape.record({x, residual, weight}, outputs,
+              [&ctx, x, residual, weight, w, summed, rstd = f.rstd, normed = out.normed, sum = out.sum] {
+                const Tensor dsum = residual.defined() ? sum.grad() : Tensor();
+                const RmsNormBackward b = rms_norm_bwd(ctx, normed.grad_or_zeros(ctx), dsum, summed, w, rstd);
+                x.add_grad(ctx, b.dx);
+                residual.add_grad(ctx, b.dx);
+                if (weight.defined()) weight.add_grad(ctx, b.dweight);
+              });
+  return out;
+}
+
+}  // namespace spanwise
