@@ -2,11 +2,19 @@
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 set(MPI_CXX_SKIP_MPICXX ON)
 find_package(MPI REQUIRED COMPONENTS C)
-find_package(Protobuf REQUIRED)
 find_package(spdlog REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(OpenBLAS REQUIRED IMPORTED_TARGET openblas)
 pkg_check_modules(SentencePiece REQUIRED IMPORTED_TARGET sentencepiece)
+
+# Debian's libsentencepiece contains, and exports, a Protobuf of its own that is older than the system's. In one process
+# the two would answer each other's calls: it aborts or crashes at start. So ours is linked statically, ahead of
+# libsentencepiece (which must not satisfy our references), and programs export none of their symbols to it.
+set(Protobuf_USE_STATIC_LIBS ON)
+find_package(Protobuf REQUIRED)
+set_property(TARGET protobuf::libprotobuf APPEND PROPERTY INTERFACE_LINK_LIBRARIES PkgConfig::SentencePiece)
+set_property(TARGET protobuf::libprotobuf APPEND PROPERTY INTERFACE_LINK_OPTIONS
+  "LINKER:--version-script=${CMAKE_CURRENT_LIST_DIR}/hide_symbols.map")
 if(SPANWISE_TESTS)
   find_package(GTest REQUIRED)
 endif()
