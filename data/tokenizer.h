@@ -1,0 +1,39 @@
+#pragma once
+// Text to token ids and back.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace spanwise {
+
+/// Safe to share between threads.
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+  /// Ids are in [0, vocab_size).
+  virtual int64_t vocab_size() const = 0;
+  /// The id that ends every document; encode never yields it.
+  virtual int32_t end_of_document() const = 0;
+  virtual std::vector<int32_t> encode(std::string_view text) const = 0;
+  /// The text of a whole list of ids. End-of-document gives no text. A character may span several ids, so a
+  /// caller that prints as it generates decodes the whole list again and prints what is new.
+  virtual std::string decode(std::span<const int32_t> ids) const = 0;
+  /// For messages and logs: "bytes", or the model's path.
+  virtual std::string name() const = 0;
+};
+
+/// 256 bytes and one end-of-document id, 256. decode(encode(x)) = x for any bytes x.
+std::unique_ptr<Tokenizer> make_byte_tokenizer();
+
+/// A trained SentencePiece .model. UserError if it cannot be read, is damaged, or has no </s> to end
+/// documents with.
+std::unique_ptr<Tokenizer> load_sentencepiece(const std::string& path);
+
+/// "bytes", or the path of a SentencePiece model.
+std::unique_ptr<Tokenizer> make_tokenizer(const std::string& bytes_or_path);
+
+}  // namespace spanwise
