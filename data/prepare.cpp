@@ -1,0 +1,163 @@
+#include "data/prepare.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <exception>
+#include <span>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "core/check.h"
+
+namespace spanwise {
+namespace {
+
+constexpr size_t kBatchBytes = 16 << 20;
+constexpr size_t kBatchDocuments = 1 << 16;
+
+std::vector<RawDocument> read_batch(DocumentReader& reader) {
+  std::vector<RawDocument> batch;
+  for (size_t bytes = 0; bytes < kBatchBytes && batch.size() < kBatchDocuments;) {
+    std::optional<RawDocument> document = reader.next();
+    if (!document) break;
+    bytes += document->content.size();
+    batch.push_back(std::move(*document));
+  }
+  return batch;
+}
+
+/// The tokens of each document of the batch, without end-of-document. Of several errors that of the first
+/// document is thrown, whatever the threads' timing: indices are handed out in order and each one taken is
+/// worked off.
+std::vector<std::vector<int32_t>> tokenize(const std::vector<RawDocument>& batch,
+                                           const PrepareOptions& options, const Tokenizer& tokenizer) {
+  std::vector<std::vector<int32_t>> tokens(batch.size());
+  std::vector<std::exception_ptr> errors(batch.size());
+  std::atomic<size_t> next = 0;
+  std::atomic<bool> failed = false;
+  auto work = [&] {
+    for (size_t i; !failed && (i = next++) < batch.size();) {
+      try {
+        tokens[i] = tokenizer.encode(document_text(batch[i], options.text));
+      } catch (...) {
+        errors[i] = std::current_exception();
+        failed = true;
+      }
+    }
+  };
+  {
+    std::vector<std::jthread> threads;
+    for (int thread = 1; thread < options.num_threads; ++thread) threads.emplace_back(work);
+    work();
+  }
+  for (const auto& error : errors)
+    if (error) std::rethrow_exception(error);
+  return tokens;
+}
+
+/// The one or two datasets being written, and which tokens go where.
+class Output {
+ public:
+  Output(const PrepareOptions& options, const Tokenizer& tokenizer)
+      : holdout_(options.holdout),
+        fraction_(options.holdout_fraction),
+        end_of_document_(tokenizer.end_of_document()),
+        train_(options.output + (holdout_ == Holdout::kNone ? "" : "_train"), tokenizer.vocab_size(),
+               options.overwrite) {
+    if (holdout_ != Holdout::kNone)
+      valid_.emplace(options.output + "_valid", tokenizer.vocab_size(), options.overwrite);
+  }
+
+  void add(const std::vector<int32_t>& tokens) {
+    const int64_t index = num_documents_++;
+    if (holdout_ == Holdout::kTails) {
+      const auto tail = int64_t(std::floor(fraction_ * double(tokens.size())));
+      write(train_, std::span(tokens).first(tokens.size() - tail));
+      write(*valid_, std::span(tokens).last(tail));
+    } else if (holdout_ == Holdout::kDocuments &&
+               std::floor(double(index + 1) * fraction_) > std::floor(double(index) * fraction_)) {
+      write(*valid_, tokens);
+    } else {
+      write(train_, tokens);
+    }
+  }
+
+  void finish() {
+    if (train_.num_documents() == 0)
+      fail_user("{}: no text is left to write; check the input files", train_.prefix());
+    if (valid_ && valid_->num_documents() == 0)
+      fail_user("a holdout of {} leaves {} without text; raise it, or hold out the tails of the documents",
+                fraction_, valid_->prefix());
+    // Both to disk before either takes its name.
+    train_.seal();
+    if (valid_) valid_->seal();
+    train_.finish();
+    if (valid_) valid_->finish();
+  }
+
+  int64_t num_documents() const { return num_documents_; }
+  int64_t num_tokens() const { return train_.num_tokens() + (valid_ ? valid_->num_tokens() : 0); }
+  PreparedDataset train() const { return summary(train_); }
+  std::optional<PreparedDataset> valid() const {
+    return valid_ ? std::optional(summary(*valid_)) : std::nullopt;
+  }
+
+ private:
+  void write(IndexedDatasetWriter& writer, std::span<const int32_t> tokens) {
+    if (tokens.empty()) return;
+    document_.assign(tokens.begin(), tokens.end());
+    document_.push_back(end_of_document_);
+    writer.add_document(document_);
+  }
+  static PreparedDataset summary(const IndexedDatasetWriter& writer) {
+    return {.prefix = writer.prefix(),
+            .num_documents = writer.num_documents(),
+            .num_tokens = writer.num_tokens()};
+  }
+
+  Holdout holdout_;
+  double fraction_;
+  int32_t end_of_document_;
+  IndexedDatasetWriter train_;
+  std::optional<IndexedDatasetWriter> valid_;
+  std::vector<int32_t> document_;
+  int64_t num_documents_ = 0;
+};
+
+}  // namespace
+
+PrepareResult prepare_dataset(const PrepareOptions& options, const Tokenizer& tokenizer) {
+  SPANWISE_CHECK(options.num_threads > 0, "num_threads={}", options.num_threads);
+  const bool holds_out = options.holdout != Holdout::kNone;
+  if (holds_out && !(options.holdout_fraction > 0 && options.holdout_fraction < 1))
+    fail_user("a holdout of {} is not a fraction between 0 and 1", options.holdout_fraction);
+  if (!holds_out && options.holdout_fraction != 0)
+    fail_user("a holdout of {} is given, but not whether documents or their tails are held out",
+              options.holdout_fraction);
+
+  DocumentReader reader(options.text);
+  Output output(options, tokenizer);
+  PrepareResult result;
+  for (auto batch = read_batch(reader); !batch.empty(); batch = read_batch(reader)) {
+    for (const auto& tokens : tokenize(batch, options, tokenizer)) {
+      if (tokens.empty()) {
+        ++result.num_empty_documents;
+      } else {
+        output.add(tokens);
+      }
+    }
+    if (options.progress)
+      options.progress({.bytes_read = reader.bytes_read(),
+                        .total_bytes = reader.total_bytes(),
+                        .num_documents = output.num_documents(),
+                        .num_tokens = output.num_tokens()});
+  }
+  output.finish();
+  result.train = output.train();
+  result.valid = output.valid();
+  return result;
+}
+
+}  // namespace spanwise
