@@ -1,0 +1,73 @@
+#include "launcher/config_derived.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace spanwise {
+
+using config::ModelConfig;
+using config::RunConfig;
+
+int64_t data_ranks(const config::ParallelConfig& parallel, int world_size) {
+  return parallel.data() > 0 ? parallel.data() : world_size / (parallel.sequence() * parallel.tensor());
+}
+
+int64_t accumulation_passes(const RunConfig& config, int world_size) {
+  return config.train().global_batch() /
+         (config.train().micro_batch() * data_ranks(config.parallel(), world_size));
+}
+
+std::string layer_kinds(const ModelConfig& model) {
+  std::string kinds;
+  while (int64_t(kinds.size()) < model.num_layers()) kinds += model.layer_pattern();
+  return kinds;
+}
+
+int64_t intermediate_size(const ModelConfig& model) {
+  if (model.intermediate_size() > 0) return model.intermediate_size();
+  // int() before rounding up, as the published models have it.
+  const auto two_thirds = int64_t(model.hidden_size() * model.hidden_ratio() * 2 / 3);
+  return (two_thirds + 255) / 256 * 256;
+}
+
+int64_t attention_kv_heads(const config::AttentionConfig& attention) {
+  return attention.num_kv_heads() > 0 ? attention.num_kv_heads() : attention.num_heads();
+}
+
+int64_t attention_head_dim(const ModelConfig& model) {
+  const auto& attention = model.attention();
+  return attention.head_dim() > 0 ? attention.head_dim() : model.hidden_size() / attention.num_heads();
+}
+
+LinearShape linear_shape(const ModelConfig& model) {
+  const auto& linear = model.linear();
+  const int64_t heads = linear.num_heads();
+  if (model.linear_mixer() == ModelConfig::MAMBA2) {
+    return {.key_heads = linear.num_groups(),
+            .value_heads = heads,
+            .key_dim = linear.state_size(),
+            .value_dim = model.hidden_size() * linear.expand() / heads};
+  }
+  const int64_t key_dim = linear.head_dim() > 0 ? linear.head_dim() : model.hidden_size() / heads;
+  return {.key_heads = heads,
+          .value_heads = linear.num_value_heads() > 0 ? linear.num_value_heads() : heads,
+          .key_dim = key_dim,
+          .value_dim = std::llround(key_dim * linear.expand_v())};
+}
+
+int64_t schedule_steps(const RunConfig& config) {
+  const int64_t steps = config.optimizer().schedule_steps();
+  return steps > 0 ? steps : config.train().steps();
+}
+
+int64_t decay_steps(const RunConfig& config) {
+  const auto& optimizer = config.optimizer();
+  if (optimizer.decay_steps() > 0) return optimizer.decay_steps();
+  return std::max<int64_t>(0, schedule_steps(config) - optimizer.warmup_steps()) / 5;
+}
+
+std::string checkpoint_dir(const RunConfig& config) {
+  return config.checkpoint().dir().empty() ? config.run().dir() + "/checkpoints" : config.checkpoint().dir();
+}
+
+}  // namespace spanwise

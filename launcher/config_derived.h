@@ -1,0 +1,38 @@
+#pragma once
+// What the zeros and empty texts of a config stand for. Only for configs without config_problems.
+
+#include <cstdint>
+#include <string>
+
+#include "configs/run_config.pb.h"
+
+namespace spanwise {
+
+/// Ranks on the data axis of `world_size` ranks.
+int64_t data_ranks(const config::ParallelConfig& parallel, int world_size);
+/// Forward and backward passes of one optimizer step on one rank.
+int64_t accumulation_passes(const config::RunConfig& config, int world_size);
+
+/// One letter a layer, 'L' or 'N': the pattern repeated over the depth.
+std::string layer_kinds(const config::ModelConfig& model);
+/// Channels inside the MLP.
+int64_t intermediate_size(const config::ModelConfig& model);
+
+int64_t attention_kv_heads(const config::AttentionConfig& attention);
+/// Channels per head of softmax attention.
+int64_t attention_head_dim(const config::ModelConfig& model);
+
+struct LinearShape {
+  int64_t key_heads, value_heads;  // MAMBA2: groups and heads
+  int64_t key_dim, value_dim;      // channels per head
+};
+LinearShape linear_shape(const config::ModelConfig& model);
+
+/// Steps the learning-rate schedule spans.
+int64_t schedule_steps(const config::RunConfig& config);
+/// Last steps of the schedule in which WSD decays.
+int64_t decay_steps(const config::RunConfig& config);
+
+std::string checkpoint_dir(const config::RunConfig& config);
+
+}  // namespace spanwise

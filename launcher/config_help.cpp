@@ -1,0 +1,158 @@
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/descriptor.pb.h>
+
+#include <cstddef>
+#include <memory>
+#include <sstream>
+
+#include "core/check.h"
+#include "launcher/config.h"
+#include "launcher/config_text.h"
+
+namespace spanwise {
+
+// The schema with its comments, embedded by launcher/CMakeLists.txt: the compiled descriptors have lost them.
+extern const unsigned char kRunConfigSchema[];
+extern const std::size_t kRunConfigSchema_bytes;
+
+namespace {
+
+using google::protobuf::Descriptor;
+using google::protobuf::DescriptorPool;
+using google::protobuf::EnumDescriptor;
+using google::protobuf::FieldDescriptor;
+
+constexpr size_t kWidth = 100;
+
+std::unique_ptr<DescriptorPool> load_schema() {
+  google::protobuf::FileDescriptorSet files;
+  SPANWISE_CHECK(files.ParseFromArray(kRunConfigSchema, int(kRunConfigSchema_bytes)),
+                 "embedded schema is damaged");
+  auto pool = std::make_unique<DescriptorPool>();
+  for (const auto& file : files.file()) SPANWISE_CHECK(pool->BuildFile(file), "embedded schema is damaged");
+  return pool;
+}
+
+/// The comment above a field, message or enum value.
+template <class T>
+std::string comment(const T& descriptor) {
+  google::protobuf::SourceLocation location;
+  return descriptor.GetSourceLocation(&location) ? location.leading_comments : "";
+}
+
+/// Lines of at most kWidth columns: the first after `head`, the others indented as deep as it.
+std::string wrap(const std::string& head, const std::string& text) {
+  std::istringstream words(text);
+  std::string lines, line = head, word;
+  bool at_start = true;
+  while (words >> word) {
+    if (!at_start && line.size() + 1 + word.size() > kWidth) {
+      lines += line + "\n";
+      line = std::string(head.size(), ' ');
+      at_start = true;
+    }
+    line += (at_start ? "" : " ") + word;
+    at_start = false;
+  }
+  return lines + line + "\n";
+}
+
+std::string type_name(const FieldDescriptor& field) {
+  switch (field.cpp_type()) {
+    case FieldDescriptor::CPPTYPE_STRING:
+      return "text";
+    case FieldDescriptor::CPPTYPE_BOOL:
+      return "true or false";
+    case FieldDescriptor::CPPTYPE_DOUBLE:
+      return "number";
+    case FieldDescriptor::CPPTYPE_ENUM:
+      return "choice";
+    case FieldDescriptor::CPPTYPE_MESSAGE:
+      return field.is_repeated() ? "list of groups" : "group";
+    default:
+      return "integer";
+  }
+}
+
+std::string default_text(const FieldDescriptor& field) {
+  switch (field.cpp_type()) {
+    case FieldDescriptor::CPPTYPE_STRING:
+      return "\"" + field.default_value_string() + "\"";
+    case FieldDescriptor::CPPTYPE_BOOL:
+      return field.default_value_bool() ? "true" : "false";
+    case FieldDescriptor::CPPTYPE_DOUBLE:
+      return fmt::format("{}", field.default_value_double());
+    case FieldDescriptor::CPPTYPE_ENUM:
+      return field.default_value_enum()->name();
+    case FieldDescriptor::CPPTYPE_UINT64:
+      return fmt::format("{}", field.default_value_uint64());
+    default:
+      return fmt::format("{}", field.default_value_int64());
+  }
+}
+
+void help_values(const EnumDescriptor& type, std::string& text) {
+  size_t longest = 0;
+  for (int i = 0; i < type.value_count(); ++i) longest = std::max(longest, type.value(i)->name().size());
+  for (int i = 0; i < type.value_count(); ++i) {
+    text += wrap(fmt::format("      {:<{}}  ", type.value(i)->name(), longest), comment(*type.value(i)));
+  }
+}
+
+void help_field(const FieldDescriptor& field, const std::string& path, std::string& text);
+
+void help_fields(const Descriptor& message, const std::string& path, std::string& text) {
+  // Single fields first, so that each stands under the heading of its own group.
+  for (const bool groups : {false, true}) {
+    for (int i = 0; i < message.field_count(); ++i) {
+      const FieldDescriptor& field = *message.field(i);
+      if ((field.message_type() != nullptr) != groups) continue;
+      help_field(field, path.empty() ? field.name() : path + "." + field.name(), text);
+    }
+  }
+}
+
+void help_field(const FieldDescriptor& field, const std::string& path, std::string& text) {
+  if (field.message_type()) {
+    text += fmt::format("\n{} {}\n", path,
+                        field.is_repeated() ? "{ ... } (a list: any number of these)" : "{ ... }");
+    text += wrap("  ", comment(field));
+    text += "\n";
+    return help_fields(*field.message_type(), path, text);
+  }
+  text += fmt::format("  {}: {}, default {}\n", path, type_name(field), default_text(field));
+  text += wrap("      ", comment(field));
+  if (field.enum_type()) help_values(*field.enum_type(), text);
+}
+
+const FieldDescriptor& find_field(const Descriptor& root, std::string_view path) {
+  const Descriptor* message = &root;
+  const FieldDescriptor* field = nullptr;
+  std::string group;
+  std::istringstream names{std::string(path)};
+  for (std::string name; std::getline(names, name, '.');) {
+    if (!message) fail_user("config help {}: {} is a single value and has no fields of its own", path, group);
+    field = message->FindFieldByName(name);
+    if (!field) fail_user("config help {}: {}", path, unknown_field(*message, group, name, root));
+    message = field->message_type();
+    group += (group.empty() ? "" : ".") + name;
+  }
+  return *field;
+}
+
+}  // namespace
+
+std::string config_help(std::string_view path) {
+  const auto pool = load_schema();
+  const Descriptor* root = pool->FindMessageTypeByName(RunConfig::descriptor()->full_name());
+  SPANWISE_CHECK(root, "embedded schema has no {}", RunConfig::descriptor()->full_name());
+  std::string text;
+  if (path.empty()) {
+    help_fields(*root, "", text);
+  } else {
+    help_field(find_field(*root, path), std::string(path), text);
+  }
+  return text.substr(text.find_first_not_of('\n'));
+}
+
+}  // namespace spanwise

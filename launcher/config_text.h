@@ -1,0 +1,38 @@
+#pragma once
+// Checks textproto against a message type and finds every problem, where TextFormat stops at the first and
+// does not say what was meant. It sets nothing: text without problems goes to TextFormat.
+
+#include <google/protobuf/descriptor.h>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace spanwise {
+
+struct TextProblem {
+  int line, column;  // from 1
+  std::string message;
+};
+
+/// Problems of `text` as the fields of a `message`. `path` is the message's place in the config ("model", ""
+/// at the top) and `root` the top message, whose other groups suggestions may come from.
+std::vector<TextProblem> check_message_text(const std::string& text,
+                                            const google::protobuf::Descriptor& message,
+                                            const std::string& path,
+                                            const google::protobuf::Descriptor& root);
+
+/// Problems of `text` as exactly one value of `field`, whose full path is `path`.
+std::vector<TextProblem> check_value_text(const std::string& text,
+                                          const google::protobuf::FieldDescriptor& field,
+                                          const std::string& path, const google::protobuf::Descriptor& root);
+
+/// "model has no field 'num_layer'; did you mean 'num_layers'?": the nearest field of the message by edit
+/// distance, else fields of this very name in other groups, else the list of what there is.
+std::string unknown_field(const google::protobuf::Descriptor& message, const std::string& path,
+                          const std::string& name, const google::protobuf::Descriptor& root);
+
+/// Insertions, deletions, substitutions and swaps of neighbours that turn one word into the other.
+int edit_distance(std::string_view a, std::string_view b);
+
+}  // namespace spanwise

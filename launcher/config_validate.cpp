@@ -1,0 +1,376 @@
+#include <google/protobuf/descriptor.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/check.h"
+#include "launcher/config.h"
+#include "launcher/config_derived.h"
+
+namespace spanwise {
+
+namespace {
+
+using config::ModelConfig;
+using config::OptimizerConfig;
+using config::TokenizerConfig;
+using config::TrainConfig;
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+/// Limit of every count, so that products of two fit 64 bits.
+constexpr int64_t kMost = 1'000'000'000;
+
+/// Whether the field at `path` is set, in the config or, for a group, anywhere inside it.
+bool is_set(const Message& message, std::string_view path) {
+  const size_t dot = path.find('.');
+  const FieldDescriptor* field = message.GetDescriptor()->FindFieldByName(std::string(path.substr(0, dot)));
+  SPANWISE_CHECK(field, "the schema has no field {}", path);
+  const auto& reflection = *message.GetReflection();
+  if (field->is_repeated()) return reflection.FieldSize(message, field) > 0;
+  if (!reflection.HasField(message, field)) return false;
+  if (!field->message_type()) return true;
+  const Message& group = reflection.GetMessage(message, field);
+  if (dot != std::string_view::npos) return is_set(group, path.substr(dot + 1));
+  std::vector<const FieldDescriptor*> set;
+  group.GetReflection()->ListFields(group, &set);
+  return !set.empty();
+}
+
+class Validator {
+ public:
+  Validator(const RunConfig& config, int world_size, std::optional<int64_t> tokenizer_vocab_size)
+      : config_(config), model_(config.model()), world_size_(world_size), vocab_size_(tokenizer_vocab_size) {}
+
+  std::vector<std::string> run() {
+    check_unused();
+    check_run();
+    check_device();
+    check_train();
+    check_layout();
+    check_model();
+    check_data();
+    check_optimizer();
+    check_checkpoint();
+    return std::move(problems_);
+  }
+
+ private:
+  template <class... Args>
+  void problem(fmt::format_string<Args...> format, Args&&... args) {
+    problems_.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  bool at_least(int64_t low, const char* path, int64_t value) {
+    if (value < low) problem("{} is {}; it must be at least {}", path, value, low);
+    if (value > kMost) problem("{} is {}; it must be at most {}", path, value, kMost);
+    return value >= low && value <= kMost;
+  }
+
+  /// Comparisons are written so that NaN is refused, too.
+  bool positive(const char* path, double value) {
+    const bool ok = value > 0 && std::isfinite(value);
+    if (!ok) problem("{} is {}; it must be above 0 and finite", path, value);
+    return ok;
+  }
+  bool factor(const char* path, double value) {
+    const bool ok = value > 0 && value <= kMost;
+    if (!ok) problem("{} is {}; it must be above 0 and at most {}", path, value, kMost);
+    return ok;
+  }
+  void not_negative(const char* path, double value) {
+    if (!(value >= 0 && std::isfinite(value)))
+      problem("{} is {}; it must be 0 or above and finite", path, value);
+  }
+  void fraction(const char* path, double value, bool with_one) {
+    if (value >= 0 && (value < 1 || (with_one && value == 1))) return;
+    problem("{} is {}; it must be from 0 to {}1", path, value, with_one ? "" : "below ");
+  }
+
+  void check_unused() {
+    for (const UnusedField& field : unused_fields(config_)) {
+      if (is_set(config_, field.path)) {
+        problem("{0} has no effect: {1}; remove it, or add --set {0}=", field.path, field.reason);
+      };
+    }
+  }
+
+  void check_run() {
+    if (config_.run().dir().empty())
+      problem("run.dir is empty; name the run's directory, e.g. run {{ dir: \"runs/first\" }}");
+    at_least(1, "run.log_every", config_.run().log_every());
+  }
+
+  void check_device() {
+    if (config_.device() == RunConfig::CUDA) {
+      problem("device CUDA is not in this build; set device: CPU or AUTO");
+    } else if (config_.train().precision() == TrainConfig::BF16) {
+      problem("train.precision BF16 needs a GPU and this run computes on the CPU; set train.precision: F32");
+    }
+  }
+
+  void check_train() {
+    const auto& train = config_.train();
+    at_least(1, "train.steps", train.steps());
+    at_least(1, "train.sequence_length", train.sequence_length());
+    at_least(1, "train.loss_chunk_tokens", train.loss_chunk_tokens());
+    if (at_least(0, "train.eval_every", train.eval_every()) && train.eval_every() > 0 &&
+        config_.data().validation().empty()) {
+      problem(
+          "train.eval_every is {} and data.validation is empty; name a held-out dataset or set "
+          "train.eval_every: 0",
+          train.eval_every());
+    }
+    at_least(0, "train.eval_sequences", train.eval_sequences());
+    at_least(0, "train.threads", train.threads());
+    at_least(1, "train.sample_tokens", train.sample_tokens());
+  }
+
+  void check_layout() {
+    const auto& parallel = config_.parallel();
+    const auto& train = config_.train();
+    bool ok = at_least(0, "parallel.data", parallel.data());
+    for (const auto& [path, size] : {std::pair{"parallel.sequence", parallel.sequence()},
+                                     std::pair{"parallel.tensor", parallel.tensor()}}) {
+      if (!at_least(1, path, size)) ok = false;
+      if (size <= 1) continue;
+      problem("{} is {}; this version trains with 1 only: set {}: 1 and use parallel.data", path, size, path);
+      ok = false;
+    }
+    if (!at_least(1, "train.global_batch", train.global_batch())) ok = false;
+    if (!at_least(1, "train.micro_batch", train.micro_batch())) ok = false;
+    if (!ok) return;
+    const int64_t data = data_ranks(parallel, world_size_);
+    if (data * parallel.sequence() * parallel.tensor() != world_size_) {
+      problem(
+          "parallel.data {} x parallel.sequence {} x parallel.tensor {} is not the number of ranks, {}; "
+          "start {} ranks or set parallel.data: 0",
+          data, parallel.sequence(), parallel.tensor(), world_size_,
+          data * parallel.sequence() * parallel.tensor());
+      return;
+    }
+    check_batch(data);
+  }
+
+  void check_batch(int64_t data) {
+    const int64_t batch = config_.train().global_batch(), micro = config_.train().micro_batch();
+    if (batch % (micro * data) == 0) return;
+    const int64_t next = (batch / (micro * data) + 1) * micro * data;
+    problem(
+        "train.global_batch {} is not a multiple of train.micro_batch {} x {} data ranks; "
+        "set train.global_batch: {}{}",
+        batch, micro, data, next,
+        batch % data == 0 ? fmt::format(" or train.micro_batch: {}", largest_divisor(batch / data, micro))
+                          : "");
+  }
+
+  /// The largest divisor of `n` that is at most `limit`.
+  static int64_t largest_divisor(int64_t n, int64_t limit) {
+    int64_t divisor = std::min(n, limit);
+    while (n % divisor != 0) --divisor;
+    return divisor;
+  }
+
+  void check_model() {
+    at_least(0, "model.vocab_size", model_.vocab_size());
+    positive("model.norm_eps", model_.norm_eps());
+    positive("model.initializer_range", model_.initializer_range());
+    at_least(1, "model.chunk_size", model_.chunk_size());
+    at_least(0, "model.intermediate_size", model_.intermediate_size());
+    factor("model.hidden_ratio", model_.hidden_ratio());
+    check_pattern();
+    if (!at_least(1, "model.hidden_size", model_.hidden_size())) return;
+    if (model_.layer_pattern().find('N') != std::string::npos) check_attention();
+    if (model_.layer_pattern().find('L') == std::string::npos) return;
+    if (model_.linear_mixer() == ModelConfig::MAMBA2) {
+      check_mamba2();
+    } else {
+      check_linear();
+    }
+  }
+
+  void check_pattern() {
+    const std::string& pattern = model_.layer_pattern();
+    const int64_t layers = model_.num_layers(), length = int64_t(pattern.size());
+    const bool ok = at_least(1, "model.num_layers", layers);
+    if (pattern.empty() || pattern.find_first_not_of("LN") != std::string::npos) {
+      problem(
+          "model.layer_pattern is \"{}\"; it must be letters L (model.linear_mixer) and N (softmax "
+          "attention), "
+          "e.g. \"LLLN\"",
+          pattern);
+    } else if (ok && layers % length != 0) {
+      problem(
+          "model.num_layers {} is not a multiple of the {} layers of model.layer_pattern \"{}\"; "
+          "set model.num_layers: {}",
+          layers, length, pattern, (layers / length + 1) * length);
+    }
+  }
+
+  /// Whether heads split the hidden size, where `head_dim` leaves it to them. `group`: "model.attention".
+  bool check_head_dim(const char* group, int64_t heads, int64_t head_dim) {
+    if (!at_least(0, fmt::format("{}.head_dim", group).c_str(), head_dim)) return false;
+    if (head_dim > 0 || model_.hidden_size() % heads == 0) return true;
+    problem("model.hidden_size {} is not a multiple of {}.num_heads {}; change either or set {}.head_dim",
+            model_.hidden_size(), group, heads, group);
+    return false;
+  }
+
+  void check_attention() {
+    const auto& attention = model_.attention();
+    at_least(0, "model.attention.window", attention.window());
+    positive("model.attention.rope_theta", attention.rope_theta());
+    if (!at_least(1, "model.attention.num_heads", attention.num_heads())) return;
+    if (at_least(0, "model.attention.num_kv_heads", attention.num_kv_heads()) &&
+        attention.num_heads() % attention_kv_heads(attention) != 0) {
+      problem(
+          "model.attention.num_heads {} is not a multiple of model.attention.num_kv_heads {}; "
+          "set model.attention.num_kv_heads: {}",
+          attention.num_heads(), attention.num_kv_heads(),
+          largest_divisor(attention.num_heads(), attention.num_kv_heads()));
+    }
+    if (check_head_dim("model.attention", attention.num_heads(), attention.head_dim())) {
+      check_even("model.attention", attention_head_dim(model_));
+    }
+  }
+
+  void check_even(const char* group, int64_t head_dim) {
+    if (head_dim % 2 == 0) return;
+    problem(
+        "{} has {} channels per head and rotary positions need an even number; set {}.head_dim or "
+        "{}.num_heads",
+        group, head_dim, group, group);
+  }
+
+  void check_linear() {
+    const auto& linear = model_.linear();
+    at_least(1, "model.linear.conv_size", linear.conv_size());
+    if (!at_least(1, "model.linear.num_heads", linear.num_heads())) return;
+    if (at_least(0, "model.linear.num_value_heads", linear.num_value_heads()) &&
+        linear.num_value_heads() % linear.num_heads() != 0) {
+      problem(
+          "model.linear.num_value_heads {} is not a multiple of model.linear.num_heads {}; "
+          "set model.linear.num_value_heads: {}",
+          linear.num_value_heads(), linear.num_heads(),
+          (linear.num_value_heads() / linear.num_heads() + 1) * linear.num_heads());
+    }
+    const bool has_key_dim = check_head_dim("model.linear", linear.num_heads(), linear.head_dim());
+    if (has_key_dim && model_.linear_mixer() == ModelConfig::RETENTION) {
+      check_even("model.linear", linear_shape(model_).key_dim);
+    }
+    if (!factor("model.linear.expand_v", linear.expand_v()) || !has_key_dim) return;
+    const LinearShape shape = linear_shape(model_);
+    const double value_dim = shape.key_dim * linear.expand_v();
+    if (value_dim < 1 || std::abs(value_dim - shape.value_dim) > 1e-9 * value_dim) {
+      problem(
+          "model.linear.expand_v {} x {} key channels per head is not a whole number of value channels; "
+          "set model.linear.expand_v: {}",
+          linear.expand_v(), shape.key_dim, std::ceil(value_dim) / double(shape.key_dim));
+    }
+  }
+
+  void check_mamba2() {
+    const auto& linear = model_.linear();
+    at_least(1, "model.linear.conv_size", linear.conv_size());
+    at_least(1, "model.linear.state_size", linear.state_size());
+    const bool has_heads = at_least(1, "model.linear.num_heads", linear.num_heads());
+    if (at_least(1, "model.linear.expand", linear.expand()) && has_heads &&
+        model_.hidden_size() * linear.expand() % linear.num_heads() != 0) {
+      problem(
+          "model.hidden_size {} x model.linear.expand {} is not a multiple of model.linear.num_heads {}; "
+          "change one of them",
+          model_.hidden_size(), linear.expand(), linear.num_heads());
+    }
+    if (at_least(1, "model.linear.num_groups", linear.num_groups()) && has_heads &&
+        linear.num_heads() % linear.num_groups() != 0) {
+      problem(
+          "model.linear.num_heads {} is not a multiple of model.linear.num_groups {}; "
+          "set model.linear.num_groups: {}",
+          linear.num_heads(), linear.num_groups(), largest_divisor(linear.num_heads(), linear.num_groups()));
+    }
+  }
+
+  void check_data() {
+    const auto& data = config_.data();
+    if (data.train().empty()) {
+      problem(
+          "data.train is empty; name a dataset made by `spanwise data prepare`, "
+          "e.g. data {{ train {{ path: \"runs/data/train\" }} }}");
+    }
+    for (int i = 0; i < data.train_size(); ++i) {
+      if (data.train(i).path().empty()) {
+        problem("data.train[{}].path is empty; name the dataset without .bin and .idx", i);
+      }
+      positive(fmt::format("data.train[{}].weight", i).c_str(), data.train(i).weight());
+    }
+    const auto& tokenizer = data.tokenizer();
+    if (tokenizer.kind() == TokenizerConfig::SENTENCEPIECE && tokenizer.model().empty()) {
+      problem("data.tokenizer.model is empty and data.tokenizer.kind is SENTENCEPIECE; name the .model file");
+    }
+    if (vocab_size_ && model_.vocab_size() > 0 && model_.vocab_size() < *vocab_size_) {
+      problem(
+          "model.vocab_size {} is below the {} tokens of the tokenizer ({}); set model.vocab_size: 0 or at "
+          "least {}",
+          model_.vocab_size(), *vocab_size_,
+          tokenizer.kind() == TokenizerConfig::BYTES ? "data.tokenizer.kind BYTES"
+                                                     : "data.tokenizer.model " + tokenizer.model(),
+          *vocab_size_);
+    }
+  }
+
+  void check_optimizer() {
+    const auto& optimizer = config_.optimizer();
+    positive("optimizer.learning_rate", optimizer.learning_rate());
+    fraction("optimizer.min_learning_rate_ratio", optimizer.min_learning_rate_ratio(), true);
+    fraction("optimizer.beta1", optimizer.beta1(), false);
+    fraction("optimizer.beta2", optimizer.beta2(), false);
+    positive("optimizer.eps", optimizer.eps());
+    not_negative("optimizer.weight_decay", optimizer.weight_decay());
+    not_negative("optimizer.clip_norm", optimizer.clip_norm());
+    check_schedule();
+  }
+
+  /// Only a decay of given length can contradict the warm-up; any run may end while the rate still rises.
+  void check_schedule() {
+    const auto& optimizer = config_.optimizer();
+    bool ok = at_least(0, "optimizer.warmup_steps", optimizer.warmup_steps());
+    ok &= at_least(0, "optimizer.decay_steps", optimizer.decay_steps());
+    ok &= at_least(0, "optimizer.schedule_steps", optimizer.schedule_steps());
+    if (!ok || optimizer.schedule() != OptimizerConfig::WSD || optimizer.decay_steps() == 0) return;
+    const int64_t needed = optimizer.warmup_steps() + optimizer.decay_steps();
+    if (needed <= schedule_steps(config_)) return;
+    problem(
+        "optimizer.warmup_steps {} + optimizer.decay_steps {} is more than the {} steps of {}; "
+        "lower them or set optimizer.schedule_steps: {}",
+        optimizer.warmup_steps(), optimizer.decay_steps(), schedule_steps(config_),
+        optimizer.schedule_steps() > 0 ? "optimizer.schedule_steps" : "train.steps", needed);
+  }
+
+  void check_checkpoint() {
+    at_least(0, "checkpoint.every", config_.checkpoint().every());
+    at_least(0, "checkpoint.keep_last", config_.checkpoint().keep_last());
+  }
+
+  const RunConfig& config_;
+  const ModelConfig& model_;
+  const int world_size_;
+  const std::optional<int64_t> vocab_size_;
+  std::vector<std::string> problems_;
+};
+
+}  // namespace
+
+std::vector<std::string> config_problems(const RunConfig& config, int world_size,
+                                         std::optional<int64_t> tokenizer_vocab_size) {
+  return Validator(config, world_size, tokenizer_vocab_size).run();
+}
+
+void validate(const RunConfig& config, int world_size, std::optional<int64_t> tokenizer_vocab_size) {
+  const std::vector<std::string> problems = config_problems(config, world_size, tokenizer_vocab_size);
+  if (problems.empty()) return;
+  std::string text;
+  for (const std::string& problem : problems) text += (text.empty() ? "" : "\n") + problem;
+  throw UserError(text);
+}
+
+}  // namespace spanwise
