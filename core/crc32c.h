@@ -1,0 +1,14 @@
+#pragma once
+// CRC-32C (Castagnoli, reflected polynomial 0x82F63B78, RFC 3720 appendix B.4): the checksum of TensorBoard
+// records and of checkpoint files. Check value: crc32c("123456789") = 0xE3069283.
+
+#include <cstddef>
+#include <cstdint>
+
+namespace spanwise {
+
+/// Checksum of `bytes` bytes. Pass the checksum of what came before as `previous` to go on with it:
+/// crc32c(b, nb, crc32c(a, na)) is the checksum of a followed by b.
+uint32_t crc32c(const void* data, size_t bytes, uint32_t previous = 0);
+
+}  // namespace spanwise

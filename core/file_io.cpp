@@ -1,0 +1,203 @@
+#include "core/file_io.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "core/check.h"
+#include "core/crc32c.h"
+
+namespace spanwise {
+namespace {
+
+constexpr size_t kBlockBytes = size_t{1} << 20;
+
+const char* way_out(int error) {
+  switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+      return "free some space there or choose another directory";
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return "check its owner and permissions or choose another place";
+    case ENOENT:
+    case ENOTDIR:
+    case EISDIR:
+    case EEXIST:
+      return "check the path";
+    case EMFILE:
+    case ENFILE:
+      return "raise the limit on open files (ulimit -n)";
+    default:
+      return "check the file system it is on";
+  }
+}
+
+[[noreturn]] void fail_io(const char* action, const std::filesystem::path& path, int error) {
+  fail_user("cannot {} {}: {}; {}", action, path.string(), std::generic_category().message(error),
+            way_out(error));
+}
+
+int open_or_fail(const std::filesystem::path& path, FileMode mode) {
+  int flags = O_CLOEXEC;
+  const char* action = "write";
+  switch (mode) {
+    case FileMode::kRead:
+      flags |= O_RDONLY;
+      action = "read";
+      break;
+    case FileMode::kCreate:
+      flags |= O_RDWR | O_CREAT | O_TRUNC;
+      break;
+    case FileMode::kAppend:
+      flags |= O_RDWR | O_CREAT | O_APPEND;
+      break;
+  }
+  int fd;
+  do fd = ::open(path.c_str(), flags, 0666);
+  while (fd < 0 && errno == EINTR);
+  if (fd < 0) fail_io(action, path, errno);
+  return fd;
+}
+
+}  // namespace
+
+File::File(std::filesystem::path path, FileMode mode)
+    : path_(std::move(path)), fd_(open_or_fail(path_, mode)) {}
+
+File::~File() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+File::File(File&& other) noexcept : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)) {}
+
+File& File::operator=(File&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(fd_, other.fd_);
+  return *this;
+}
+
+void File::write_all(const void* data, size_t bytes) {
+  const char* p = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t n = ::write(fd_, p, bytes);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) fail_io("write", path_, n == 0 ? ENOSPC : errno);
+    p += n;
+    bytes -= n;
+  }
+}
+
+void File::write_at(uint64_t offset, const void* data, size_t bytes) {
+  const char* p = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t n = ::pwrite(fd_, p, bytes, static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) fail_io("write", path_, n == 0 ? ENOSPC : errno);
+    p += n;
+    offset += n;
+    bytes -= n;
+  }
+}
+
+void File::read_at(uint64_t offset, void* data, size_t bytes) const {
+  char* p = static_cast<char*>(data);
+  while (bytes > 0) {
+    const ssize_t n = ::pread(fd_, p, bytes, static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_io("read", path_, errno);
+    if (n == 0) {
+      fail_user("cannot read {}: it ends at byte {}, {} bytes early; it is cut short, copy or make it again",
+                path_.string(), offset, bytes);
+    }
+    p += n;
+    offset += n;
+    bytes -= n;
+  }
+}
+
+uint64_t File::size() const {
+  struct stat status;
+  if (::fstat(fd_, &status) != 0) fail_io("read", path_, errno);
+  return static_cast<uint64_t>(status.st_size);
+}
+
+void File::truncate(uint64_t bytes) {
+  if (::ftruncate(fd_, static_cast<off_t>(bytes)) != 0) fail_io("shorten", path_, errno);
+}
+
+void File::sync() {
+  if (::fsync(fd_) != 0) fail_io("write", path_, errno);
+}
+
+std::string read_file(const std::filesystem::path& path) {
+  const File file(path, FileMode::kRead);
+  std::string content(file.size(), '\0');
+  file.read_at(0, content.data(), content.size());
+  return content;
+}
+
+void write_file(const std::filesystem::path& path, std::string_view content) {
+  File file(path, FileMode::kCreate);
+  file.write_all(content);
+  file.sync();
+}
+
+void replace_file(const std::filesystem::path& path, std::string_view content) {
+  std::filesystem::path temporary = path;
+  temporary += fmt::format(".tmp-{}", ::getpid());
+  try {
+    write_file(temporary, content);
+    rename_path(temporary, path);
+  } catch (...) {
+    std::error_code ignored;  // the error on its way says more
+    std::filesystem::remove(temporary, ignored);
+    throw;
+  }
+  sync_directory(path.has_parent_path() ? path.parent_path() : ".");
+}
+
+void sync_directory(const std::filesystem::path& directory) {
+  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) fail_io("open directory", directory, errno);
+  const int error = ::fsync(fd) == 0 ? 0 : errno;
+  ::close(fd);
+  // EINVAL: this file system has no directory sync and orders its renames itself.
+  if (error != 0 && error != EINVAL) fail_io("write directory", directory, error);
+}
+
+void rename_path(const std::filesystem::path& from, const std::filesystem::path& to) {
+  std::error_code error;
+  std::filesystem::rename(from, to, error);
+  if (error) fail_io(fmt::format("rename {} to", from.string()).c_str(), to, error.value());
+}
+
+void create_directories(const std::filesystem::path& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) fail_io("create directory", directory, error.value());
+}
+
+FileDigest digest_file(const std::filesystem::path& path) {
+  const File file(path, FileMode::kRead);
+  FileDigest digest;
+  const uint64_t total = file.size();
+  std::vector<char> block(std::min<uint64_t>(kBlockBytes, total));
+  while (digest.bytes < total) {
+    const size_t n = std::min<uint64_t>(block.size(), total - digest.bytes);
+    file.read_at(digest.bytes, block.data(), n);
+    digest.crc32c = crc32c(block.data(), n, digest.crc32c);
+    digest.bytes += n;
+  }
+  return digest;
+}
+
+}  // namespace spanwise
