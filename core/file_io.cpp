@@ -180,7 +180,7 @@ void rename_path(const std::filesystem::path& from, const std::filesystem::path&
   if (error) fail_io(fmt::format("rename {} to", from.string()).c_str(), to, error.value());
 }
 
-void create_directories(const std::filesystem::path& directory) {
+void make_directories(const std::filesystem::path& directory) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) fail_io("create directory", directory, error.value());

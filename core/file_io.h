@@ -54,7 +54,7 @@ void sync_directory(const std::filesystem::path& directory);
 /// Renames within one file system, replacing a file `to`. Durable after sync_directory of both parents.
 void rename_path(const std::filesystem::path& from, const std::filesystem::path& to);
 /// Creates `directory` and its parents where missing.
-void create_directories(const std::filesystem::path& directory);
+void make_directories(const std::filesystem::path& directory);
 
 struct FileDigest {
   uint64_t bytes = 0;

@@ -22,7 +22,10 @@ constexpr double kMaxExact = 9007199254740992.0;
 
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::string text;
-  for (const int64_t size : shape) text += (text.empty() ? "" : ",") + std::to_string(size);
+  for (const int64_t size : shape) {
+    if (!text.empty()) text += ',';
+    text += std::to_string(size);
+  }
   return text;
 }
 

@@ -1,0 +1,92 @@
+#include "launcher/metrics/history.h"
+
+#include <charconv>
+#include <chrono>
+#include <cmath>
+#include <deque>
+#include <optional>
+#include <string_view>
+
+#include "core/check.h"
+#include "core/file_io.h"
+#include "core/json_quote.h"
+
+namespace spanwise {
+namespace {
+
+constexpr std::string_view kLineStart = "{\"step\":";
+
+// The shortest text that reads back as the same number.
+std::string json_number(double value) {
+  return std::isfinite(value) ? fmt::format("{}", value) : "null";
+}
+
+void add_field(std::string& line, std::string_view key, const std::string& value) {
+  line += fmt::format(",{}:{}", json_quote(key), value);
+}
+
+// The number after `prefix` in `line`; empty if the prefix or a number is missing.
+template <class Number>
+std::optional<Number> number_after(std::string_view line, std::string_view prefix) {
+  const size_t at = line.find(prefix);
+  if (at == std::string_view::npos) return std::nullopt;
+  Number number{};
+  const char* first = line.data() + at + prefix.size();
+  if (std::from_chars(first, line.data() + line.size(), number).ec != std::errc()) return std::nullopt;
+  return number;
+}
+
+// The step of a whole line; empty for anything else.
+std::optional<int64_t> step_of(std::string_view line) {
+  if (!line.starts_with(kLineStart) || !line.ends_with('}')) return std::nullopt;
+  return number_after<int64_t>(line, kLineStart);
+}
+
+}  // namespace
+
+std::string history_line(const StepMetrics& metrics) {
+  const double wall_time =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  std::string line(kLineStart);
+  line += std::to_string(metrics.step);
+  add_field(line, "loss", json_number(metrics.loss));
+  add_field(line, "grad_norm", json_number(metrics.grad_norm));
+  add_field(line, "lr", json_number(metrics.lr));
+  add_field(line, "tokens_seen", std::to_string(metrics.tokens_seen));
+  add_field(line, "tokens_per_second", json_number(metrics.tokens_per_second));
+  add_field(line, "step_ms", json_number(metrics.step_ms));
+  add_field(line, "data_ms", json_number(metrics.data_ms));
+  add_field(line, "memory_bytes", std::to_string(metrics.memory_bytes));
+  if (metrics.validation_loss) {
+    add_field(line, "validation_loss", json_number(*metrics.validation_loss));
+    add_field(line, "validation_perplexity", json_number(std::exp(*metrics.validation_loss)));
+  }
+  for (const auto& [key, value] : metrics.extra) add_field(line, key, json_number(value));
+  add_field(line, "wall_time", fmt::format("{:.3f}", wall_time));
+  return line + "}\n";
+}
+
+std::vector<double> rewind_history(const std::filesystem::path& path, int64_t last_step, size_t max_losses) {
+  if (!std::filesystem::exists(path)) return {};
+  const std::string content = read_file(path);
+  std::deque<double> losses;
+  size_t kept = 0;
+  for (int64_t number = 1; kept < content.size(); ++number) {
+    const size_t end = content.find('\n', kept);
+    if (end == std::string::npos) break;  // torn: a whole line ends in a newline
+    const std::string_view line(content.data() + kept, end - kept);
+    const std::optional<int64_t> step = step_of(line);
+    if (!step) {
+      fail_user("{} line {} is not a metrics record; repair the line or move the file away", path.string(),
+                number);
+    }
+    if (*step > last_step) break;  // steps rise, so all that follow are later too
+    if (const auto loss = number_after<double>(line, ",\"loss\":")) losses.push_back(*loss);
+    if (losses.size() > max_losses) losses.pop_front();
+    kept = end + 1;
+  }
+  if (kept < content.size()) replace_file(path, std::string_view(content).substr(0, kept));
+  return {losses.begin(), losses.end()};
+}
+
+}  // namespace spanwise
