@@ -1,0 +1,78 @@
+#pragma once
+// Checkpoint directories: root/step_00000100/ holds files and manifest.textproto. What is inside the files is
+// the trainer's affair; this file sees to it that a directory of that name is whole, whenever the process or
+// machine stops.
+//
+//   CheckpointWriter writer(root, 100);              // root/.tmp-step_00000100-<pid>/
+//   write_safetensors(writer.path("model.safetensors"), ...);
+//   writer.commit(manifest);                         // sync, checksum, manifest last, rename, sync
+//
+// The manifest carries length and CRC-32C of every file, and its own last line carries the CRC-32C of the
+// lines before it: a changed byte in any file is found, and the file is named. One writer at a time works in
+// a root; readers may come at any time.
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "launcher/checkpoint/manifest.pb.h"
+
+namespace spanwise {
+
+inline constexpr std::string_view kManifestName = "manifest.textproto";
+inline constexpr uint32_t kCheckpointFormatVersion = 1;
+
+class CheckpointWriter {
+ public:
+  /// Makes the temporary directory, after removing those that dead runs left. UserError if the root is not
+  /// writable or its file system has less than `needed_bytes` free.
+  CheckpointWriter(std::filesystem::path root, int64_t step, uint64_t needed_bytes = 0);
+  /// Removes the temporary directory unless it was committed.
+  ~CheckpointWriter();
+  CheckpointWriter(const CheckpointWriter&) = delete;
+  CheckpointWriter& operator=(const CheckpointWriter&) = delete;
+
+  /// Where to write file `name` (no directories in it).
+  std::filesystem::path path(std::string_view name) const;
+  /// The temporary directory, for other ranks on the same file system.
+  const std::filesystem::path& directory() const { return temporary_; }
+  /// Completes the checkpoint and returns its directory; `manifest.step`, `files` and `format_version` are
+  /// filled in here. A checkpoint of the same step that is already there is replaced whole. On an error (a
+  /// full disk) everything that was there before stays as it was.
+  std::filesystem::path commit(Manifest manifest);
+
+ private:
+  std::filesystem::path root_, temporary_;
+  int64_t step_;
+  bool committed_ = false;
+};
+
+struct CheckpointEntry {
+  int64_t step = 0;
+  std::filesystem::path directory;
+};
+
+/// root/step_00000100 (more digits where needed).
+std::filesystem::path checkpoint_path(const std::filesystem::path& root, int64_t step);
+
+/// Complete checkpoints by rising step. Temporary directories and those without a manifest do not count; a
+/// missing root has none.
+std::vector<CheckpointEntry> list_checkpoints(const std::filesystem::path& root);
+/// The directory of the highest step.
+std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& root);
+
+/// Reads the manifest and checks its own checksum and version; UserError naming it.
+Manifest read_manifest(const std::filesystem::path& directory);
+/// Reads every file and compares length and checksum; UserError naming each damaged file. Returns the
+/// manifest.
+Manifest verify_checkpoint(const std::filesystem::path& directory);
+
+/// Removes all but the newest `keep` checkpoints (0 keeps all), never `just_written`. What cannot be removed
+/// is a warning, not an error: training goes on.
+void prune_checkpoints(const std::filesystem::path& root, size_t keep,
+                       const std::filesystem::path& just_written = {});
+
+}  // namespace spanwise
