@@ -35,10 +35,10 @@ class Rows {
 
 /// out[c] = Σ_rows term(row, c), where add(row, sums) does sums[c] += term. Rows are cut into a number of
 /// blocks that depends on `rows` alone and the blocks' sums are added in order, so the result does not depend
-/// on the thread count.
+/// on the thread count. `min_rows`: rows that are worth a block; fewer where add() does more than add.
 template <class T, class F>
-void column_sums(const Context& ctx, int64_t rows, int64_t columns, T* out, F&& add) {
-  const int64_t num_blocks = std::clamp<int64_t>(rows / 64, 1, 32);
+void column_sums(const Context& ctx, int64_t rows, int64_t columns, T* out, F&& add, int64_t min_rows = 64) {
+  const int64_t num_blocks = std::clamp<int64_t>(rows / min_rows, 1, 32);
   std::vector<T> partial(size_t(num_blocks * columns), T(0));
   parallel_for(ctx, num_blocks, [&](int64_t b) {
     T* sums = partial.data() + b * columns;

@@ -1,0 +1,66 @@
+#include "core/ops/short_conv.h"
+
+#include "core/ops/operand_checks.h"
+
+namespace spanwise {
+
+namespace {
+
+Tensor value_or_undefined(const Var& v) {
+  return v.defined() ? v.value() : Tensor();
+}
+
+void check_inputs(const ShortConvInputs& in, const SequenceLayout& layout) {
+  const Tensor& x = in.x;
+  SPANWISE_CHECK(x.num_dims() == 3 && x.dim(0) == layout.batch() && x.dim(1) == layout.length(),
+                 "short_conv: x {} does not match a layout of {} rows of {} tokens", x.shape().str(),
+                 layout.batch(), layout.length());
+  const int64_t channels = x.dim(2), width = in.weight.dim(-1);
+  SPANWISE_CHECK(width >= 2 && width <= 4, "short_conv: a kernel of width {} is not supported (2, 3, 4 are)",
+                 width);
+  check_operand("short_conv", "weight", in.weight, {channels, 1, width}, x.dtype());
+  if (in.bias.defined()) check_operand("short_conv", "bias", in.bias, {channels}, x.dtype());
+  if (in.initial_state.defined()) {
+    check_operand("short_conv", "initial_state", in.initial_state, {x.dim(0), width - 1, channels},
+                  x.dtype());
+  }
+  SPANWISE_CHECK(in.activation == Activation::kNone || in.activation == Activation::kSiLU,
+                 "short_conv: activation {} is not supported (kNone, kSiLU are)", int(in.activation));
+}
+
+}  // namespace
+
+ShortConvResult short_conv(Tape& tape, const Var& x, const Var& weight, const Var& bias,
+                           const SequenceLayout& layout, Activation activation, const Var& initial_state) {
+  Context& ctx = tape.context();
+  ShortConvInputs in{
+      x.value(),         weight.value(), value_or_undefined(bias), value_or_undefined(initial_state),
+      layout.segments(), activation};
+  check_inputs(in, layout);
+  const DType dtype = in.x.dtype();
+  const Shape state_shape{x.dim(0), in.weight.dim(-1) - 1, x.dim(2)};
+
+  ShortConvResult result;
+  result.out = tape.output(Tensor::empty(ctx, x.shape(), dtype), {x, weight, bias, initial_state});
+  result.final_state = tape.output(Tensor::empty(ctx, state_shape, dtype), {x, initial_state});
+  cpu::short_conv_fwd(ctx, in, result.out.value(), result.final_state.value());
+
+  tape.record({x, weight, bias, initial_state}, {result.out, result.final_state},
+              [&ctx, x, weight, bias, initial_state, in = std::move(in), result] {
+                const DType type = in.x.dtype();
+                ShortConvGradients grads;
+                grads.dx = Tensor::empty(ctx, in.x.shape(), type);
+                grads.dweight = Tensor::empty(ctx, in.weight.shape(), type);
+                if (bias.defined()) grads.dbias = Tensor::empty(ctx, in.bias.shape(), type);
+                if (initial_state.defined())
+                  grads.dinitial_state = Tensor::empty(ctx, initial_state.shape(), type);
+                cpu::short_conv_bwd(ctx, in, result.out.grad_or_zeros(ctx), result.final_state.grad(), grads);
+                x.add_grad(ctx, grads.dx);
+                weight.add_grad(ctx, grads.dweight);
+                if (bias.defined()) bias.add_grad(ctx, grads.dbias);
+                if (initial_state.defined()) initial_state.add_grad(ctx, grads.dinitial_state);
+              });
+  return result;
+}
+
+}  // namespace spanwise

@@ -1,0 +1,50 @@
+#pragma once
+// Depthwise causal convolution over a few tokens, the short convolution of linear-attention mixers:
+//
+//   pre_t = bias + Σ_i w_i ∘ x_{t−(W−1)+i},  i = 0 … W−1 (tap W−1 meets the current token);   out = φ(pre)
+//   u = dout ∘ φ'(pre);   dx_t = Σ_j w_{W−1−j} ∘ u_{t+j};   dw_i = Σ_t u_t ∘ x_{t−(W−1)+i};   dbias = Σ_t u_t
+//
+//   x, out [B, T, C]   weight [C, 1, W], W = 2, 3 or 4   bias [C] or undefined
+//   initial_state, final_state [B, W−1, C]: a row's inputs just before its first token and up to its last one
+//
+// Tokens before a document's start count as zero. A row's first segment that continues a document reads
+// initial_state (undefined = zeros). final_state is what a call on the row's next tokens takes as
+// initial_state: the last W−1 inputs of the row's last document, zero where the document is shorter. Running
+// [0, t) and then [t, T) with the carried state equals running [0, T).
+//
+// Saves x; the pre-activation is recomputed. x may be a column block. φ is kNone or kSiLU. Any float dtype,
+// all equal. Gradients also arrive at final_state.
+
+#include "core/autograd.h"
+#include "core/ops/pointwise.h"
+#include "core/sequence_layout.h"
+
+namespace spanwise {
+
+struct ShortConvResult {
+  Var out;
+  Var final_state;
+};
+
+ShortConvResult short_conv(Tape& tape, const Var& x, const Var& weight, const Var& bias,
+                           const SequenceLayout& layout, Activation activation, const Var& initial_state);
+
+/// What forward read and backward reads again. Undefined: bias, initial_state.
+struct ShortConvInputs {
+  Tensor x, weight, bias, initial_state;
+  std::vector<Segment> segments;
+  Activation activation;
+};
+struct ShortConvGradients {
+  Tensor dx, dweight, dbias, dinitial_state;  ///< the last two undefined where the input is
+};
+
+namespace cpu {
+void short_conv_fwd(const Context& ctx, const ShortConvInputs& in, const Tensor& out,
+                    const Tensor& final_state);
+/// Writes (=) every gradient. dfinal_state may be undefined.
+void short_conv_bwd(const Context& ctx, const ShortConvInputs& in, const Tensor& dout,
+                    const Tensor& dfinal_state, const ShortConvGradients& grads);
+}  // namespace cpu
+
+}  // namespace spanwise
