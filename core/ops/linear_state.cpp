@@ -1,0 +1,136 @@
+#include "core/ops/linear_state.h"
+
+#include <algorithm>
+
+namespace spanwise {
+
+namespace {
+
+Tensor value_of(const Var& v) {
+  return v.defined() ? v.value() : Tensor();
+}
+
+void check_shape(const char* name, const Tensor& t, const Shape& expected, DType dtype) {
+  if (!t.defined()) return;
+  SPANWISE_CHECK(t.shape() == expected && t.dtype() == dtype, "{} is {} {}, expected {} {}", name,
+                 name_of(t.dtype()), t.shape().str(), name_of(dtype), expected.str());
+}
+
+void check_heads(int64_t key_heads, int64_t value_heads) {
+  SPANWISE_CHECK(key_heads >= 1 && value_heads % key_heads == 0,
+                 "{} value heads are not a multiple of {} key heads", value_heads, key_heads);
+}
+
+void check_call(const LinearStateCall& c, const SequenceLayout& layout) {
+  SPANWISE_CHECK(c.q.num_dims() == 4 && c.v.num_dims() == 4,
+                 "q {} and v {} must have 4 dimensions: [batch, length, heads, width]", c.q.shape().str(),
+                 c.v.shape().str());
+  const int64_t B = layout.batch(), T = layout.length(), H = c.q.dim(2), K = c.q.dim(3), HV = c.v.dim(2),
+                V = c.v.dim(3);
+  const DType dtype = c.q.dtype();
+  check_heads(H, HV);
+  check_shape("q", c.q, {B, T, H, K}, dtype);
+  check_shape("k", c.k, {B, T, H, K}, dtype);
+  check_shape("v", c.v, {B, T, HV, V}, dtype);
+  check_shape("log_decay", c.log_decay, {B, T, HV}, dtype);
+  check_shape("the decay per head", c.head_log_decay, {HV}, dtype);
+  check_shape("beta", c.beta, {B, T, HV}, dtype);
+  check_shape("initial_state", c.initial_state, {B, HV, K, V}, dtype);
+  SPANWISE_CHECK(!(c.log_decay.defined() && c.head_log_decay.defined()),
+                 "the decay is given both per token and per head; give one");
+}
+
+Tensor empty_if_needed(Context& ctx, const Var& v) {
+  return v.requires_grad() ? Tensor::empty(ctx, v.shape(), v.value().dtype()) : Tensor();
+}
+
+}  // namespace
+
+ChunkList::ChunkList(const SequenceLayout& layout, int64_t chunk) {
+  SPANWISE_CHECK(chunk >= 1, "a chunk of {} tokens is empty", chunk);
+  for (int64_t i = 0; i < int64_t(layout.segments().size()); ++i) {
+    const Segment& s = layout.segments()[i];
+    Span span{s.row, int64_t(chunks_.size()), 0, s.continues, i + 1 == layout.row_end(s.row)};
+    for (int64_t t = s.begin; t < s.end; t += chunk) {
+      const int64_t length = std::min(chunk, s.end - t);
+      chunks_.push_back({s.row * layout.length() + t, length, t == s.begin ? -1 : num_states_++});
+      max_length_ = std::max(max_length_, length);
+    }
+    span.last = int64_t(chunks_.size());
+    spans_.push_back(span);
+  }
+}
+
+LinearStateResult linear_state(Tape& tape, const LinearStateVars& x, const SequenceLayout& layout,
+                               const LinearStateOptions& options, const LinearStateKernels& kernels) {
+  Context& ctx = tape.context();
+  LinearStateCall call{.q = x.q.value(),
+                       .k = x.k.value(),
+                       .v = x.v.value(),
+                       .log_decay = value_of(x.log_decay),
+                       .head_log_decay = x.head_log_decay,
+                       .beta = value_of(x.beta),
+                       .initial_state = value_of(x.initial_state),
+                       .chunks = ChunkList(layout, options.chunk),
+                       .scale = options.scale};
+  check_call(call, layout);
+  if (call.initial_state.defined()) call.initial_state = call.initial_state.to_contiguous(ctx);
+
+  const std::vector<Var> inputs{x.q, x.k, x.v, x.log_decay, x.beta, x.initial_state};
+  const bool save = tape.saving() &&
+                    std::any_of(inputs.begin(), inputs.end(), [](const Var& v) { return v.requires_grad(); });
+  const int64_t K = x.q.dim(3), HV = x.v.dim(2), V = x.v.dim(3);
+  const DType dtype = call.q.dtype();
+  LinearStateForward f;
+  f.out = Tensor::empty(ctx, x.v.shape(), dtype);
+  f.final_state = Tensor::empty(ctx, {layout.batch(), HV, K, V}, dtype);
+  if (save) f.chunk_states = Tensor::empty(ctx, {call.chunks.num_states(), HV, K, V}, dtype);
+  kernels.forward(ctx, call, f);
+
+  LinearStateResult result;
+  result.out = tape.output(f.out, inputs);
+  result.final_state = tape.output(f.final_state, {x.k, x.v, x.log_decay, x.beta, x.initial_state});
+  tape.record(
+      inputs, {result.out, result.final_state},
+      [&ctx, x, result, call = std::move(call), states = f.chunk_states, backward = kernels.backward] {
+        LinearStateGradients g;
+        g.dq = Tensor::empty(ctx, x.q.shape(), x.q.value().dtype());
+        g.dk = Tensor::empty(ctx, x.k.shape(), x.k.value().dtype());
+        g.dv = Tensor::empty(ctx, x.v.shape(), x.v.value().dtype());
+        g.dlog_decay = empty_if_needed(ctx, x.log_decay);
+        if (x.beta.defined()) g.dbeta = Tensor::empty(ctx, x.beta.shape(), x.beta.value().dtype());
+        if (x.initial_state.requires_grad())
+          g.dinitial_state = Tensor::zeros(ctx, x.initial_state.shape(), x.initial_state.value().dtype());
+        Tensor dfinal = result.final_state.grad();
+        if (dfinal.defined()) dfinal = dfinal.to_contiguous(ctx);
+        backward(ctx, call, states, result.out.grad_or_zeros(ctx), dfinal, g);
+        x.q.add_grad(ctx, g.dq);
+        x.k.add_grad(ctx, g.dk);
+        x.v.add_grad(ctx, g.dv);
+        x.log_decay.add_grad(ctx, g.dlog_decay);
+        x.beta.add_grad(ctx, g.dbeta);
+        x.initial_state.add_grad(ctx, g.dinitial_state);
+      });
+  return result;
+}
+
+Tensor check_linear_state_step(Context& ctx, const LinearStateStep& s) {
+  SPANWISE_CHECK(s.q.num_dims() == 3 && s.v.num_dims() == 3,
+                 "q {} and v {} must have 3 dimensions: [batch, heads, width]", s.q.shape().str(),
+                 s.v.shape().str());
+  const int64_t B = s.q.dim(0), H = s.q.dim(1), K = s.q.dim(2), HV = s.v.dim(1), V = s.v.dim(2);
+  const DType dtype = s.q.dtype();
+  check_heads(H, HV);
+  check_shape("k", s.k, {B, H, K}, dtype);
+  check_shape("v", s.v, {B, HV, V}, dtype);
+  check_shape("log_decay", s.log_decay, {B, HV}, dtype);
+  check_shape("the decay per head", s.head_log_decay, {HV}, dtype);
+  check_shape("beta", s.beta, {B, HV}, dtype);
+  check_shape("state", s.state, {B, HV, K, V}, dtype);
+  SPANWISE_CHECK(s.state.defined() && s.state.contiguous(), "a step needs a contiguous state");
+  SPANWISE_CHECK(!(s.log_decay.defined() && s.head_log_decay.defined()),
+                 "the decay is given both per token and per head; give one");
+  return Tensor::empty(ctx, s.v.shape(), dtype);
+}
+
+}  // namespace spanwise

@@ -1,0 +1,25 @@
+#include "core/ops/scalar_decay.h"
+
+namespace spanwise {
+
+LinearStateResult scalar_decay(Tape& tape, const Var& q, const Var& k, const Var& v, const Decay& decay,
+                               const SequenceLayout& layout, const Var& initial_state,
+                               const LinearStateOptions& options) {
+  const LinearStateVars operands{.q = q,
+                                 .k = k,
+                                 .v = v,
+                                 .log_decay = decay.per_token,
+                                 .head_log_decay = decay.per_head,
+                                 .beta = Var(),
+                                 .initial_state = initial_state};
+  return linear_state(tape, operands, layout, options, {cpu::scalar_decay_fwd, cpu::scalar_decay_bwd});
+}
+
+Tensor scalar_decay_step(Context& ctx, const LinearStateStep& step) {
+  SPANWISE_CHECK(!step.beta.defined(), "scalar_decay has no beta; gated_delta has");
+  const Tensor out = check_linear_state_step(ctx, step);
+  cpu::scalar_decay_step(ctx, step, out);
+  return out;
+}
+
+}  // namespace spanwise
