@@ -1,0 +1,62 @@
+#include "core/ops/linear.h"
+
+namespace spanwise {
+
+namespace {
+
+Shape with_last_dim(const Shape& shape, int64_t last) {
+  std::vector<int64_t> dims = shape.to_vector();
+  dims.back() = last;
+  return Shape(dims);
+}
+
+void check_operands(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  SPANWISE_CHECK(weight.num_dims() == 2 && weight.contiguous(), "a linear weight is a matrix, got shape {}",
+                 weight.shape().str());
+  SPANWISE_CHECK(x.num_dims() >= 1 && x.dim(-1) == weight.dim(1),
+                 "x {} has not the {} input columns of weight {}", x.shape().str(), weight.dim(1),
+                 weight.shape().str());
+  SPANWISE_CHECK(x.dtype() == weight.dtype(), "x is {} and the weight {}", name_of(x.dtype()),
+                 name_of(weight.dtype()));
+  if (!bias.defined()) return;
+  SPANWISE_CHECK(bias.numel() == weight.dim(0) && bias.contiguous() && bias.dtype() == x.dtype(),
+                 "bias {} does not fit weight {}", bias.shape().str(), weight.shape().str());
+}
+
+}  // namespace
+
+Tensor linear_fwd(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  check_operands(x, weight, bias);
+  Tensor y = Tensor::empty(ctx, with_last_dim(x.shape(), weight.dim(0)), x.dtype());
+  cpu::linear_fwd(ctx, x, weight, bias, y);
+  return y;
+}
+
+void linear_bwd_x(Context&, const Tensor& dy, const Tensor& weight, const Var::GradTarget& dx) {
+  cpu::linear_bwd_x(dy, weight, dx.tensor, dx.accumulate);
+}
+
+void linear_bwd_weight(Context&, const Tensor& dy, const Tensor& x, const Var::GradTarget& dweight) {
+  cpu::linear_bwd_weight(dy, x, dweight.tensor, dweight.accumulate);
+}
+
+Tensor linear_bwd_bias(Context& ctx, const Tensor& dy) {
+  Tensor dbias = Tensor::empty(ctx, {dy.dim(-1)}, dy.dtype());
+  cpu::linear_bwd_bias(ctx, dy, dbias);
+  return dbias;
+}
+
+Var linear(Tape& tape, const Var& x, const Var& weight, const Var& bias) {
+  Context& ctx = tape.context();
+  Var y = tape.output(linear_fwd(ctx, x.value(), weight.value(), bias.defined() ? bias.value() : Tensor()),
+                      {x, weight, bias});
+  tape.record({x, weight, bias}, {y}, [&ctx, x, weight, bias, y] {
+    const Tensor& dy = y.grad();
+    if (x.requires_grad()) linear_bwd_x(ctx, dy, weight.value(), x.grad_target(ctx));
+    if (weight.requires_grad()) linear_bwd_weight(ctx, dy, x.value(), weight.grad_target(ctx));
+    if (bias.requires_grad()) bias.add_grad(ctx, linear_bwd_bias(ctx, dy));
+  });
+  return y;
+}
+
+}  // namespace spanwise

@@ -1,0 +1,34 @@
+#pragma once
+// Linear layer:
+//
+//   y = x Wᵀ + b
+//   dx = dy W;   dW += dyᵀ x;   db = Σ_rows dy
+//
+//   x [..., I]   weight [O, I]   bias [O] or undefined   y [..., O]
+//
+// Saves x and weight by reference. x may be a column block of width I; weight and bias are contiguous. F32 or
+// F64, all equal. Only the gradients that are required are computed; dx and dW are accumulated by the GEMM
+// itself, in place.
+
+#include "core/autograd.h"
+
+namespace spanwise {
+
+Var linear(Tape& tape, const Var& x, const Var& weight, const Var& bias = {});
+
+// Tensor level.
+Tensor linear_fwd(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias);
+/// Writes (=) or adds to (+=) the target.
+void linear_bwd_x(Context& ctx, const Tensor& dy, const Tensor& weight, const Var::GradTarget& dx);
+void linear_bwd_weight(Context& ctx, const Tensor& dy, const Tensor& x, const Var::GradTarget& dweight);
+Tensor linear_bwd_bias(Context& ctx, const Tensor& dy);
+
+namespace cpu {
+void linear_fwd(const Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                const Tensor& y);
+void linear_bwd_x(const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate);
+void linear_bwd_weight(const Tensor& dy, const Tensor& x, const Tensor& dweight, bool accumulate);
+void linear_bwd_bias(const Context& ctx, const Tensor& dy, const Tensor& dbias);
+}  // namespace cpu
+
+}  // namespace spanwise
