@@ -1,0 +1,34 @@
+#pragma once
+// Token embedding:
+//
+//   y_i = W[token_i];   dW[v] += Σ_{i: token_i = v} dy_i
+//
+//   tokens: numel(leading) ids   weight [vocab, D]   y [leading..., D]
+//
+// Saves the ids. dW is added in the order of the tokens, whatever the thread count, directly into the
+// weight's gradient. An id outside [0, vocab) is a UserError. F32 or F64.
+
+#include <vector>
+
+#include "core/autograd.h"
+
+namespace spanwise {
+
+/// leading: usually {B, T}.
+Var embedding(Tape& tape, const std::vector<int32_t>& tokens, const Shape& leading, const Var& weight);
+
+// Tensor level.
+Tensor embedding_fwd(Context& ctx, const std::vector<int32_t>& tokens, const Shape& leading,
+                     const Tensor& weight);
+/// Writes (=) or adds to (+=) the target.
+void embedding_bwd(Context& ctx, const Tensor& dy, const std::vector<int32_t>& tokens,
+                   const Var::GradTarget& dweight);
+
+namespace cpu {
+void embedding_fwd(const Context& ctx, const std::vector<int32_t>& tokens, const Tensor& weight,
+                   const Tensor& y);
+void embedding_bwd(const Context& ctx, const Tensor& dy, const std::vector<int32_t>& tokens,
+                   const Tensor& dweight, bool accumulate);
+}  // namespace cpu
+
+}  // namespace spanwise
