@@ -1,0 +1,53 @@
+#pragma once
+// The output projection and cross entropy in one op, in chunks of rows, so that the logits are never stored
+// whole:
+//
+//   z_i = W x_i;   loss = loss_scale · Σ_{i: label_i ≠ −100} (log Σ_v exp z_iv − z_i,label_i)
+//   dz_i = loss_scale · (softmax(z_i) − onehot(label_i));   dx_i = W ᵀ dz_i;   dW = Σ_i dz_i x_iᵀ
+//
+//   x [..., D]   weight [vocab, D]   labels: one a row of x   loss [1]
+//
+// A tape that saves forms dx and dW in the forward, chunk by chunk, while a chunk's logits exist; backward
+// multiplies them by the incoming scalar. So it holds dx [..., D] and a temporary dW [vocab, D], and saves
+// nothing else. Memory of the logits: chunk_rows · vocab. The loss is summed in double. x may be a column
+// block. F32 or F64, all equal. A label outside [0, vocab) other than −100 is a UserError.
+
+#include <vector>
+
+#include "core/autograd.h"
+
+namespace spanwise {
+
+constexpr int32_t kIgnoredLabel = -100;
+
+struct CrossEntropyOptions {
+  double loss_scale = 1.0;  ///< 1 / number of targets gives the mean
+  int64_t chunk_rows = 256;
+};
+
+struct CrossEntropyResult {
+  Var loss;             ///< 0, with zero gradients, when there are no targets
+  int64_t num_targets;  ///< labels other than kIgnoredLabel
+};
+
+CrossEntropyResult linear_cross_entropy(Tape& tape, const Var& x, const Var& weight,
+                                        const std::vector<int32_t>& labels,
+                                        const CrossEntropyOptions& options = {});
+
+// Tensor level: dx and dweight are written (=) where they are defined.
+struct CrossEntropyGrads {
+  Tensor dx, dweight;
+};
+/// The scaled sum.
+double linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weight,
+                                const std::vector<int32_t>& labels, const CrossEntropyOptions& options,
+                                const CrossEntropyGrads& grads);
+
+namespace cpu {
+double linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weight,
+                                const std::vector<int32_t>& labels, const CrossEntropyOptions& options,
+                                const CrossEntropyGrads& grads);
+void scale_in_place(const Context& ctx, const Tensor& t, double factor);
+}  // namespace cpu
+
+}  // namespace spanwise
