@@ -1,0 +1,59 @@
+#pragma once
+// Softmax attention over a contiguous range of keys for every query, blockwise in O(T) memory (Dao et al.,
+// arXiv 2205.14135; online softmax: Milakov & Gimelshein, arXiv 1805.02867):
+//
+//   P_ij = exp(scale q_i·k_j − L_i) for begin_i ≤ j < end_i, else 0,   L_i the row's log-sum-exp;   o = P v
+//   δ_i = Σ do_i∘o_i;   dS = scale P∘(do vᵀ − δ);   dq = dS k;   dk = dSᵀ q;   dv = Pᵀ do
+//
+//   q [B, Tq, H, D]   k [B, Tk, HKV, D]   v [B, Tk, HKV, V]   out [B, Tq, H, V]   H a multiple of HKV
+//
+// Query head h reads key head h·HKV/H; dk and dv are summed over the query group in a fixed order. A query
+// with an empty range gives zeros. Saves its inputs, out and L [B, Tq, H]; backward recomputes P block by
+// block and writes (=) every gradient. Blocks that no query of a block reads are skipped, so windows and
+// documents cost what they should. q, k and v may be column blocks. F32 or F64, all equal.
+
+#include <vector>
+
+#include "core/autograd.h"
+#include "core/sequence_layout.h"
+
+namespace spanwise {
+
+/// Query i of row b reads keys [begin, end)[b·Tq + i] of row b: causal masks, documents, sliding windows,
+/// shards of a sequence and a generation cache are all of this form.
+struct KeyRanges {
+  std::vector<int64_t> begin, end;
+};
+
+/// Each token reads its document's tokens up to itself, within this layout's row. window w > 0: itself and
+/// w − 1 predecessors; 0: all of them.
+KeyRanges causal_key_ranges(const SequenceLayout& layout, int64_t window);
+
+Var softmax_attention(Tape& tape, const Var& q, const Var& k, const Var& v, const KeyRanges& ranges,
+                      double scale);
+
+// Tensor level.
+struct AttentionInputs {
+  Tensor q, k, v;
+  KeyRanges ranges;
+  double scale;
+};
+struct AttentionForward {
+  Tensor out, log_sum_exp;
+};
+AttentionForward softmax_attention_fwd(Context& ctx, const AttentionInputs& in);
+
+struct AttentionBackward {
+  Tensor dq, dk, dv;
+};
+AttentionBackward softmax_attention_bwd(Context& ctx, const Tensor& dout, const AttentionInputs& in,
+                                        const AttentionForward& forward);
+
+namespace cpu {
+void softmax_attention_fwd(Context& ctx, const AttentionInputs& in, const AttentionForward& forward);
+/// grads hold zeros.
+void softmax_attention_bwd(Context& ctx, const Tensor& dout, const AttentionInputs& in,
+                           const AttentionForward& forward, const AttentionBackward& grads);
+}  // namespace cpu
+
+}  // namespace spanwise
