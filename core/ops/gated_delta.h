@@ -1,0 +1,38 @@
+#pragma once
+// The delta rule with one decay a head (DeltaNet, arXiv 2406.06484; Gated DeltaNet, 2412.06464):
+//
+//   S' = e^{g_t} S_{t-1}    S_t = S' + β_t k_t (v_t − S'ᵀ k_t)ᵀ    o_t = s S_tᵀ q_t        g ≤ 0
+//
+// With |k| = 1 the transition along k is e^g (1 − β): β in (0, 1), or (0, 2) for negative eigenvalues. The
+// caller normalises k. Per chunk, with the symbols of scalar_decay.h, M⁻ the strict lower triangle,
+// Λ = β∘(KKᵀ)∘E∘M⁻ and Θ = (I + Λ)⁻¹, the state takes N in place of v:
+//
+//   N = Θ (β∘(V − e^G∘(K S₀)))    O, S₁ as scalar_decay
+//   dQ, J (its dK), dN (its dV), dG, dS₀ as scalar_decay, then
+//   Z = Θᵀ dN    X = −(Z Nᵀ)∘E∘M⁻    Ψ = X K − e^G∘(Z S₀ᵀ)    R = Xᵀ (β∘K)
+//   dK = J + β∘Ψ + R    dV = β∘Z    dβ = rowsum(Z∘V) + rowsum(K∘Ψ)
+//   dG += rowsum(K∘(β∘Ψ − R))    dS₀ −= (β e^G∘K)ᵀ Z
+//
+// Θ is never formed: both products are triangular solves. Backward solves for N again rather than saving it.
+// Shapes, segments and memory: linear_state.h.
+
+#include "core/ops/linear_state.h"
+
+namespace spanwise {
+
+/// log_decay [B,T,HV] undefined: g = 0 (DeltaNet). beta [B,T,HV]. initial_state [B,HV,K,V] may be undefined.
+LinearStateResult gated_delta(Tape& tape, const Var& q, const Var& k, const Var& v, const Var& log_decay,
+                              const Var& beta, const SequenceLayout& layout, const Var& initial_state,
+                              const LinearStateOptions& options);
+
+/// One token a row; step.beta is defined.
+Tensor gated_delta_step(Context& ctx, const LinearStateStep& step);
+
+namespace cpu {
+void gated_delta_fwd(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
+void gated_delta_bwd(Context& ctx, const LinearStateCall& call, const Tensor& chunk_states,
+                     const Tensor& dout, const Tensor& dfinal_state, const LinearStateGradients& out);
+void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
+}  // namespace cpu
+
+}  // namespace spanwise
