@@ -1,5 +1,7 @@
 #include "core/ops/embedding.h"
 
+#include <algorithm>
+
 #include "tests/testing/op_testing.h"
 
 namespace spanwise::testing {

@@ -198,6 +198,12 @@ TEST(SoftmaxAttention, BlocksThatNoQueryReadsAreNotTouched) {
   const Tensor window = evaluate(attend(causal_key_ranges(SequenceLayout(1, 1024), 64)),
                                  perturbed(qkv, 100, std::numeric_limits<double>::quiet_NaN()))[0];
   for (double x : to_doubles(tokens(window, 256, 1024))) ASSERT_TRUE(std::isfinite(x));
+  // Two queries of one block read either end of the keys; the blocks between them are skipped too.
+  std::vector<Tensor> ends = operands({.batch = 1, .queries = 2, .keys = 1024});
+  const Tensor between =
+      evaluate(attend({{0, 1000}, {10, 1010}}),
+               {ends[0], perturbed({ends[1]}, 500, NAN)[0], perturbed({ends[2]}, 500, NAN)[0]})[0];
+  for (double x : to_doubles(between)) ASSERT_TRUE(std::isfinite(x));
 }
 
 TEST(SoftmaxAttention, MemoryGrowsLinearlyWithTheLength) {

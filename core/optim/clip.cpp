@@ -1,0 +1,37 @@
+#include "core/optim/clip.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "core/check.h"
+#include "core/ops/cpu/parallel_for.h"
+
+namespace spanwise {
+
+template <class T>
+double squared_norm(Context& ctx, std::span<const T> values) {
+  const int64_t n = int64_t(values.size()), num_blocks = std::clamp<int64_t>(n / 4096, 1, 256);
+  std::vector<double> sums(static_cast<size_t>(num_blocks));
+  cpu::parallel_for(ctx, num_blocks, [&](int64_t b) {
+    const T* x = values.data();
+    const int64_t begin = n * b / num_blocks, end = n * (b + 1) / num_blocks;
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = begin; i < end; ++i) sum += double(x[i]) * double(x[i]);
+    sums[b] = sum;
+  });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+template double squared_norm(Context&, std::span<const float>);
+template double squared_norm(Context&, std::span<const double>);
+
+double clip_scale(double norm, double max_norm) {
+  SPANWISE_CHECK(std::isfinite(norm) && norm >= 0, "a gradient norm of {} cannot be clipped", norm);
+  SPANWISE_CHECK(max_norm >= 0, "max_norm={} must be positive, or 0 for no clipping", max_norm);
+  return max_norm == 0 || norm <= max_norm ? 1.0 : max_norm / norm;
+}
+
+}  // namespace spanwise
