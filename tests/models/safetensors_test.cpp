@@ -147,7 +147,7 @@ TEST(Safetensors, EveryTruncationIsRefused) {
                                 {.name = "b", .dtype = "F32", .shape = {2}, .data = data, .bytes = 8}});
   const std::string whole = read_file(dir / "f");
   for (size_t bytes = 0; bytes < whole.size(); ++bytes) {
-    write_file(dir / "f", whole.substr(0, bytes));
+    File(dir / "f", FileMode::kCreate).write_all(whole.substr(0, bytes));
     const std::string message = user_error_of([&] { SafetensorsReader reader(dir / "f"); });
     EXPECT_CONTAINS(message, "is not a sound safetensors file") << "cut to " << bytes;
   }
