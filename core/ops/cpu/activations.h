@@ -15,12 +15,17 @@ template <class T>
   return T(1) / (T(1) + vector_exp(-x));
 }
 
+/// artanh(z) / z as a series in z².
+struct ArtanhSeries {
+  static constexpr double coefficient(size_t n) { return 1.0 / double(2 * n + 1); }
+};
+
 /// ln(1 + u) for u in [0, 1]: 2 artanh(z) with z = u / (2 + u) ≤ 1/3, whose series in z² converges fast.
 template <class T>
 [[gnu::always_inline]] inline T log1p_unit(T u) {
   constexpr size_t kTerms = std::is_same_v<T, float> ? 8 : 17;
   const T z = u / (T(2) + u);
-  return T(2) * z * detail::horner<kTerms>(z * z, [](auto n) { return 1.0 / double(2 * n + 1); });
+  return T(2) * z * detail::horner<ArtanhSeries, kTerms>(z * z);
 }
 
 /// ln(1 + e^x); its derivative is sigmoid(x).

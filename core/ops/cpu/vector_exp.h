@@ -11,8 +11,6 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
-#include <utility>
 
 namespace spanwise::cpu {
 
@@ -45,21 +43,21 @@ struct ExpTraits<double> {
   static constexpr size_t kTerms = 14;
 };
 
-constexpr double inverse_factorial(size_t n) {
-  return n < 2 ? 1.0 : inverse_factorial(n - 1) / double(n);
+/// Σ_n Series::coefficient(n) x^n for n < kTerms, unrolled by recursion: a loop here would hide the caller's
+/// loop from the vectoriser.
+template <class Series, size_t kTerms, class T, size_t n = 0>
+[[gnu::always_inline]] inline T horner(T x) {
+  constexpr T c = T(Series::coefficient(n));
+  if constexpr (n + 1 < kTerms) {
+    return horner<Series, kTerms, T, n + 1>(x) * x + c;
+  } else {
+    return c;
+  }
 }
 
-/// Σ_n coefficient(n) x^n for n < kTerms, unrolled: a loop here would hide the caller's loop from the
-/// vectoriser.
-template <size_t kTerms, class T, class F>
-[[gnu::always_inline]] inline T horner(T x, F coefficient) {
-  T sum = 0;
-  [&]<size_t... i>(std::index_sequence<i...>) {
-    ((sum = sum * x + T(coefficient(std::integral_constant<size_t, kTerms - 1 - i>{}))), ...);
-  }
-  (std::make_index_sequence<kTerms>{});
-  return sum;
-}
+struct ExpSeries {
+  static constexpr double coefficient(size_t n) { return n < 2 ? 1.0 : coefficient(n - 1) / double(n); }
+};
 
 /// 2^k from k + kRound, for k in the range of normal numbers' exponents.
 template <class T>
@@ -79,10 +77,7 @@ template <class T>
   x = x > E::kHighest ? E::kHighest : x;
   const T k = (x * T(1.4426950408889634) + E::kRound) - E::kRound;
   const T r = (x - k * E::kLn2High) - k * E::kLn2Low;
-  const T e_r = detail::horner<E::kTerms>(r, [](auto n) {
-    constexpr double c = detail::inverse_factorial(decltype(n)::value);
-    return c;
-  });
+  const T e_r = detail::horner<detail::ExpSeries, E::kTerms>(r);
   const T half = k * T(0.5) + E::kRound;
   const T rest = (k - (half - E::kRound)) + E::kRound;
   return e_r * detail::power_of_two(half) * detail::power_of_two(rest);
