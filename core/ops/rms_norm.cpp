@@ -1,26 +1,12 @@
 #include "core/ops/rms_norm.h"
 
+#include "core/ops/operand_checks.h"
+
 namespace spanwise {
-
-namespace {
-
-// The weight covers the last dimension, or a product of trailing dimensions.
-void check_weight(const Tensor& x, const Tensor& weight) {
-  if (!weight.defined()) return;
-  int64_t trailing = 1;
-  for (int i = x.num_dims() - 1; i >= 0; --i) {
-    trailing *= x.dim(i);
-    if (trailing == weight.numel()) return;
-  }
-  SPANWISE_FAIL("a norm weight of {} elements does not cover trailing dimensions of x {}", weight.numel(),
-                x.shape().str());
-}
-
-}  // namespace
 
 RmsNormForward rms_norm_fwd(Context& ctx, const Tensor& x, const Tensor& residual, const Tensor& weight,
                             double eps) {
-  check_weight(x, weight);
+  check_norm_weight("rms_norm", x, weight);
   RmsNormForward out;
   out.y = Tensor::empty(ctx, x.shape(), x.dtype());
   out.rstd = Tensor::empty(ctx, {x.numel() / x.dim(-1)}, x.dtype());
