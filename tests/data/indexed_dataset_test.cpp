@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <numeric>
+#include <cmath>
 
 #include "data/statistics.h"
 #include "tests/data/dataset_files.h"

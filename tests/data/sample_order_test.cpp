@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "core/check.h"
@@ -94,6 +95,15 @@ INSTANTIATE_TEST_SUITE_P(Weights, BlendTest,
                                          std::vector<double>{1, 2, 4, 8, 16, 32, 64, 128, 256, 512},
                                          std::vector<double>{1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89},
                                          std::vector<double>(17, 0.3)));
+
+TEST(Blend, OfTwoDatasetsIsNeverMoreThanHalfASampleOff) {
+  const Blend blend({3, 1});
+  int64_t count = 0;
+  for (int64_t n = 1; n <= 100; ++n) {
+    count += blend(n - 1).dataset == 0;
+    EXPECT_LE(std::abs(double(count) - 0.75 * double(n)), 0.5) << n;
+  }
+}
 
 TEST(Blend, KeepsProportionsFarOut) {
   const Blend blend({0.7, 0.2, 0.1});

@@ -73,6 +73,16 @@ TEST_F(SentencePieceTest, GivesBackAnyText) {
   }
 }
 
+TEST_F(SentencePieceTest, IdsOfTwoTextsBehindEachOtherAreTheTwoTexts) {
+  auto settings = options("x.model");
+  train_sentencepiece(settings);
+  const auto tokenizer = load_sentencepiece(settings.output);
+  auto ids = tokenizer->encode("the e");
+  const auto more = tokenizer->encode("nd.");
+  ids.insert(ids.end(), more.begin(), more.end());
+  EXPECT_EQ(tokenizer->decode(ids), "the end.");
+}
+
 TEST_F(SentencePieceTest, TrainingTwiceGivesTheSameBytes) {
   for (const auto kind : {SentencePieceKind::kBpe, SentencePieceKind::kUnigram}) {
     std::string models[2];
