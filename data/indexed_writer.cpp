@@ -2,9 +2,6 @@
 
 #include <unistd.h>
 
-#include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <utility>
 
@@ -16,19 +13,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kFirstWideVocabulary = 65500;
-
-void create_parent_directory(const std::string& prefix) {
-  const fs::path parent = fs::path(prefix).parent_path();
-  std::error_code error;
-  if (!parent.empty()) fs::create_directories(parent, error);
-  if (error) fail_user("cannot create the directory {}: {}", parent.string(), error.message());
-}
-
-void rename_file(const std::string& from, const std::string& to) {
-  std::error_code error;
-  fs::rename(from, to, error);
-  if (error) fail_user("cannot put {} in place: {}", to, error.message());
-}
 
 }  // namespace
 
@@ -43,8 +27,9 @@ IndexedDatasetWriter::IndexedDatasetWriter(const std::string& prefix, int64_t vo
     for (const char* extension : {".bin", ".idx"})
       if (fs::exists(prefix + extension))
         fail_user("{}{} exists already; choose another output or allow overwriting", prefix, extension);
-  create_parent_directory(prefix);
-  bin_ = open_file(partial_bin_);
+  if (const fs::path directory = fs::path(prefix).parent_path(); !directory.empty())
+    make_directories(directory);
+  bin_.emplace(partial_bin_, FileMode::kCreate);
 }
 
 IndexedDatasetWriter::~IndexedDatasetWriter() {
@@ -54,26 +39,8 @@ IndexedDatasetWriter::~IndexedDatasetWriter() {
   fs::remove(partial_idx_, ignored);
 }
 
-IndexedDatasetWriter::File IndexedDatasetWriter::open_file(const std::string& path) const {
-  File file(std::fopen(path.c_str(), "wb"));
-  if (!file) fail_user("cannot write {}: {}", path, std::strerror(errno));
-  return file;
-}
-
-void IndexedDatasetWriter::write(const File& file, const std::string& path, const void* data,
-                                 size_t num_bytes) const {
-  if (std::fwrite(data, 1, num_bytes, file.get()) != num_bytes)
-    fail_user("cannot write {}: {}", path, std::strerror(errno));
-}
-
-void IndexedDatasetWriter::close(File file, const std::string& path) const {
-  // What is still buffered may meet a full disk only now.
-  const bool flushed = std::fflush(file.get()) == 0 && fsync(fileno(file.get())) == 0;
-  if (!flushed) fail_user("cannot write {}: {}", path, std::strerror(errno));
-}
-
 void IndexedDatasetWriter::add_document(std::span<const int32_t> tokens) {
-  SPANWISE_CHECK(bin_ != nullptr, "{}: add_document after seal or finish", prefix_);
+  SPANWISE_CHECK(bin_, "{}: add_document after seal or finish", prefix_);
   SPANWISE_CHECK(!tokens.empty(), "{}: document {} is empty", prefix_, num_documents());
   for (const int32_t token : tokens)
     SPANWISE_CHECK(token >= 0 && token < vocab_size_, "{}: token {} with a vocabulary of {}", prefix_, token,
@@ -83,9 +50,9 @@ void IndexedDatasetWriter::add_document(std::span<const int32_t> tokens) {
               num_documents(), prefix_, tokens.size());
   if (dtype_ == TokenDtype::kU16) {
     narrow_.assign(tokens.begin(), tokens.end());
-    write(bin_, partial_bin_, narrow_.data(), narrow_.size() * sizeof(uint16_t));
+    bin_->write_all(narrow_.data(), narrow_.size() * sizeof(uint16_t));
   } else {
-    write(bin_, partial_bin_, tokens.data(), tokens.size_bytes());
+    bin_->write_all(tokens.data(), tokens.size_bytes());
   }
   document_sizes_.push_back(int32_t(tokens.size()));
   num_tokens_ += int64_t(tokens.size());
@@ -93,26 +60,29 @@ void IndexedDatasetWriter::add_document(std::span<const int32_t> tokens) {
 
 void IndexedDatasetWriter::write_index() const {
   const uint64_t num_sequences = document_sizes_.size();
-  File idx = open_file(partial_idx_);
-  auto put = [&](const auto& value) { write(idx, partial_idx_, &value, sizeof value); };
-  write(idx, partial_idx_, "MMIDIDX\0\0", 9);
+  std::string index("MMIDIDX\0\0", 9);
+  auto append = [&](const void* data, size_t num_bytes) {
+    index.append(static_cast<const char*>(data), num_bytes);
+  };
+  auto put = [&](const auto& value) { append(&value, sizeof value); };
   put(uint64_t{1});
   put(dtype_);
   put(num_sequences);
   put(num_sequences + 1);
-  write(idx, partial_idx_, document_sizes_.data(), num_sequences * sizeof(int32_t));
+  append(document_sizes_.data(), num_sequences * sizeof(int32_t));
   int64_t offset_bytes = 0;
   for (const int32_t size : document_sizes_) {
     put(offset_bytes);
     offset_bytes += size * token_bytes(dtype_);
   }
   for (uint64_t document = 0; document <= num_sequences; ++document) put(int64_t(document));
-  close(std::move(idx), partial_idx_);
+  write_file(partial_idx_, index);
 }
 
 void IndexedDatasetWriter::seal() {
-  SPANWISE_CHECK(bin_ != nullptr, "{}: sealed twice", prefix_);
-  close(std::move(bin_), partial_bin_);
+  SPANWISE_CHECK(bin_, "{}: sealed twice", prefix_);
+  bin_->sync();
+  bin_.reset();
   write_index();
 }
 
@@ -123,8 +93,8 @@ void IndexedDatasetWriter::finish() {
   // The old index goes first: a crash in between leaves a dataset without index, never a wrong pair.
   std::error_code error;
   fs::remove(prefix_ + ".idx", error);
-  rename_file(partial_bin_, prefix_ + ".bin");
-  rename_file(partial_idx_, prefix_ + ".idx");
+  rename_path(partial_bin_, prefix_ + ".bin");
+  rename_path(partial_idx_, prefix_ + ".idx");
 }
 
 }  // namespace spanwise

@@ -3,12 +3,12 @@
 // vocabulary has fewer than 65,500 tokens, else as i32; every document is one sequence.
 
 #include <cstdint>
-#include <cstdio>
-#include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "core/file_io.h"
 #include "data/indexed_dataset.h"
 
 namespace spanwise {
@@ -39,20 +39,12 @@ class IndexedDatasetWriter {
   int64_t num_tokens() const { return num_tokens_; }
 
  private:
-  struct CloseFile {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-  };
-  using File = std::unique_ptr<std::FILE, CloseFile>;
-
-  File open_file(const std::string& path) const;
-  void write(const File& file, const std::string& path, const void* data, size_t num_bytes) const;
-  void close(File file, const std::string& path) const;
   void write_index() const;
 
   std::string prefix_, partial_bin_, partial_idx_;
   int64_t vocab_size_, num_tokens_ = 0;
   TokenDtype dtype_;
-  File bin_;  // closed by seal()
+  std::optional<File> bin_;  // closed by seal()
   bool finished_ = false;
   std::vector<int32_t> document_sizes_;
   std::vector<uint16_t> narrow_;  // scratch of add_document

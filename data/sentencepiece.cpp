@@ -3,7 +3,6 @@
 
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -13,6 +12,7 @@
 #include <unordered_map>
 
 #include "core/check.h"
+#include "core/file_io.h"
 #include "data/sentencepiece_trainer.h"
 #include "data/text_files.h"
 #include "data/tokenizer.h"
@@ -117,20 +117,6 @@ std::unordered_map<std::string, std::string> trainer_arguments(const SentencePie
   };
 }
 
-void write_whole_file(const std::string& path, const std::string& content) {
-  const std::string partial = fmt::format("{}.partial-{}", path, getpid());
-  std::ofstream file(partial, std::ios::binary);
-  file << content;
-  file.close();
-  std::error_code error;
-  if (file) std::filesystem::rename(partial, path, error);
-  if (file && !error) return;
-  std::error_code ignored;
-  std::filesystem::remove(partial, ignored);
-  fail_user("cannot write the tokenizer {}; is its directory there and writable, and the disk not full?",
-            path);
-}
-
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_sentencepiece(const std::string& path) {
@@ -151,7 +137,7 @@ void train_sentencepiece(const SentencePieceOptions& options) {
     fail_user(
         "SentencePiece cannot train {} pieces on this text; try another vocabulary size or more text ({})",
         options.vocab_size, status.ToString());
-  write_whole_file(options.output, model);
+  replace_file(options.output, model);
 }
 
 }  // namespace spanwise
