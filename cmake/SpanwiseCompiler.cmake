@@ -9,7 +9,7 @@ if(NOT CMAKE_BUILD_TYPE)
 endif()
 # -O3 for the kernels; assertions are our own checks and stay on in every build.
 set(CMAKE_CXX_FLAGS_RELEASE "-O3")
-add_compile_options(-Wall -Wextra -Wno-sign-compare -Wno-stringop-overflow -fno-math-errno -fno-trapping-math)
+add_compile_options(-Wall -Wextra -Wno-sign-compare -Wno-stringop-overflow -Wno-missing-field-initializers -fno-math-errno -fno-trapping-math)
 if(SPANWISE_NATIVE)
   add_compile_options(-march=native)
 endif()

@@ -28,7 +28,7 @@ struct Param {
   Shape shape;
   Init init;
   bool weight_decay = true;
-  Var var;  ///< filled by the parameter store
+  Var var{};  ///< filled by the parameter store
 
   operator const Var&() const { return var; }
   int64_t numel() const { return shape.numel(); }
