@@ -17,10 +17,6 @@ template <class T>
   return x < kSmallest ? T(0) : vector_exp(x);
 }
 
-}  // namespace
-
-namespace {
-
 // Rows a block of a triangular tile: small enough to skip most of the empty half, large enough for gemm.
 constexpr int64_t kBlock = 32;
 // Rows a block of a triangular solve: within it rows are substituted one by one, between blocks by gemm.
