@@ -1,6 +1,7 @@
 #include "core/ops/cpu/chunks.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "core/ops/cpu/gemm.h"
 #include "core/ops/cpu/vector_exp.h"
@@ -9,8 +10,8 @@ namespace spanwise::cpu {
 
 namespace {
 
-// e^x for x ≤ 0, with 0 for what is too small to matter in any sum: products with such factors would be subnormal, which
-// x86 computes a hundred times slower.
+// e^x for x ≤ 0, with 0 for what is too small to matter in any sum: products with such factors would be
+// subnormal, which x86 computes a hundred times slower.
 template <class T>
 [[gnu::always_inline]] inline T decay_exp(T x) {
   constexpr T kSmallest = std::is_same_v<T, float> ? T(-69) : T(-667);

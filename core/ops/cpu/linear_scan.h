@@ -7,7 +7,8 @@
 //   Strided<const T> make(chunk, decay, state_in): what the chunk writes into the state: v, or the delta
 //       rule's N
 //   Strided<T> gradients(dv): where chunk_backward puts the gradient of that
-//   void backward(chunk, decay, state_in, chunk gradients, dbeta): carries it on to v, k and beta
+//   void backward(chunk, decay, state_in, chunk gradients, dv, dbeta): writes dv and dbeta from it, and adds
+//       to the key and decay gradients
 //   void retreat(chunk, decay, dstate): its part of the state's gradient
 
 #include <algorithm>
