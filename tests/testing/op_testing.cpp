@@ -164,12 +164,13 @@ void check_gradients(const OpFunction& op, const std::vector<Tensor>& operands, 
     for (int64_t c = 0; c < count; ++c) {
       const int64_t i = count == 1 ? 0 : c * (n - 1) / (count - 1);
       const double kept = x[i];
-      x[i] = kept + options.step;
-      const double up = loss_of(op, moved);
-      x[i] = kept - options.step;
-      const double down = loss_of(op, moved);
+      const auto moved_by = [&](double steps) {
+        x[i] = kept + steps * options.step;
+        return loss_of(op, moved);
+      };
+      const double near_difference = moved_by(1) - moved_by(-1), far_difference = moved_by(2) - moved_by(-2);
       x[i] = kept;
-      const double numeric = (up - down) / (2 * options.step);
+      const double numeric = (8 * near_difference - far_difference) / (12 * options.step);
       const double error = std::abs(numeric - grad[i]) / largest;
       EXPECT_TRUE(error <= options.tolerance)
           << fmt::format("at {}: analytic {:.12g}, finite difference {:.12g}; relative error {:.3g} > {:.1g}",

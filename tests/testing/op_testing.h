@@ -15,7 +15,7 @@ namespace spanwise::testing {
 
 /// Relative tolerances by what is compared; the one table of the test suite.
 ///   value     chunked or fused result = token recurrence or plain formula
-///   gradient  analytic = central differences (fp64) or = the fp64 analytic gradient (fp32)
+///   gradient  analytic = five-point central differences (fp64) or = the fp64 analytic gradient (fp32)
 /// fp64: the value bound is ~1e6 roundings, what sums over thousands of products may lose; central
 /// differences with h = 1e-5 have error ~h² + 1e-16/h, near 1e-10, and 1e-6 leaves room for large third
 /// derivatives. fp32: the same number of roundings of 6e-8.
@@ -46,7 +46,7 @@ std::vector<double> to_doubles(const Tensor& t);
 using OpFunction = std::function<std::vector<Var>(Tape&, const std::vector<Var>&)>;
 
 struct GradientCheck {
-  double step = 1e-5;
+  double step = 2e-5;
   double tolerance = kTolerance64.gradient;
   /// Elements checked per operand (all if fewer): spread evenly, so large operands stay cheap.
   int64_t max_elements = 40;

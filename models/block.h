@@ -1,0 +1,39 @@
+#pragma once
+// One pre-norm transformer block: h = x + mixer(norm(x)), out = h + mlp(norm(h)).
+
+#include "models/layers.h"
+#include "models/mixers/mixer.h"
+
+namespace spanwise {
+
+/// SwiGLU feed-forward (Shazeer, arXiv 2002.05202): down_proj(silu(gate_proj x) ∘ up_proj x).
+class Mlp : public Module {
+ public:
+  Mlp(int64_t hidden, int64_t intermediate, double init_stddev);
+  Var operator()(Tape& tape, const Var& x) const;
+  void visit(const std::string& prefix, const ParamVisitor& visitor) override;
+
+ private:
+  Linear gate_proj_, up_proj_, down_proj_;
+};
+
+/// The residual stream between blocks is residual + delta; the addition is fused into the next norm.
+struct Stream {
+  Var delta;
+  Var residual;  ///< undefined before the first block
+};
+
+class Block : public Module {
+ public:
+  Block(MixerKind kind, const MixerOptions& options, int64_t intermediate);
+  Stream forward(Tape& tape, const Stream& stream, const SequenceLayout& layout, MixerState* state) const;
+  void visit(const std::string& prefix, const ParamVisitor& visitor) override;
+
+ private:
+  double norm_eps_;
+  NormWeight mixer_norm_, mlp_norm_;
+  std::unique_ptr<Mixer> mixer_;
+  Mlp mlp_;
+};
+
+}  // namespace spanwise

@@ -1,0 +1,96 @@
+#include "models/language_model.h"
+
+#include "core/ops/embedding.h"
+#include "core/ops/linear.h"
+#include "core/ops/linear_cross_entropy.h"
+#include "core/ops/rms_norm.h"
+
+namespace spanwise {
+
+size_t GenerationState::bytes() const {
+  size_t total = 0;
+  for (const MixerState& layer : layers) total += layer.bytes();
+  return total;
+}
+
+LanguageModel::LanguageModel(const LanguageModelOptions& options)
+    : options_(options), norm_(options.mixer.hidden) {
+  SPANWISE_CHECK(options.vocab_size > 0 && options.num_layers > 0 && !options.layer_pattern.empty(),
+                 "vocab_size={}, num_layers={} and layer_pattern='{}' must not be empty", options.vocab_size,
+                 options.num_layers, options.layer_pattern);
+  const int64_t hidden = options.mixer.hidden;
+  embeddings_ = {{options.vocab_size, hidden}, init::normal(options.mixer.init_stddev)};
+  if (!options.tie_embeddings)
+    lm_head_ = {{options.vocab_size, hidden}, init::normal(options.mixer.init_stddev)};
+  for (int64_t i = 0; i < options.num_layers; ++i) {
+    MixerOptions mixer = options.mixer;
+    mixer.layer = i;
+    mixer.num_layers = options.num_layers;
+    blocks_.push_back(std::make_unique<Block>(mixer_of(i), mixer, options.intermediate));
+  }
+}
+
+MixerKind LanguageModel::mixer_of(int64_t layer) const {
+  const std::string& pattern = options_.layer_pattern;
+  const char c = pattern[size_t(layer) % pattern.size()];
+  SPANWISE_CHECK(c == 'L' || c == 'N', "layer_pattern '{}' has '{}'; L and N are known", pattern, c);
+  return c == 'L' ? options_.linear_mixer : MixerKind::kAttention;
+}
+
+Stream LanguageModel::forward(Tape& tape, const std::vector<int32_t>& tokens, const SequenceLayout& layout,
+                              GenerationState* state) const {
+  Stream stream{embedding(tape, tokens, {layout.batch(), layout.length()}, embeddings_), Var()};
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const Block& block = *blocks_[i];
+    if (!options_.activation_checkpointing || !tape.saving()) {
+      stream = block.forward(tape, stream, layout, state ? &state->layers[i] : nullptr);
+      continue;
+    }
+    const auto segment = [&block, &layout](Tape& t, const std::vector<Var>& in) {
+      const Stream out = block.forward(t, {in[0], in[1]}, layout, nullptr);
+      return std::vector<Var>{out.delta, out.residual};
+    };
+    const std::vector<Var> out = checkpoint(tape, segment, {stream.delta, stream.residual});
+    stream = {out[0], out[1]};
+  }
+  return stream;
+}
+
+Var LanguageModel::loss(Tape& tape, const TokenBatch& batch, double loss_scale) const {
+  const Stream stream = forward(tape, batch.tokens, batch.layout, nullptr);
+  const Var h =
+      add_rms_norm(tape, stream.delta, stream.residual, norm_.var(), options_.mixer.norm_eps).normed;
+  return linear_cross_entropy(tape, h, head(), batch.labels,
+                              {.loss_scale = loss_scale, .chunk_rows = options_.loss_chunk_rows})
+      .loss;
+}
+
+Tensor LanguageModel::next_logits(Context& ctx, const std::vector<int32_t>& tokens,
+                                  GenerationState& state) const {
+  SPANWISE_CHECK(!tokens.empty(), "next_logits needs at least one token");
+  state.layers.resize(blocks_.size());
+  Tape tape(ctx, Tape::Mode::kInference);
+  const int64_t length = int64_t(tokens.size());
+  const SequenceLayout layout(1, length, {}, {state.position});
+  const Stream stream = forward(tape, tokens, layout, &state);
+  state.position += length;
+
+  const int64_t hidden = options_.mixer.hidden;
+  const auto last = [&](const Var& x) {
+    return Var(x.value().reshape({length, hidden}).row_range(length - 1, length));
+  };
+  const Var h =
+      add_rms_norm(tape, last(stream.delta), last(stream.residual), norm_.var(), options_.mixer.norm_eps)
+          .normed;
+  return linear(tape, h, head()).value().reshape({options_.vocab_size});
+}
+
+void LanguageModel::visit(const std::string& prefix, const ParamVisitor& visitor) {
+  visitor(prefix + "model.embeddings.weight", embeddings_);
+  for (size_t i = 0; i < blocks_.size(); ++i)
+    blocks_[i]->visit(fmt::format("{}model.layers.{}.", prefix, i), visitor);
+  norm_.visit(prefix + "model.norm.", visitor);
+  if (!options_.tie_embeddings) visitor(prefix + "lm_head.weight", lm_head_);
+}
+
+}  // namespace spanwise

@@ -1,0 +1,70 @@
+#pragma once
+// A decoder-only language model: embedding, blocks whose mixers follow a layer pattern, norm, output
+// projection. Parameter names are fla's: model.embeddings.weight, model.layers.{i}.attn_norm.weight,
+// model.layers.{i}.attn.…, model.layers.{i}.mlp_norm.weight, model.layers.{i}.mlp.{gate,up,down}_proj.weight,
+// model.norm.weight, lm_head.weight.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/block.h"
+
+namespace spanwise {
+
+struct LanguageModelOptions {
+  int64_t vocab_size = 0;
+  int64_t num_layers = 0;
+  int64_t intermediate = 0;
+  bool tie_embeddings = false;
+  /// One character a layer pattern position, repeated over the depth: 'L' = linear_mixer, 'N' = softmax
+  /// attention.
+  std::string layer_pattern = "L";
+  MixerKind linear_mixer = MixerKind::kGatedDeltaNet;
+  /// Hidden size, norms, heads; `layer` and `num_layers` are filled in for each layer.
+  MixerOptions mixer;
+  int64_t loss_chunk_rows = 256;
+  bool activation_checkpointing = false;  ///< each block is recomputed in backward
+};
+
+/// The tokens of one micro-batch.
+struct TokenBatch {
+  const std::vector<int32_t>& tokens;  ///< [B·T]
+  const std::vector<int32_t>& labels;  ///< [B·T]; −100 = no target
+  const SequenceLayout& layout;
+};
+
+/// One MixerState a layer.
+struct GenerationState {
+  std::vector<MixerState> layers;
+  int64_t position = 0;  ///< tokens seen
+  size_t bytes() const;
+};
+
+class LanguageModel : public Module {
+ public:
+  explicit LanguageModel(const LanguageModelOptions& options);
+
+  /// loss_scale · Σ over targets of −ln p(label): with loss_scale = 1 / (targets of the whole global batch),
+  /// gradients summed over ranks and micro-batches are those of the mean loss.
+  Var loss(Tape& tape, const TokenBatch& batch, double loss_scale) const;
+
+  /// Feeds tokens (one sequence) and returns the logits [vocab] that follow the last one. Inference only.
+  Tensor next_logits(Context& ctx, const std::vector<int32_t>& tokens, GenerationState& state) const;
+
+  void visit(const std::string& prefix, const ParamVisitor& visitor) override;
+  const LanguageModelOptions& options() const { return options_; }
+  MixerKind mixer_of(int64_t layer) const;
+
+ private:
+  Stream forward(Tape& tape, const std::vector<int32_t>& tokens, const SequenceLayout& layout,
+                 GenerationState* state) const;
+  const Var& head() const { return options_.tie_embeddings ? embeddings_.var : lm_head_.var; }
+
+  LanguageModelOptions options_;
+  Param embeddings_, lm_head_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  NormWeight norm_;
+};
+
+}  // namespace spanwise

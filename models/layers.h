@@ -1,0 +1,57 @@
+#pragma once
+// The small layers every mixer and block is made of: parameters with their names, and the op that reads them.
+
+#include "core/module.h"
+#include "core/ops/pointwise.h"
+#include "core/ops/short_conv.h"
+#include "core/sequence_layout.h"
+
+namespace spanwise {
+
+/// y = x Wᵀ (+ b). Parameters "weight" [out, in], "bias" [out].
+class Linear : public Module {
+ public:
+  enum class Bias { kNo, kYes };
+  Linear() = default;
+  Linear(int64_t in, int64_t out, double init_stddev, Bias bias = Bias::kNo);
+  Var operator()(Tape& tape, const Var& x) const;
+  void visit(const std::string& prefix, const ParamVisitor& visitor) override;
+  /// A default-constructed layer does not exist: it visits nothing.
+  bool exists() const { return weight_.shape.num_dims() > 0; }
+
+ private:
+  Param weight_, bias_;
+};
+
+/// Root-mean-square norm weight: parameter "weight" [width], initially 1.
+class NormWeight : public Module {
+ public:
+  NormWeight() = default;
+  explicit NormWeight(int64_t width);
+  const Var& var() const { return weight_.var; }
+  void visit(const std::string& prefix, const ParamVisitor& visitor) override;
+  bool exists() const { return weight_.shape.num_dims() > 0; }
+
+ private:
+  Param weight_;
+};
+
+/// Depthwise causal convolution + activation over x [B, T, channels]. Parameters "weight" [channels, 1,
+/// size], "bias".
+class ShortConv : public Module {
+ public:
+  ShortConv() = default;
+  ShortConv(int64_t channels, int64_t size, double init_stddev, Activation activation,
+            Linear::Bias bias = Linear::Bias::kNo);
+  /// `state` [B, size − 1, channels]: the last inputs of the previous call, read if defined and replaced. May
+  /// be null.
+  Var operator()(Tape& tape, const Var& x, const SequenceLayout& layout, Tensor* state) const;
+  void visit(const std::string& prefix, const ParamVisitor& visitor) override;
+  bool exists() const { return weight_.shape.num_dims() > 0; }
+
+ private:
+  Param weight_, bias_;
+  Activation activation_ = Activation::kSiLU;
+};
+
+}  // namespace spanwise

@@ -1,0 +1,66 @@
+#pragma once
+// What the linear mixers share: query, key and value projections with their short convolutions, and the call
+// of a kernel family with the state kept for generation.
+
+#include "core/ops/gated_delta.h"
+#include "core/ops/scalar_decay.h"
+#include "models/layers.h"
+#include "models/mixers/mixer.h"
+
+namespace spanwise {
+
+/// [B, T, heads·d] → [B, T, heads, d], and back.
+Var split_heads(Tape& tape, const Var& x, int64_t num_heads);
+Var merge_heads(Tape& tape, const Var& x);
+
+enum class QkvConv { kNone, kAsConfigured };
+
+/// Query, key and value per head: projection, then a short convolution with SiLU if the mixer has one and
+/// options.linear.short_conv asks for it, else `activation`. Parameters q_proj, k_proj, v_proj and q_conv1d,
+/// k_conv1d, v_conv1d.
+class QkvProjection : public Module {
+ public:
+  QkvProjection(const MixerOptions& options, Activation activation, QkvConv conv);
+  struct Heads {
+    Var q, k;  ///< [B, T, H, K]
+    Var v;     ///< [B, T, HV, V]
+  };
+  Heads operator()(Tape& tape, const Var& x, const SequenceLayout& layout, MixerState* state) const;
+  void visit(const std::string& prefix, const ParamVisitor& visitor) override;
+
+ private:
+  Var project(Tape& tape, const Var& x, int index, const SequenceLayout& layout, MixerState* state) const;
+  Linear proj_[3];
+  ShortConv conv_[3];
+  Activation activation_;
+  int64_t num_heads_, num_value_heads_;
+};
+
+/// o_proj(RMSNorm(y) ∘ silu(g_proj x)), the norm per value head; o_proj(RMSNorm(y)) without
+/// options.linear.output_gate. Parameters g_proj, o_proj and the norm, whose name depends on the gate in some
+/// published checkpoints.
+class GatedOutput : public Module {
+ public:
+  GatedOutput(const MixerOptions& options, std::string gated_norm_name, const std::string& plain_norm_name);
+  /// y [B, T, HV, V], x [B, T, hidden] → [B, T, hidden].
+  Var operator()(Tape& tape, const Var& y, const Var& x) const;
+  void visit(const std::string& prefix, const ParamVisitor& visitor) override;
+
+ private:
+  Linear g_proj_, o_proj_;
+  NormWeight norm_;
+  std::string norm_name_;
+  double norm_eps_;
+};
+
+/// scalar_decay and gated_delta, going on from state->recurrent and replacing it if `state` is given; a
+/// single token then takes the family's step.
+Var run_scalar_decay(Tape& tape, const QkvProjection::Heads& heads, const Decay& decay,
+                     const SequenceLayout& layout, MixerState* state, const LinearStateOptions& options);
+Var run_gated_delta(Tape& tape, const QkvProjection::Heads& heads, const Var& log_decay, const Var& beta,
+                    const SequenceLayout& layout, MixerState* state, const LinearStateOptions& options);
+
+/// A constant log decay per head.
+Tensor per_head_tensor(Context& ctx, DType dtype, const std::vector<double>& values);
+
+}  // namespace spanwise

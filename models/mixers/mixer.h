@@ -1,0 +1,92 @@
+#pragma once
+// A token mixer: the sublayer of a block that lets tokens see earlier ones. A linear mixer is projections,
+// gates, one kernel family and an output norm; no mixer knows how many ranks there are.
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/module.h"
+#include "core/sequence_layout.h"
+
+namespace spanwise {
+
+/// What one mixer remembers between calls when generating: constant in size for linear mixers, growing with
+/// the tokens for softmax attention. Empty before the first call.
+struct MixerState {
+  Tensor recurrent;          ///< [B, HV, K, V]
+  std::vector<Tensor> conv;  ///< one [B, W − 1, C] per short convolution
+  Tensor keys, values;  ///< [capacity, HKV, d]; the first `length` rows are valid (softmax attention, B = 1)
+  int64_t length = 0;   ///< rows of keys and values
+
+  size_t bytes() const;
+};
+
+class Mixer : public Module {
+ public:
+  /// x [B, T, hidden] → [B, T, hidden]. With `state`, goes on from it and updates it (inference only); T = 1
+  /// is the single-token step.
+  virtual Var forward(Tape& tape, const Var& x, const SequenceLayout& layout, MixerState* state) const = 0;
+};
+
+enum class MixerKind {
+  kAttention,
+  kLinearAttention,
+  kLightning,
+  kRetention,
+  kMamba2,
+  kDeltaNet,
+  kGatedDeltaNet
+};
+
+enum class FeatureMap { kElementwiseProduct, kElu, kRelu, kIdentity };
+
+/// Softmax attention (models/mixers/attention.h).
+struct AttentionOptions {
+  int64_t num_heads = 8;
+  int64_t num_kv_heads = 8;
+  int64_t head_dim = 64;
+  int64_t window = 0;  ///< keys a query sees, itself included; 0 = all
+  double rope_theta = 10000;
+  bool qk_norm = false;
+  bool qkv_bias = false;
+  bool output_gate = false;
+};
+
+/// Every linear mixer; each header says which fields it reads.
+struct LinearMixerOptions {
+  int64_t num_heads = 4;        ///< query and key heads
+  int64_t num_value_heads = 4;  ///< a multiple of num_heads
+  int64_t key_dim = 64;         ///< K per head (Mamba2: the state size N)
+  int64_t value_dim = 64;       ///< V per head (Mamba2: P)
+  bool short_conv = true;
+  int64_t conv_size = 4;
+  bool conv_bias = false;
+  bool allow_neg_eigval = false;  ///< β in (0, 2) instead of (0, 1)
+  bool output_gate = true;
+  FeatureMap feature_map = FeatureMap::kElementwiseProduct;
+  double rope_theta = 10000;
+  int64_t chunk = 64;
+};
+
+struct MixerOptions {
+  int64_t hidden = 512;
+  int64_t layer = 0, num_layers = 1;  ///< for depth-dependent decays
+  double norm_eps = 1e-6;
+  double init_stddev = 0.02;
+  AttentionOptions attention;
+  LinearMixerOptions linear;
+};
+
+std::unique_ptr<Mixer> make_mixer(MixerKind kind, const MixerOptions& options);
+
+/// All kinds with their names, for tables and error messages: {"gated_deltanet", MixerKind::kGatedDeltaNet},
+/// …
+struct MixerName {
+  std::string_view name;
+  MixerKind kind;
+};
+const std::vector<MixerName>& mixer_names();
+
+}  // namespace spanwise
