@@ -14,4 +14,7 @@ if [ "$(nproc)" -lt "$ranks" ]; then
   args+=(--mca mpi_yield_when_idle 1)
   export OMP_WAIT_POLICY=passive
 fi
+# A rank cannot see whether this output is a terminal.
+export SPANWISE_TERMINAL_COLUMNS=0
+if [ -t 1 ]; then SPANWISE_TERMINAL_COLUMNS=$(tput cols 2>/dev/null || echo 80); fi
 exec mpirun "${args[@]}" "$@"

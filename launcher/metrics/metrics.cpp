@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <iostream>
 
 #include "core/check.h"
@@ -42,8 +43,10 @@ std::vector<TensorBoardScalar> tensorboard_scalars(const StepMetrics& m) {
 }  // namespace
 
 int stdout_terminal_columns() {
+  // mpirun gives ranks a pseudo-terminal whatever its own output is; only what started it knows (local_mpirun.sh).
+  if (const char* columns = std::getenv("SPANWISE_TERMINAL_COLUMNS")) return std::atoi(columns);
+  if (std::getenv("OMPI_COMM_WORLD_SIZE") || !::isatty(STDOUT_FILENO)) return 0;
   winsize size{};
-  if (!::isatty(STDOUT_FILENO)) return 0;
   const bool known = ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
   return known ? size.ws_col : 80;
 }

@@ -45,7 +45,8 @@ struct MetricsOptions {
   std::ostream* console = nullptr;  ///< std::cout if null.
 };
 
-/// Width of the terminal on standard output; 0 if it is not one.
+/// Width of the terminal on standard output; 0 if it is not one. SPANWISE_TERMINAL_COLUMNS overrides it: a rank under
+/// mpirun cannot tell.
 int stdout_terminal_columns();
 
 class MetricsWriter {

@@ -1,0 +1,144 @@
+#include "launcher/build_model.h"
+
+#include <algorithm>
+
+#include "launcher/config_derived.h"
+
+namespace spanwise {
+
+using config::LinearConfig;
+using config::ModelConfig;
+using config::TrainConfig;
+
+namespace {
+
+MixerKind mixer_kind(ModelConfig::LinearMixer mixer) {
+  switch (mixer) {
+    case ModelConfig::LINEAR_ATTENTION:
+      return MixerKind::kLinearAttention;
+    case ModelConfig::LIGHTNING:
+      return MixerKind::kLightning;
+    case ModelConfig::RETENTION:
+      return MixerKind::kRetention;
+    case ModelConfig::MAMBA2:
+      return MixerKind::kMamba2;
+    case ModelConfig::DELTA_NET:
+      return MixerKind::kDeltaNet;
+    case ModelConfig::GATED_DELTA_NET:
+      return MixerKind::kGatedDeltaNet;
+  }
+  SPANWISE_FAIL("model.linear_mixer {} is not in the table", int(mixer));
+}
+
+FeatureMap feature_map(LinearConfig::FeatureMap map) {
+  switch (map) {
+    case LinearConfig::ELEMENTWISE_PRODUCT:
+      return FeatureMap::kElementwiseProduct;
+    case LinearConfig::ELU:
+      return FeatureMap::kElu;
+    case LinearConfig::RELU:
+      return FeatureMap::kRelu;
+    case LinearConfig::IDENTITY:
+      return FeatureMap::kIdentity;
+  }
+  SPANWISE_FAIL("model.linear.feature_map {} is not in the table", int(map));
+}
+
+AttentionOptions attention_options(const ModelConfig& model) {
+  const config::AttentionConfig& a = model.attention();
+  return {.num_heads = a.num_heads(),
+          .num_kv_heads = attention_kv_heads(a),
+          .head_dim = attention_head_dim(model),
+          .window = a.window(),
+          .rope_theta = a.rope_theta(),
+          .qk_norm = a.qk_norm(),
+          .qkv_bias = a.qkv_bias(),
+          .output_gate = a.output_gate()};
+}
+
+LinearMixerOptions linear_options(const ModelConfig& model) {
+  const LinearConfig& l = model.linear();
+  const LinearShape shape = linear_shape(model);
+  return {.num_heads = shape.key_heads,
+          .num_value_heads = shape.value_heads,
+          .key_dim = shape.key_dim,
+          .value_dim = shape.value_dim,
+          .short_conv = l.short_conv(),
+          .conv_size = l.conv_size(),
+          .conv_bias = l.conv_bias(),
+          .allow_neg_eigval = l.allow_neg_eigval(),
+          .output_gate = l.output_gate(),
+          .feature_map = feature_map(l.feature_map()),
+          .chunk = model.chunk_size()};
+}
+
+}  // namespace
+
+DType compute_dtype(const config::RunConfig& config) {
+  return config.train().precision() == TrainConfig::F64 ? DType::kF64 : DType::kF32;
+}
+
+std::unique_ptr<Tokenizer> make_tokenizer(const config::TokenizerConfig& tokenizer) {
+  return tokenizer.kind() == config::TokenizerConfig::BYTES ? make_byte_tokenizer()
+                                                            : load_sentencepiece(tokenizer.model());
+}
+
+LanguageModelOptions language_model_options(const config::RunConfig& config, int64_t vocab_size) {
+  const ModelConfig& model = config.model();
+  return {.vocab_size = model.vocab_size() > 0 ? model.vocab_size() : vocab_size,
+          .num_layers = model.num_layers(),
+          .intermediate = intermediate_size(model),
+          .tie_embeddings = model.tie_embeddings(),
+          .layer_pattern = model.layer_pattern(),
+          .linear_mixer = mixer_kind(model.linear_mixer()),
+          .mixer = {.hidden = model.hidden_size(),
+                    .norm_eps = model.norm_eps(),
+                    .init_stddev = model.initializer_range(),
+                    .attention = attention_options(model),
+                    .linear = linear_options(model)},
+          .loss_chunk_rows = config.train().loss_chunk_tokens(),
+          .activation_checkpointing = config.train().activation_checkpointing()};
+}
+
+namespace {
+
+ScheduleKind schedule_kind(config::OptimizerConfig::Schedule schedule) {
+  switch (schedule) {
+    case config::OptimizerConfig::CONSTANT:
+      return ScheduleKind::kConstant;
+    case config::OptimizerConfig::COSINE:
+      return ScheduleKind::kCosine;
+    case config::OptimizerConfig::WSD:
+      return ScheduleKind::kWsd;
+  }
+  SPANWISE_FAIL("optimizer.schedule {} is not in the table", int(schedule));
+}
+
+}  // namespace
+
+Schedule schedule_of(const config::RunConfig& config) {
+  const config::OptimizerConfig& o = config.optimizer();
+  const Schedule schedule{
+      .kind = schedule_kind(o.schedule()),
+      .peak = o.learning_rate(),
+      .min_ratio = o.min_learning_rate_ratio(),
+      .warmup_steps = o.warmup_steps(),
+      // A run cut short within the warm-up ends while the rate still rises.
+      .total_steps = std::max(schedule_steps(config), o.warmup_steps() + decay_steps(config)),
+      .decay_steps = decay_steps(config)};
+  validate(schedule);
+  return schedule;
+}
+
+LoaderOptions loader_options(const config::RunConfig& config, int64_t vocab_size) {
+  LoaderOptions options{.sequence_length = config.train().sequence_length(),
+                        .global_batch = config.train().global_batch(),
+                        .vocab_size = vocab_size,
+                        .seed = config.run().seed()};
+  for (const config::DatasetConfig& dataset : config.data().train()) {
+    options.datasets.push_back({.prefix = dataset.path(), .weight = dataset.weight()});
+  }
+  return options;
+}
+
+}  // namespace spanwise

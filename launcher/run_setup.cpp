@@ -1,0 +1,51 @@
+#include "launcher/run_setup.h"
+
+#include <filesystem>
+
+#include "core/file_io.h"
+#include "launcher/build_info.h"
+#include "launcher/build_model.h"
+#include "launcher/checkpoint/checkpoint_dir.h"
+#include "launcher/checkpoint/training_state.h"
+#include "launcher/config_derived.h"
+#include "launcher/runtime.h"
+
+namespace spanwise {
+
+namespace fs = std::filesystem;
+
+RunConfig load_run_config(const std::string& where, const Arguments& arguments) {
+  const fs::path path = fs::is_directory(where) ? fs::path(where) / "config.textproto" : fs::path(where);
+  return load_config(path.string(), arguments.all("set"));
+}
+
+void save_run_config(const RunConfig& config) {
+  make_directories(config.run().dir());
+  replace_file(fs::path(config.run().dir()) / "config.textproto",
+               fmt::format("# Resolved config; built from commit {}.\n{}", git_hash(), print_config(config)));
+}
+
+TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, int world_size) {
+  validate(config, world_size);
+  TrainedModel trained;
+  trained.tokenizer = make_tokenizer(config.data().tokenizer());
+  validate(config, world_size, trained.tokenizer->vocab_size());
+  trained.checkpoint = checkpoint;
+  if (checkpoint.empty()) {
+    const auto newest = newest_checkpoint(checkpoint_dir(config));
+    if (!newest) {
+      fail_user("There is no checkpoint in {}; train first, or name one with --checkpoint.",
+                checkpoint_dir(config));
+    }
+    trained.checkpoint = newest->string();
+  }
+  trained.ctx = make_context(config);
+  trained.model =
+      std::make_unique<LanguageModel>(language_model_options(config, trained.tokenizer->vocab_size()));
+  trained.params = std::make_unique<ParamStore>(*trained.ctx, *trained.model, compute_dtype(config),
+                                                config.run().seed(), ParamStore::Gradients::kNo);
+  load_model(trained.checkpoint, *trained.params);
+  return trained;
+}
+
+}  // namespace spanwise

@@ -1,0 +1,34 @@
+#pragma once
+// What several verbs do first: find the config, load a trained model.
+
+#include <memory>
+#include <string>
+
+#include "data/tokenizer.h"
+#include "launcher/arguments.h"
+#include "launcher/config.h"
+#include "models/language_model.h"
+#include "parallel/param_store.h"
+
+namespace spanwise {
+
+/// The config of `where`, a textproto or a run directory (its config.textproto), with the overrides given by
+/// --set.
+RunConfig load_run_config(const std::string& where, const Arguments& arguments);
+
+/// Writes the resolved config, headed by the build's git hash, to run.dir/config.textproto. UserError naming
+/// run.dir if it is not writable.
+void save_run_config(const RunConfig& config);
+
+/// A trained model with its tokenizer.
+struct TrainedModel {
+  std::unique_ptr<Context> ctx;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<LanguageModel> model;
+  std::unique_ptr<ParamStore> params;
+  std::string checkpoint;
+};
+/// Loads `checkpoint`, or the run's newest one if it is empty. UserError if there is none, or it is damaged.
+TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, int world_size);
+
+}  // namespace spanwise

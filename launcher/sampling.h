@@ -1,0 +1,29 @@
+#pragma once
+// Text from a model, one token at a time.
+
+#include <functional>
+#include <string>
+
+#include "data/tokenizer.h"
+#include "models/language_model.h"
+
+namespace spanwise {
+
+struct SamplingOptions {
+  int64_t num_tokens = 64;
+  double temperature = 0.8;  ///< 0: always the likeliest token
+  double top_p = 0.95;  ///< nucleus: the fewest tokens that hold this much probability (arXiv 1904.09751)
+  uint64_t seed = 1;
+};
+
+/// A token drawn from logits [vocab]: a pure function of (logits, options, index).
+int32_t sample_token(const Tensor& logits, const SamplingOptions& options, int64_t index);
+
+/// Continues `prompt` (empty: starts after an end of document). Calls `emit` with each new piece of text;
+/// stops at the end of the document. Returns the text without the prompt. State is constant in size for
+/// linear layers.
+std::string generate(const LanguageModel& model, const Tokenizer& tokenizer, Context& ctx,
+                     const std::string& prompt, const SamplingOptions& options,
+                     const std::function<void(const std::string&)>& emit = {});
+
+}  // namespace spanwise

@@ -1,0 +1,207 @@
+#include "launcher/trainer.h"
+
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+
+#include "core/optim/clip.h"
+#include "launcher/build_model.h"
+#include "launcher/checkpoint/checkpoint_dir.h"
+#include "launcher/config_derived.h"
+#include "launcher/evaluate.h"
+
+namespace spanwise {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double ms_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+double scalar(const Tensor& t) {
+  return dispatch_float(t.dtype(), [&](auto zero) { return double(t.data<decltype(zero)>()[0]); });
+}
+
+double norm(Context& ctx, const Tensor& flat) {
+  return dispatch_float(flat.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    return std::sqrt(squared_norm<T>(ctx, {flat.data<T>(), size_t(flat.numel())}));
+  });
+}
+
+}  // namespace
+
+Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, Comm& world, Context& ctx)
+    : config_(config),
+      world_(world),
+      ctx_(ctx),
+      model_(language_model_options(config, tokenizer.vocab_size())),
+      params_(ctx, model_, compute_dtype(config), config.run().seed()),
+      state_(ctx, params_),
+      schedule_(schedule_of(config)),
+      loader_(loader_options(config, model_.options().vocab_size)) {
+  if (!config.data().validation().empty()) {
+    validation_.emplace(config.data().validation(), config.train().sequence_length(),
+                        model_.options().vocab_size);
+  }
+  // Rank 0 decides which checkpoint, so that all ranks load the same one.
+  std::string resume_from;
+  if (world.rank() == 0) resume_from = checkpoint_to_resume(config);
+  world.broadcast(resume_from);
+  if (!resume_from.empty()) {
+    load_checkpoint(resume_from, config, loader_, params_, state_);
+    newest_checkpoint_ = resume_from;
+  }
+  if (world.rank() == 0) {
+    metrics_ = std::make_unique<MetricsWriter>(MetricsOptions{.run_dir = config.run().dir(),
+                                                              .total_steps = config.train().steps(),
+                                                              .resume_step = state_.step,
+                                                              .tensorboard = config.metrics().tensorboard(),
+                                                              .terminal_columns = stdout_terminal_columns(),
+                                                              .log_every = int(config.run().log_every())});
+  }
+  say(fmt::format("{:.2f} M parameters in {}, {} rank{} x {} thread{}",
+                  double(params_.num_parameters()) / 1e6, name_of(compute_dtype(config)), world.size(),
+                  world.size() == 1 ? "" : "s", ctx.num_threads(), ctx.num_threads() == 1 ? "" : "s"));
+  if (!resume_from.empty()) say(fmt::format("resumed step {} from {}", state_.step, resume_from));
+}
+
+void Trainer::say(std::string_view text) {
+  if (metrics_) metrics_->message(text);
+}
+
+TrainSummary Trainer::run() {
+  const int64_t steps = config_.train().steps(), eval_every = config_.train().eval_every();
+  TrainSummary summary{.first_step = state_.step, .last_step = steps};
+  summary.loss_before = held_out_loss();
+  if (summary.loss_before) {
+    say(fmt::format("held-out perplexity before: {:.2f} (loss {:.4f})", std::exp(*summary.loss_before),
+                    *summary.loss_before));
+  }
+  summary.loss_after = summary.loss_before;
+  while (state_.step < steps) {
+    const auto start = Clock::now();
+    const int64_t step = state_.step + 1;
+    const StepResult result = train_step(step);
+    const double step_ms = ms_since(start);
+
+    std::optional<double> held_out;
+    if (step == steps || (eval_every > 0 && step % eval_every == 0)) held_out = held_out_loss();
+    if (held_out) summary.loss_after = held_out;
+    write_metrics(step, result, step_ms, held_out);
+    const int64_t every = config_.checkpoint().every();
+    if (step == steps || (every > 0 && step % every == 0)) save(step);
+  }
+  summary.checkpoint = newest_checkpoint_;
+  return summary;
+}
+
+Trainer::StepResult Trainer::train_step(int64_t step) {
+  StepResult result{};
+  const auto start = Clock::now();
+  const int64_t passes = accumulation_passes(config_, world_.size()), rows = config_.train().micro_batch();
+  std::vector<Batch> batches;
+  int64_t targets = 0;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    batches.push_back(loader_.load(step - 1, (pass * world_.size() + world_.rank()) * rows, rows));
+    targets += batches.back().num_targets();
+  }
+  std::vector<double> total{double(targets)};
+  world_.all_reduce(total, Reduce::kSum);
+  result.num_targets = int64_t(total[0]);
+  result.data_ms = ms_since(start);
+
+  params_.zero_grads();
+  std::vector<double> loss{0.0};
+  for (const Batch& batch : batches) {
+    const SequenceLayout layout = layout_of(batch);
+    Tape tape(ctx_);
+    const Var batch_loss =
+        model_.loss(tape, {batch.tokens, batch.labels, layout}, total[0] > 0 ? 1.0 / total[0] : 0.0);
+    loss[0] += scalar(batch_loss.value());
+    tape.backward(batch_loss);
+  }
+  world_.all_reduce(params_.grads(), Reduce::kSum);
+  world_.all_reduce(loss, Reduce::kSum);
+  result.loss = loss[0];
+  result.grad_norm = norm(ctx_, params_.grads());
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
+    fail_user(
+        "Step {} has loss {} and gradient norm {}: training diverged. The newest checkpoint is kept; lower "
+        "optimizer.learning_rate, or raise optimizer.warmup_steps.",
+        step, result.loss, result.grad_norm);
+  }
+  result.lr = learning_rate(schedule_, step);
+  update_parameters(result.lr, clip_scale(result.grad_norm, config_.optimizer().clip_norm()), step);
+
+  state_.step = step;
+  state_.tokens_seen += config_.train().global_batch() * config_.train().sequence_length();
+  return result;
+}
+
+void Trainer::update_parameters(double lr, double grad_scale, int64_t step) {
+  const config::OptimizerConfig& o = config_.optimizer();
+  for (const ParamSpan& span : params_.spans()) {
+    const AdamWHyper hyper{.lr = lr,
+                           .beta1 = o.beta1(),
+                           .beta2 = o.beta2(),
+                           .eps = o.eps(),
+                           .weight_decay = span.weight_decay ? o.weight_decay() : 0.0,
+                           .step = step,
+                           .grad_scale = grad_scale};
+    dispatch_float(params_.values().dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      const auto at = [&](const Tensor& flat) { return flat.data<T>() + span.begin; };
+      adamw_step<T>(ctx_,
+                    {at(params_.values()), at(params_.grads()), at(state_.exp_avg), at(state_.exp_avg_sq),
+                     span.end - span.begin},
+                    hyper);
+    });
+  }
+}
+
+std::optional<double> Trainer::held_out_loss() const {
+  if (!validation_) return std::nullopt;
+  return evaluate(model_, *validation_, world_, ctx_, config_.train().eval_sequences(),
+                  config_.train().micro_batch())
+      .loss;
+}
+
+void Trainer::write_metrics(int64_t step, const StepResult& result, double step_ms,
+                            std::optional<double> held_out) {
+  if (!metrics_) return;
+  const double tokens = double(config_.train().global_batch() * config_.train().sequence_length());
+  metrics_->write({.step = step,
+                   .loss = result.loss,
+                   .grad_norm = result.grad_norm,
+                   .lr = result.lr,
+                   .tokens_seen = state_.tokens_seen,
+                   .tokens_per_second = tokens / step_ms * 1e3,
+                   .step_ms = step_ms,
+                   .data_ms = result.data_ms,
+                   .memory_bytes = int64_t(ctx_.memory().peak_bytes),
+                   .validation_loss = held_out});
+}
+
+void Trainer::save(int64_t step) {
+  std::string failure;
+  if (world_.rank() == 0) {
+    metrics_->sync();
+    try {
+      newest_checkpoint_ = save_checkpoint(config_, loader_, params_, state_);
+    } catch (const UserError& error) {
+      // A full disk must not end a run whose weights are only in memory; the last step has nothing left to
+      // wait for.
+      if (step == config_.train().steps()) throw;
+      failure = error.what();
+    }
+  }
+  world_.broadcast(newest_checkpoint_);
+  say(failure.empty()
+          ? fmt::format("saved {}", newest_checkpoint_)
+          : fmt::format("warning: no checkpoint at step {}; training goes on. {}", step, failure));
+}
+
+}  // namespace spanwise

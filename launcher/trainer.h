@@ -1,0 +1,70 @@
+#pragma once
+// The training loop. One step:
+//
+//   this rank's rows of the global batch → count of target tokens over all ranks → per micro-batch forward,
+//   backward with loss scaled by 1/count → gradients summed over ranks → global norm → clip → AdamW →
+//   metrics, evaluation, checkpoint
+//
+// The loss and the gradients are those of the mean over the global batch's target tokens, whatever the rank
+// count and micro-batch; a rank without targets adds zero.
+
+#include <memory>
+#include <optional>
+
+#include "core/optim/adamw.h"
+#include "core/optim/schedule.h"
+#include "data/loader.h"
+#include "data/tokenizer.h"
+#include "launcher/checkpoint/training_state.h"
+#include "launcher/config.h"
+#include "launcher/metrics/metrics.h"
+#include "models/language_model.h"
+#include "parallel/comm.h"
+#include "parallel/param_store.h"
+
+namespace spanwise {
+
+/// What `train` tells at its end.
+struct TrainSummary {
+  int64_t first_step = 0, last_step = 0;
+  std::optional<double> loss_before, loss_after;  ///< held-out, nats a token
+  std::string checkpoint;                         ///< the newest one
+};
+
+class Trainer {
+ public:
+  /// Builds everything, and goes on from the newest checkpoint as checkpoint.resume says. `config` has no
+  /// config_problems. UserError for anything in the files that does not fit.
+  Trainer(const RunConfig& config, const Tokenizer& tokenizer, Comm& world, Context& ctx);
+
+  /// Trains up to train.steps.
+  TrainSummary run();
+
+  const LanguageModel& model() const { return model_; }
+
+ private:
+  struct StepResult {
+    double loss, grad_norm, lr, data_ms;
+    int64_t num_targets;
+  };
+  StepResult train_step(int64_t step);
+  void update_parameters(double lr, double grad_scale, int64_t step);
+  std::optional<double> held_out_loss() const;
+  void write_metrics(int64_t step, const StepResult& result, double step_ms, std::optional<double> held_out);
+  void save(int64_t step);
+  void say(std::string_view text);
+
+  RunConfig config_;
+  Comm& world_;
+  Context& ctx_;
+  LanguageModel model_;
+  ParamStore params_;
+  TrainingState state_;
+  Schedule schedule_;
+  Loader loader_;
+  std::optional<SequentialLoader> validation_;
+  std::unique_ptr<MetricsWriter> metrics_;  ///< rank 0 only
+  std::string newest_checkpoint_;
+};
+
+}  // namespace spanwise

@@ -1,0 +1,25 @@
+#pragma once
+// The verbs of the program, one a file in launcher/verbs/.
+
+#include <string>
+#include <vector>
+
+#include "parallel/comm.h"
+
+namespace spanwise {
+
+struct Verb {
+  const char* name;
+  const char* summary;
+  /// Returns the exit code; throws Error.
+  int (*run)(Comm& world, const std::vector<std::string>& args);
+};
+
+int run_train(Comm& world, const std::vector<std::string>& args);
+int run_eval(Comm& world, const std::vector<std::string>& args);
+int run_generate(Comm& world, const std::vector<std::string>& args);
+int run_data(Comm& world, const std::vector<std::string>& args);
+int run_checkpoint(Comm& world, const std::vector<std::string>& args);
+int run_config(Comm& world, const std::vector<std::string>& args);
+
+}  // namespace spanwise

@@ -1,0 +1,122 @@
+// spanwise data prepare --output PREFIX FILE…   spanwise data inspect PREFIX
+
+#include <filesystem>
+#include <iostream>
+
+#include "data/prepare.h"
+#include "data/sentencepiece_trainer.h"
+#include "data/statistics.h"
+#include "launcher/arguments.h"
+#include "launcher/runtime.h"
+#include "launcher/verb.h"
+
+namespace spanwise {
+
+namespace {
+
+void prepare(const Arguments& arguments, std::vector<std::string> inputs) {
+  if (!arguments.has("output")) fail_user("'spanwise data prepare' needs --output PREFIX.");
+  if (inputs.empty()) fail_user("'spanwise data prepare' needs at least one .txt or .jsonl file.");
+  const Overwrite overwrite = arguments.has("overwrite") ? Overwrite::kAllow : Overwrite::kRefuse;
+  std::string tokenizer_name = arguments.get("tokenizer", "bytes");
+  if (arguments.has("train-tokenizer")) {
+    if (!arguments.has("tokenizer"))
+      fail_user("--train-tokenizer needs --tokenizer FILE.model, the file to write.");
+    std::cout << fmt::format("training {} …\n", tokenizer_name) << std::flush;
+    train_sentencepiece({.inputs = inputs,
+                         .output = tokenizer_name,
+                         .vocab_size = arguments.integer("train-tokenizer", 0, 1, int64_t{1} << 24),
+                         .text_field = arguments.get("text-field", "text"),
+                         .overwrite = overwrite});
+  }
+  const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(tokenizer_name);
+  PrepareOptions options{.text = {.inputs = std::move(inputs),
+                                  .text_field = arguments.get("text-field", "text"),
+                                  .document_separator = arguments.get("separator")},
+                         .output = arguments.get("output"),
+                         .num_threads = int(arguments.integer("threads", available_cores(), 1, 1024)),
+                         .overwrite = overwrite};
+  if (arguments.has("holdout-documents") && arguments.has("holdout-tails")) {
+    fail_user("--holdout-documents and --holdout-tails exclude each other; give one.");
+  }
+  for (const auto& [name, kind] :
+       {std::pair{"holdout-documents", Holdout::kDocuments}, std::pair{"holdout-tails", Holdout::kTails}}) {
+    if (!arguments.has(name)) continue;
+    options.holdout = kind;
+    options.holdout_fraction = arguments.number(name, 0, 1e-9, 0.999);
+  }
+  const PrepareResult result = prepare_dataset(options, *tokenizer);
+  const auto describe = [](const PreparedDataset& part) {
+    std::cout << fmt::format("{}: {} documents, {} tokens\n", part.prefix, part.num_documents,
+                             part.num_tokens);
+  };
+  describe(result.train);
+  if (result.valid) describe(*result.valid);
+  if (result.num_empty_documents > 0)
+    std::cout << fmt::format("{} empty documents left out\n", result.num_empty_documents);
+}
+
+void inspect(const Arguments& arguments, const std::string& prefix) {
+  const IndexedDataset dataset(prefix);
+  std::cout << fmt::format(
+      "dataset          {}\ndocuments        {}\ntokens           {}\nbytes a token    {}\n", prefix,
+      dataset.num_documents(), dataset.num_tokens(), token_bytes(dataset.dtype()));
+  std::cout << fmt::format("unigram entropy  {:.4f} nats a token\n", unigram_entropy(dataset));
+  if (!arguments.has("tokenizer")) return;
+  const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(arguments.get("tokenizer"));
+  dataset.check_vocabulary(tokenizer->vocab_size(), available_cores());
+  std::cout << fmt::format("vocabulary       {} ({}); every token is inside\n", tokenizer->vocab_size(),
+                           tokenizer->name());
+  const int64_t shown = std::min<int64_t>(dataset.num_documents(), 3);
+  for (int64_t i = 0; i < shown; ++i) {
+    std::vector<int32_t> ids(size_t(std::min<int64_t>(dataset.document_size(i), 48)));
+    dataset.read(dataset.document_begin(i), int64_t(ids.size()), ids.data());
+    std::cout << fmt::format("document {} ({} tokens): {}…\n", i, dataset.document_size(i),
+                             tokenizer->decode(ids));
+  }
+}
+
+}  // namespace
+
+int run_data(Comm& world, const std::vector<std::string>& args) {
+  const Usage usage{
+      .command =
+          "spanwise data prepare --output PREFIX [options] FILE…\n       spanwise data inspect PREFIX "
+          "[--tokenizer T]",
+      .description =
+          "prepare: .txt and .jsonl files to an indexed dataset (PREFIX.bin, PREFIX.idx), the same for any "
+          "number of\n"
+          "threads; with a holdout, PREFIX_train and PREFIX_valid.\n"
+          "inspect: sizes, unigram entropy, and with a tokenizer the first documents.",
+      .options = {{"output", "PREFIX", "dataset to write, without .bin and .idx"},
+                  {"tokenizer", "bytes|FILE", "'bytes' (default) or a SentencePiece .model"},
+                  {"train-tokenizer", "VOCAB", "first train --tokenizer FILE.model on the input"},
+                  {"text-field", "NAME", "field of .jsonl records; default text"},
+                  {"separator", "LINE",
+                   "a line that separates documents in .txt files; default: a file is one"},
+                  {"holdout-documents", "X", "hold out this fraction of the documents"},
+                  {"holdout-tails", "X", "hold out the last fraction of each document"},
+                  {"threads", "N", "default: all cores"},
+                  {"overwrite", nullptr, "replace what exists"},
+                  {"help", nullptr, "this text"}},
+      .min_positional = 0,
+      .max_positional = size_t{1} << 20};
+  const Arguments arguments(usage, args);
+  const auto& words = arguments.positional();
+  if (world.size() > 1)
+    fail_user("'data' runs on one rank, not on {}; start it without mpirun.", world.size());
+  if (arguments.has("help") || words.empty()) {
+    std::cout << usage.text();
+    return arguments.has("help") ? 0 : 2;
+  }
+  if (words[0] == "prepare") {
+    prepare(arguments, {words.begin() + 1, words.end()});
+  } else if (words[0] == "inspect" && words.size() == 2) {
+    inspect(arguments, words[1]);
+  } else {
+    fail_user("'spanwise data {}' is not complete.\n{}", words[0], usage.text());
+  }
+  return 0;
+}
+
+}  // namespace spanwise

@@ -1,0 +1,45 @@
+// spanwise eval CONFIG|RUN_DIR [--checkpoint DIR] [--data PREFIX] [--sequences N]
+
+#include <cmath>
+#include <iostream>
+
+#include "launcher/evaluate.h"
+#include "launcher/run_setup.h"
+#include "launcher/verb.h"
+
+namespace spanwise {
+
+int run_eval(Comm& world, const std::vector<std::string>& args) {
+  const Usage usage{.command = "[mpirun -n RANKS] spanwise eval CONFIG|RUN_DIR [options]",
+                    .description = "Held-out loss and perplexity of a trained model.",
+                    .options = {{"checkpoint", "DIR", "a step_… directory; default: the run's newest"},
+                                {"data", "PREFIX", "dataset without .bin and .idx; default: data.validation"},
+                                {"sequences", "N", "first N sequences; default: all"},
+                                {"set", "FIELD=VALUE", "override a config field; may be repeated"},
+                                {"help", nullptr, "this text"}},
+                    .min_positional = 0,
+                    .max_positional = 1};
+  const Arguments arguments(usage, args);
+  if (arguments.has("help") || arguments.positional().empty()) {
+    if (world.rank() == 0) std::cout << usage.text();
+    return arguments.has("help") ? 0 : 2;
+  }
+  const int64_t sequences = arguments.integer("sequences", 0, 1, INT64_MAX);
+  const RunConfig config = load_run_config(arguments.positional()[0], arguments);
+  const TrainedModel trained = load_trained_model(config, arguments.get("checkpoint"), world.size());
+  const std::string data = arguments.get("data", config.data().validation());
+  if (data.empty())
+    fail_user("There is nothing to evaluate on: set data.validation in the config or give --data PREFIX.");
+  const SequentialLoader loader(data, config.train().sequence_length(), trained.model->options().vocab_size);
+  const HeldOut result =
+      evaluate(*trained.model, loader, world, *trained.ctx, sequences, config.train().micro_batch());
+  if (world.rank() == 0) {
+    std::cout << fmt::format(
+        "checkpoint  {}\ndata        {}\ntokens      {}\nloss        {:.6f} nats a token\nperplexity  "
+        "{:.4f}\n",
+        trained.checkpoint, data, result.num_targets, result.loss, std::exp(result.loss));
+  }
+  return 0;
+}
+
+}  // namespace spanwise

@@ -1,0 +1,81 @@
+// spanwise train CONFIG [--set …]
+
+#include <cmath>
+#include <iostream>
+
+#include "launcher/build_model.h"
+#include "launcher/run_setup.h"
+#include "launcher/runtime.h"
+#include "launcher/sampling.h"
+#include "launcher/trainer.h"
+#include "launcher/verb.h"
+
+namespace spanwise {
+
+namespace {
+
+void print_sample(const RunConfig& config, const Trainer& trainer, const Tokenizer& tokenizer, Context& ctx) {
+  const std::string& prompt = config.train().sample_prompt();
+  if (prompt.empty()) return;
+  const std::string text =
+      generate(trainer.model(), tokenizer, ctx, prompt,
+               {.num_tokens = config.train().sample_tokens(), .seed = config.run().seed()});
+  std::cout << "\nSample:\n  " << prompt << text << "\n";
+}
+
+void print_summary(const RunConfig& config, const std::string& config_path, const TrainSummary& summary) {
+  const std::string& dir = config.run().dir();
+  std::cout << "\n";
+  if (summary.first_step >= summary.last_step) {
+    std::cout << fmt::format("Nothing to train: step {} of {} is done; raise train.steps to go on.\n",
+                             summary.first_step, summary.last_step);
+  }
+  if (summary.loss_before) {
+    std::cout << fmt::format("Held-out perplexity: {:.2f} at step {}, {:.2f} at step {}\n",
+                             std::exp(*summary.loss_before), summary.first_step,
+                             std::exp(*summary.loss_after), summary.last_step);
+  }
+  std::cout << fmt::format("Checkpoint:   {}\n", summary.checkpoint);
+  if (config.metrics().tensorboard()) std::cout << fmt::format("TensorBoard:  {}/tensorboard\n", dir);
+  std::cout << fmt::format("Metrics:      {}/metrics.jsonl\n\nNext:\n", dir);
+  std::cout << fmt::format("  build/bin/spanwise generate {} --prompt \"She had\" --tokens 100\n", dir);
+  if (summary.loss_before) std::cout << fmt::format("  build/bin/spanwise eval {}\n", dir);
+  std::cout << fmt::format("  build/bin/spanwise train {} --set train.steps={}\n", config_path,
+                           2 * summary.last_step);
+  std::cout << std::flush;
+}
+
+}  // namespace
+
+int run_train(Comm& world, const std::vector<std::string>& args) {
+  const Usage usage{
+      .command = "[mpirun -n RANKS] spanwise train CONFIG [--set FIELD=VALUE …]",
+      .description = "Trains the model of a config, going on from the newest checkpoint of its run.dir.",
+      .options = {{"set", "FIELD=VALUE", "override a field; may be repeated"},
+                  {"help", nullptr, "this text"}},
+      .min_positional = 0,
+      .max_positional = 1};
+  const Arguments arguments(usage, args);
+  if (arguments.has("help") || arguments.positional().empty()) {
+    if (world.rank() == 0) std::cout << usage.text();
+    return arguments.has("help") ? 0 : 2;
+  }
+  const std::string path = arguments.positional()[0];
+  const RunConfig config = load_run_config(path, arguments);
+  validate(config, world.size());
+  const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(config.data().tokenizer());
+  validate(config, world.size(), tokenizer->vocab_size());
+
+  const std::unique_ptr<Context> ctx = make_context(config);
+  Trainer trainer(config, *tokenizer, world, *ctx);
+  if (world.rank() == 0) save_run_config(config);
+  const TrainSummary summary = trainer.run();
+  if (world.rank() == 0) {
+    print_sample(config, trainer, *tokenizer, *ctx);
+    print_summary(config, path, summary);
+  }
+  world.barrier();
+  return 0;
+}
+
+}  // namespace spanwise
