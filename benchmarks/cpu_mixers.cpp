@@ -70,7 +70,7 @@ Measurement measure(MixerKind kind, int64_t batch, int64_t length, const Setting
     const auto start = std::chrono::steady_clock::now();
     const Var input(x, true);
     Tape tape(ctx);
-    const Var y = mixer->forward(tape, input, layout, nullptr);
+    const Var y = mixer->forward(tape, input, {.layout = layout});
     tape.backward({y}, {dy});
     seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }

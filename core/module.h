@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "core/autograd.h"
 #include "core/rng.h"
@@ -24,10 +25,27 @@ Init log_uniform_range(double low, double high);
 Init dt_bias(double min = 1e-3, double max = 0.1, double floor = 1e-4);
 }  // namespace init
 
+/// Where a rank's part of a tensor-parallel parameter lies in the whole. Along `dim`, the part is the global
+/// ranges one after another. Ranges of different ranks may overlap (key/value heads held by several ranks).
+struct Placement {
+  struct Range {
+    int64_t begin, end;
+  };
+  Shape global;  ///< of the whole parameter; no dimensions: this rank holds all of it
+  int dim = 0;
+  std::vector<Range> ranges;  ///< non-overlapping, ascending
+  /// True if an element that several tensor ranks hold gets only a part of its gradient on each: they are
+  /// summed over the tensor axis. False: every holder computes the whole gradient.
+  bool partial_gradient = false;
+
+  bool sharded() const { return global.num_dims() > 0; }
+};
+
 struct Param {
-  Shape shape;
+  Shape shape;  ///< of this rank's part
   Init init;
   bool weight_decay = true;
+  Placement placement{};
   Var var{};  ///< filled by the parameter store
 
   operator const Var&() const { return var; }

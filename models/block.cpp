@@ -27,10 +27,9 @@ Block::Block(MixerKind kind, const MixerOptions& options, int64_t intermediate)
       mixer_(make_mixer(kind, options)),
       mlp_(options.hidden, intermediate, options.init_stddev) {}
 
-Stream Block::forward(Tape& tape, const Stream& stream, const SequenceLayout& layout,
-                      MixerState* state) const {
+Stream Block::forward(Tape& tape, const Stream& stream, const MixerContext& context) const {
   const AddRmsNorm before = add_rms_norm(tape, stream.delta, stream.residual, mixer_norm_.var(), norm_eps_);
-  const Var mixed = mixer_->forward(tape, before.normed, layout, state);
+  const Var mixed = mixer_->forward(tape, before.normed, context);
   const AddRmsNorm between = add_rms_norm(tape, mixed, before.sum, mlp_norm_.var(), norm_eps_);
   return {mlp_(tape, between.normed), between.sum};
 }

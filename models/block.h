@@ -26,7 +26,7 @@ struct Stream {
 class Block : public Module {
  public:
   Block(MixerKind kind, const MixerOptions& options, int64_t intermediate);
-  Stream forward(Tape& tape, const Stream& stream, const SequenceLayout& layout, MixerState* state) const;
+  Stream forward(Tape& tape, const Stream& stream, const MixerContext& context) const;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
 
  private:

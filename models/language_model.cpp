@@ -43,11 +43,11 @@ Stream LanguageModel::forward(Tape& tape, const std::vector<int32_t>& tokens, co
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const Block& block = *blocks_[i];
     if (!options_.activation_checkpointing || !tape.saving()) {
-      stream = block.forward(tape, stream, layout, state ? &state->layers[i] : nullptr);
+      stream = block.forward(tape, stream, {.layout = layout, .state = state ? &state->layers[i] : nullptr});
       continue;
     }
     const auto segment = [&block, &layout](Tape& t, const std::vector<Var>& in) {
-      const Stream out = block.forward(t, {in[0], in[1]}, layout, nullptr);
+      const Stream out = block.forward(t, {in[0], in[1]}, {.layout = layout});
       return std::vector<Var>{out.delta, out.residual};
     };
     const std::vector<Var> out = checkpoint(tape, segment, {stream.delta, stream.residual});

@@ -34,9 +34,10 @@ ShortConv::ShortConv(int64_t channels, int64_t size, double init_stddev, Activat
   if (bias == Linear::Bias::kYes) bias_ = {{channels}, init::constant(0), false};
 }
 
-Var ShortConv::operator()(Tape& tape, const Var& x, const SequenceLayout& layout, Tensor* state) const {
+Var ShortConv::operator()(Tape& tape, const Var& x, const MixerContext& context, Tensor* state) const {
   const Var initial = state && state->defined() ? Var(*state) : Var();
-  const ShortConvResult result = short_conv(tape, x, weight_, bias_.var, layout, activation_, initial);
+  const ShortConvResult result =
+      short_conv(tape, x, weight_, bias_.var, context.layout, activation_, initial);
   if (state) *state = result.final_state.value();
   return result.out;
 }

@@ -4,7 +4,7 @@
 #include "core/module.h"
 #include "core/ops/pointwise.h"
 #include "core/ops/short_conv.h"
-#include "core/sequence_layout.h"
+#include "models/mixer_context.h"
 
 namespace spanwise {
 
@@ -45,7 +45,7 @@ class ShortConv : public Module {
             Linear::Bias bias = Linear::Bias::kNo);
   /// `state` [B, size − 1, channels]: the last inputs of the previous call, read if defined and replaced. May
   /// be null.
-  Var operator()(Tape& tape, const Var& x, const SequenceLayout& layout, Tensor* state) const;
+  Var operator()(Tape& tape, const Var& x, const MixerContext& context, Tensor* state) const;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
   bool exists() const { return weight_.shape.num_dims() > 0; }
 

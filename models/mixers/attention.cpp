@@ -30,7 +30,7 @@ Attention::Attention(const MixerOptions& options) : options_(options.attention),
   }
 }
 
-Var Attention::forward(Tape& tape, const Var& x, const SequenceLayout& layout, MixerState* state) const {
+Var Attention::forward(Tape& tape, const Var& x, const MixerContext& context) const {
   Var q = split_heads(tape, q_proj_(tape, x), options_.num_heads);
   Var k = split_heads(tape, k_proj_(tape, x), options_.num_kv_heads);
   const Var v = split_heads(tape, v_proj_(tape, x), options_.num_kv_heads);
@@ -38,11 +38,12 @@ Var Attention::forward(Tape& tape, const Var& x, const SequenceLayout& layout, M
     q = rms_norm(tape, q, q_norm_.var(), norm_eps_);
     k = rms_norm(tape, k, k_norm_.var(), norm_eps_);
   }
-  q = rope(tape, q, layout.positions(), options_.rope_theta, 0);
-  k = rope(tape, k, layout.positions(), options_.rope_theta, 0);
+  q = rope(tape, q, context.layout.positions(), options_.rope_theta, 0);
+  k = rope(tape, k, context.layout.positions(), options_.rope_theta, 0);
   const double scale = 1.0 / std::sqrt(double(options_.head_dim));
-  Var o = state ? attend_cached(tape, q, k, v, *state)
-                : softmax_attention(tape, q, k, v, causal_key_ranges(layout, options_.window), scale);
+  Var o = context.state
+              ? attend_cached(tape, q, k, v, *context.state)
+              : softmax_attention(tape, q, k, v, causal_key_ranges(context.layout, options_.window), scale);
   o = merge_heads(tape, o);
   if (options_.output_gate) o = multiply(tape, o, activation(tape, g_proj_(tape, x), Activation::kSigmoid));
   return o_proj_(tape, o);

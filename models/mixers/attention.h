@@ -15,7 +15,7 @@ namespace spanwise {
 class Attention : public Mixer {
  public:
   explicit Attention(const MixerOptions& options);
-  Var forward(Tape& tape, const Var& x, const SequenceLayout& layout, MixerState* state) const override;
+  Var forward(Tape& tape, const Var& x, const MixerContext& context) const override;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
 
  private:

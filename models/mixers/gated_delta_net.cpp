@@ -20,14 +20,14 @@ GatedDeltaNet::GatedDeltaNet(const MixerOptions& options, Decay decay)
   dt_bias_ = {{value_heads}, init::dt_bias(), false};
 }
 
-Var GatedDeltaNet::forward(Tape& tape, const Var& x, const SequenceLayout& layout, MixerState* state) const {
+Var GatedDeltaNet::forward(Tape& tape, const Var& x, const MixerContext& context) const {
   const LinearMixerOptions& o = options_.linear;
-  QkvProjection::Heads heads = qkv_(tape, x, layout, state);
+  QkvProjection::Heads heads = qkv_(tape, x, context);
   heads.q = l2_norm(tape, heads.q);
   heads.k = l2_norm(tape, heads.k);
   const Var beta = scaled_sigmoid(tape, b_proj_(tape, x), o.allow_neg_eigval ? 2.0 : 1.0);
   const Var log_decay = decay_ == Decay::kNone ? Var() : decay_gate(tape, a_proj_(tape, x), A_log_, dt_bias_);
-  const Var y = run_gated_delta(tape, heads, log_decay, beta, layout, state,
+  const Var y = run_gated_delta(tape, heads, log_decay, beta, context,
                                 {.scale = 1.0 / std::sqrt(double(o.key_dim)), .chunk = o.chunk});
   return out_(tape, y, x);
 }

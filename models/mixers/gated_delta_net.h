@@ -17,7 +17,7 @@ class GatedDeltaNet : public Mixer {
  public:
   enum class Decay { kNone, kScalarGate };
   GatedDeltaNet(const MixerOptions& options, Decay decay);
-  Var forward(Tape& tape, const Var& x, const SequenceLayout& layout, MixerState* state) const override;
+  Var forward(Tape& tape, const Var& x, const MixerContext& context) const override;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
 
  private:

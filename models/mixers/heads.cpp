@@ -36,21 +36,19 @@ QkvProjection::QkvProjection(const MixerOptions& options, Activation activation,
   }
 }
 
-Var QkvProjection::project(Tape& tape, const Var& x, int index, const SequenceLayout& layout,
-                           MixerState* state) const {
+Var QkvProjection::project(Tape& tape, const Var& x, int index, const MixerContext& context) const {
   const Var projected = proj_[index](tape, x);
   if (!conv_[index].exists()) {
     return activation_ == Activation::kNone ? projected : activation(tape, projected, activation_);
   }
-  if (state) state->conv.resize(3);
-  return conv_[index](tape, projected, layout, state ? &state->conv[index] : nullptr);
+  if (context.state) context.state->conv.resize(3);
+  return conv_[index](tape, projected, context, context.state ? &context.state->conv[index] : nullptr);
 }
 
-QkvProjection::Heads QkvProjection::operator()(Tape& tape, const Var& x, const SequenceLayout& layout,
-                                               MixerState* state) const {
-  return {split_heads(tape, project(tape, x, 0, layout, state), num_heads_),
-          split_heads(tape, project(tape, x, 1, layout, state), num_heads_),
-          split_heads(tape, project(tape, x, 2, layout, state), num_value_heads_)};
+QkvProjection::Heads QkvProjection::operator()(Tape& tape, const Var& x, const MixerContext& context) const {
+  return {split_heads(tape, project(tape, x, 0, context), num_heads_),
+          split_heads(tape, project(tape, x, 1, context), num_heads_),
+          split_heads(tape, project(tape, x, 2, context), num_value_heads_)};
 }
 
 void QkvProjection::visit(const std::string& prefix, const ParamVisitor& visitor) {
@@ -117,24 +115,25 @@ Tensor token_gate(const Var& gate, const MixerState* state) {
 }  // namespace
 
 Var run_scalar_decay(Tape& tape, const QkvProjection::Heads& heads, const Decay& decay,
-                     const SequenceLayout& layout, MixerState* state, const LinearStateOptions& options) {
+                     const MixerContext& context, const LinearStateOptions& options) {
   const auto chunked = [&](const Var& initial) {
-    return scalar_decay(tape, heads.q, heads.k, heads.v, decay, layout, initial, options);
+    return scalar_decay(tape, heads.q, heads.k, heads.v, decay, context.layout, initial, options);
   };
-  LinearStateStep operands{.log_decay = token_gate(decay.per_token, state),
+  LinearStateStep operands{.log_decay = token_gate(decay.per_token, context.state),
                            .head_log_decay = decay.per_head,
                            .scale = options.scale};
-  return run_family(tape, heads, state, operands, chunked, scalar_decay_step);
+  return run_family(tape, heads, context.state, operands, chunked, scalar_decay_step);
 }
 
 Var run_gated_delta(Tape& tape, const QkvProjection::Heads& heads, const Var& log_decay, const Var& beta,
-                    const SequenceLayout& layout, MixerState* state, const LinearStateOptions& options) {
+                    const MixerContext& context, const LinearStateOptions& options) {
   const auto chunked = [&](const Var& initial) {
-    return gated_delta(tape, heads.q, heads.k, heads.v, log_decay, beta, layout, initial, options);
+    return gated_delta(tape, heads.q, heads.k, heads.v, log_decay, beta, context.layout, initial, options);
   };
-  LinearStateStep operands{
-      .log_decay = token_gate(log_decay, state), .beta = token_gate(beta, state), .scale = options.scale};
-  return run_family(tape, heads, state, operands, chunked, gated_delta_step);
+  LinearStateStep operands{.log_decay = token_gate(log_decay, context.state),
+                           .beta = token_gate(beta, context.state),
+                           .scale = options.scale};
+  return run_family(tape, heads, context.state, operands, chunked, gated_delta_step);
 }
 
 Tensor per_head_tensor(Context& ctx, DType dtype, const std::vector<double>& values) {

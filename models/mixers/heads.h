@@ -25,11 +25,11 @@ class QkvProjection : public Module {
     Var q, k;  ///< [B, T, H, K]
     Var v;     ///< [B, T, HV, V]
   };
-  Heads operator()(Tape& tape, const Var& x, const SequenceLayout& layout, MixerState* state) const;
+  Heads operator()(Tape& tape, const Var& x, const MixerContext& context) const;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
 
  private:
-  Var project(Tape& tape, const Var& x, int index, const SequenceLayout& layout, MixerState* state) const;
+  Var project(Tape& tape, const Var& x, int index, const MixerContext& context) const;
   Linear proj_[3];
   ShortConv conv_[3];
   Activation activation_;
@@ -56,9 +56,9 @@ class GatedOutput : public Module {
 /// scalar_decay and gated_delta, going on from state->recurrent and replacing it if `state` is given; a
 /// single token then takes the family's step.
 Var run_scalar_decay(Tape& tape, const QkvProjection::Heads& heads, const Decay& decay,
-                     const SequenceLayout& layout, MixerState* state, const LinearStateOptions& options);
+                     const MixerContext& context, const LinearStateOptions& options);
 Var run_gated_delta(Tape& tape, const QkvProjection::Heads& heads, const Var& log_decay, const Var& beta,
-                    const SequenceLayout& layout, MixerState* state, const LinearStateOptions& options);
+                    const MixerContext& context, const LinearStateOptions& options);
 
 /// A constant log decay per head.
 Tensor per_head_tensor(Context& ctx, DType dtype, const std::vector<double>& values);

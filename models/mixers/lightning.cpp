@@ -24,13 +24,13 @@ Lightning::Lightning(const MixerOptions& options)
   norm_ = NormWeight(values);
 }
 
-Var Lightning::forward(Tape& tape, const Var& x, const SequenceLayout& layout, MixerState* state) const {
+Var Lightning::forward(Tape& tape, const Var& x, const MixerContext& context) const {
   const LinearMixerOptions& o = options_.linear;
-  const QkvProjection::Heads heads = qkv_(tape, x, layout, state);
+  const QkvProjection::Heads heads = qkv_(tape, x, context);
   const Tensor decay = per_head_tensor(tape.context(), x.value().dtype(),
                                        log_decays(o.num_value_heads, options_.layer, options_.num_layers));
-  const Var y = merge_heads(tape, run_scalar_decay(tape, heads, {.per_head = decay}, layout, state,
-                                                   {.scale = 1.0, .chunk = o.chunk}));
+  const Var y = merge_heads(
+      tape, run_scalar_decay(tape, heads, {.per_head = decay}, context, {.scale = 1.0, .chunk = o.chunk}));
   if (!o.output_gate) return o_proj_(tape, rms_norm(tape, y, norm_.var(), options_.norm_eps));
   return o_proj_(tape, gated_rms_norm(tape, y, g_proj_(tape, x), norm_.var(), options_.norm_eps,
                                       {.gate_activation = Activation::kSigmoid}));

@@ -16,7 +16,7 @@ namespace spanwise {
 class Lightning : public Mixer {
  public:
   explicit Lightning(const MixerOptions& options);
-  Var forward(Tape& tape, const Var& x, const SequenceLayout& layout, MixerState* state) const override;
+  Var forward(Tape& tape, const Var& x, const MixerContext& context) const override;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
   /// g_h for every head.
   static std::vector<double> log_decays(int64_t num_heads, int64_t layer, int64_t num_layers);

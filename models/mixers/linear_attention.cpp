@@ -34,13 +34,12 @@ Var LinearAttention::feature_map(Tape& tape, const Var& x, const ProductMap& map
   SPANWISE_FAIL("unknown feature map {}", int(options_.linear.feature_map));
 }
 
-Var LinearAttention::forward(Tape& tape, const Var& x, const SequenceLayout& layout,
-                             MixerState* state) const {
-  QkvProjection::Heads heads = qkv_(tape, x, layout, state);
+Var LinearAttention::forward(Tape& tape, const Var& x, const MixerContext& context) const {
+  QkvProjection::Heads heads = qkv_(tape, x, context);
   heads.q = feature_map(tape, heads.q, map_q_);
   heads.k = feature_map(tape, heads.k, map_k_);
   const Var o = run_scalar_decay(
-      tape, heads, {}, layout, state,
+      tape, heads, {}, context,
       {.scale = 1.0 / std::sqrt(double(options_.linear.key_dim)), .chunk = options_.linear.chunk});
   return o_proj_(tape, merge_heads(tape, rms_norm(tape, o, norm_.var(), options_.norm_eps)));
 }

@@ -21,19 +21,18 @@ Mamba2::Mamba2(const MixerOptions& options)
   out_proj_ = Linear(inner_, options.hidden, options.init_stddev);
 }
 
-Var Mamba2::forward(Tape& tape, const Var& u, const SequenceLayout& layout, MixerState* state) const {
+Var Mamba2::forward(Tape& tape, const Var& u, const MixerContext& context) const {
   const LinearMixerOptions& o = options_.linear;
   const std::vector<Var> zxbcdt =
       split_columns(tape, in_proj_(tape, u), {inner_, inner_ + 2 * group_, o.num_value_heads});
-  if (state) state->conv.resize(1);
-  const Var xbc = conv_(tape, zxbcdt[1], layout, state ? &state->conv[0] : nullptr);
+  if (context.state) context.state->conv.resize(1);
+  const Var xbc = conv_(tape, zxbcdt[1], context, context.state ? &context.state->conv[0] : nullptr);
   const std::vector<Var> parts = split_columns(tape, xbc, {inner_, group_, group_});
   const Var x = split_heads(tape, parts[0], o.num_value_heads);
   const Mamba2Gates gates = mamba2_gates(tape, x, zxbcdt[2], A_log_, dt_bias_);
   const QkvProjection::Heads heads{split_heads(tape, parts[2], o.num_heads),
                                    split_heads(tape, parts[1], o.num_heads), gates.v};
-  Var y =
-      run_scalar_decay(tape, heads, {.per_token = gates.g}, layout, state, {.scale = 1.0, .chunk = o.chunk});
+  Var y = run_scalar_decay(tape, heads, {.per_token = gates.g}, context, {.scale = 1.0, .chunk = o.chunk});
   y = merge_heads(tape, head_skip(tape, y, x, D_));
   return out_proj_(tape, gated_rms_norm(tape, y, zxbcdt[0], norm_.var(), options_.norm_eps,
                                         {.order = GateOrder::kGateThenNorm}));

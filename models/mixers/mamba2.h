@@ -18,7 +18,7 @@ namespace spanwise {
 class Mamba2 : public Mixer {
  public:
   explicit Mamba2(const MixerOptions& options);
-  Var forward(Tape& tape, const Var& x, const SequenceLayout& layout, MixerState* state) const override;
+  Var forward(Tape& tape, const Var& x, const MixerContext& context) const override;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
 
  private:

@@ -8,26 +8,14 @@
 #include <vector>
 
 #include "core/module.h"
-#include "core/sequence_layout.h"
+#include "models/mixer_context.h"
 
 namespace spanwise {
 
-/// What one mixer remembers between calls when generating: constant in size for linear mixers, growing with
-/// the tokens for softmax attention. Empty before the first call.
-struct MixerState {
-  Tensor recurrent;          ///< [B, HV, K, V]
-  std::vector<Tensor> conv;  ///< one [B, W − 1, C] per short convolution
-  Tensor keys, values;  ///< [capacity, HKV, d]; the first `length` rows are valid (softmax attention, B = 1)
-  int64_t length = 0;   ///< rows of keys and values
-
-  size_t bytes() const;
-};
-
 class Mixer : public Module {
  public:
-  /// x [B, T, hidden] → [B, T, hidden]. With `state`, goes on from it and updates it (inference only); T = 1
-  /// is the single-token step.
-  virtual Var forward(Tape& tape, const Var& x, const SequenceLayout& layout, MixerState* state) const = 0;
+  /// x [B, T, hidden] → [B, T, hidden].
+  virtual Var forward(Tape& tape, const Var& x, const MixerContext& context) const = 0;
 };
 
 enum class MixerKind {

@@ -17,13 +17,13 @@ Retention::Retention(const MixerOptions& options)
       qkv_(options, Activation::kNone, QkvConv::kNone),
       out_(options, "g_norm_swish_gate.", "g_norm.") {}
 
-Var Retention::forward(Tape& tape, const Var& x, const SequenceLayout& layout, MixerState* state) const {
+Var Retention::forward(Tape& tape, const Var& x, const MixerContext& context) const {
   const LinearMixerOptions& o = options_.linear;
-  QkvProjection::Heads heads = qkv_(tape, x, layout, state);
-  heads.q = rope(tape, heads.q, layout.positions(), o.rope_theta, 0);
-  heads.k = rope(tape, heads.k, layout.positions(), o.rope_theta, 0);
+  QkvProjection::Heads heads = qkv_(tape, x, context);
+  heads.q = rope(tape, heads.q, context.layout.positions(), o.rope_theta, 0);
+  heads.k = rope(tape, heads.k, context.layout.positions(), o.rope_theta, 0);
   const Tensor decay = per_head_tensor(tape.context(), x.value().dtype(), log_decays(o.num_value_heads));
-  const Var y = run_scalar_decay(tape, heads, {.per_head = decay}, layout, state,
+  const Var y = run_scalar_decay(tape, heads, {.per_head = decay}, context,
                                  {.scale = 1.0 / std::sqrt(double(o.key_dim)), .chunk = o.chunk});
   return out_(tape, y, x);
 }

@@ -15,7 +15,7 @@ namespace spanwise {
 class Retention : public Mixer {
  public:
   explicit Retention(const MixerOptions& options);
-  Var forward(Tape& tape, const Var& x, const SequenceLayout& layout, MixerState* state) const override;
+  Var forward(Tape& tape, const Var& x, const MixerContext& context) const override;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
   static std::vector<double> log_decays(int64_t num_heads);
 

@@ -78,7 +78,7 @@ class Mixers : public ::testing::TestWithParam<MixerCase> {
 
   Tensor forward(const Tensor& x, const SequenceLayout& layout, MixerState* state = nullptr) const {
     Tape tape(test_context(), Tape::Mode::kInference);
-    return mixer_->forward(tape, Var(x), layout, state).value();
+    return mixer_->forward(tape, Var(x), {.layout = layout, .state = state}).value();
   }
 
   std::unique_ptr<Mixer> mixer_;
@@ -91,7 +91,7 @@ TEST_P(Mixers, GradientsOfInputAndEveryParameterEqualFiniteDifferences) {
   for (const ParamEntry& entry : params_.entries()) operands.push_back(entry.param->var.value());
   const OpFunction op = [&](Tape& tape, const std::vector<Var>& x) {
     for (size_t i = 0; i < params_.entries().size(); ++i) params_.entries()[i].param->var = x[i + 1];
-    return std::vector<Var>{mixer_->forward(tape, x[0], layout, nullptr)};
+    return std::vector<Var>{mixer_->forward(tape, x[0], {.layout = layout})};
   };
   check_gradients(op, operands, {.max_elements = 12});
 }
@@ -166,7 +166,7 @@ TEST_P(Mixers, SinglePrecisionLiesWithinTheTable) {
   check_fp32(
       [&](Tape& tape, const std::vector<Var>& x) {
         for (size_t i = 0; i < params_.entries().size(); ++i) params_.entries()[i].param->var = x[i + 1];
-        return std::vector<Var>{mixer_->forward(tape, x[0], layout, nullptr)};
+        return std::vector<Var>{mixer_->forward(tape, x[0], {.layout = layout})};
       },
       operands);
 }
