@@ -37,17 +37,17 @@ MixerKind LanguageModel::mixer_of(int64_t layer) const {
   return c == 'L' ? options_.linear_mixer : MixerKind::kAttention;
 }
 
-Stream LanguageModel::forward(Tape& tape, const std::vector<int32_t>& tokens, const SequenceLayout& layout,
-                              GenerationState* state) const {
-  Stream stream{embedding(tape, tokens, {layout.batch(), layout.length()}, embeddings_), Var()};
+Stream LanguageModel::forward(Tape& tape, const TokenBatch& batch, GenerationState* state) const {
+  const SequenceLayout& layout = batch.layout;
+  Stream stream{embedding(tape, batch.tokens, {layout.batch(), layout.length()}, embeddings_), Var()};
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const Block& block = *blocks_[i];
     if (!options_.activation_checkpointing || !tape.saving()) {
-      stream = block.forward(tape, stream, {.layout = layout, .state = state ? &state->layers[i] : nullptr});
+      stream = block.forward(tape, stream, {layout, state ? &state->layers[i] : nullptr, batch.sequence});
       continue;
     }
-    const auto segment = [&block, &layout](Tape& t, const std::vector<Var>& in) {
-      const Stream out = block.forward(t, {in[0], in[1]}, {.layout = layout});
+    const auto segment = [&block, &layout, sequence = batch.sequence](Tape& t, const std::vector<Var>& in) {
+      const Stream out = block.forward(t, {in[0], in[1]}, {.layout = layout, .sequence = sequence});
       return std::vector<Var>{out.delta, out.residual};
     };
     const std::vector<Var> out = checkpoint(tape, segment, {stream.delta, stream.residual});
@@ -57,7 +57,7 @@ Stream LanguageModel::forward(Tape& tape, const std::vector<int32_t>& tokens, co
 }
 
 Var LanguageModel::loss(Tape& tape, const TokenBatch& batch, double loss_scale) const {
-  const Stream stream = forward(tape, batch.tokens, batch.layout, nullptr);
+  const Stream stream = forward(tape, batch, nullptr);
   const Var h =
       add_rms_norm(tape, stream.delta, stream.residual, norm_.var(), options_.mixer.norm_eps).normed;
   return linear_cross_entropy(tape, h, head(), batch.labels,
@@ -72,7 +72,7 @@ Tensor LanguageModel::next_logits(Context& ctx, const std::vector<int32_t>& toke
   Tape tape(ctx, Tape::Mode::kInference);
   const int64_t length = int64_t(tokens.size());
   const SequenceLayout layout(1, length, {}, {state.position});
-  const Stream stream = forward(tape, tokens, layout, &state);
+  const Stream stream = forward(tape, {tokens, {}, layout}, &state);
   state.position += length;
 
   const int64_t hidden = options_.mixer.hidden;

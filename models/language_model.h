@@ -32,6 +32,8 @@ struct TokenBatch {
   const std::vector<int32_t>& tokens;  ///< [B·T]
   const std::vector<int32_t>& labels;  ///< [B·T]; −100 = no target
   const SequenceLayout& layout;
+  /// The rows are this rank's spans of longer ones; null: they are whole.
+  const SequenceParallel* sequence = nullptr;
 };
 
 /// One MixerState a layer.
@@ -57,8 +59,7 @@ class LanguageModel : public Module {
   MixerKind mixer_of(int64_t layer) const;
 
  private:
-  Stream forward(Tape& tape, const std::vector<int32_t>& tokens, const SequenceLayout& layout,
-                 GenerationState* state) const;
+  Stream forward(Tape& tape, const TokenBatch& batch, GenerationState* state) const;
   const Var& head() const { return options_.tie_embeddings ? embeddings_.var : lm_head_.var; }
 
   LanguageModelOptions options_;
