@@ -242,9 +242,15 @@ class Validator {
         group, head_dim, group, group);
   }
 
+  void check_conv_size() {
+    const int64_t size = model_.linear().conv_size();
+    if (size < 2 || size > 4)
+      problem("model.linear.conv_size is {}; short convolutions of 2, 3 and 4 tokens exist", size);
+  }
+
   void check_linear() {
     const auto& linear = model_.linear();
-    at_least(1, "model.linear.conv_size", linear.conv_size());
+    check_conv_size();
     if (!at_least(1, "model.linear.num_heads", linear.num_heads())) return;
     if (at_least(0, "model.linear.num_value_heads", linear.num_value_heads()) &&
         linear.num_value_heads() % linear.num_heads() != 0) {
@@ -271,7 +277,7 @@ class Validator {
 
   void check_mamba2() {
     const auto& linear = model_.linear();
-    at_least(1, "model.linear.conv_size", linear.conv_size());
+    check_conv_size();
     at_least(1, "model.linear.state_size", linear.state_size());
     const bool has_heads = at_least(1, "model.linear.num_heads", linear.num_heads());
     if (at_least(1, "model.linear.expand", linear.expand()) && has_heads &&
