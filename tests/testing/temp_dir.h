@@ -14,7 +14,7 @@ namespace spanwise {
 class TempDir {
  public:
   TempDir() {
-    std::string pattern = testing::TempDir() + "spanwise_XXXXXX";
+    std::string pattern = ::testing::TempDir() + "spanwise_XXXXXX";
     if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("cannot create " + pattern);
     path_ = pattern;
   }

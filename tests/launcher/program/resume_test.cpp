@@ -1,0 +1,130 @@
+// A run that was cut short and went on equals one that was not.
+
+#include <cmath>
+#include <thread>
+
+#include "core/check.h"
+#include "core/file_io.h"
+#include "launcher/checkpoint/checkpoint_dir.h"
+#include "tests/launcher/program/tiny_run.h"
+
+namespace spanwise::testing {
+namespace {
+
+class ProgramResume : public TinyRunTest {
+ protected:
+  /// Weights, moments, data cursor, schedule and checksums.
+  void expect_equal_checkpoints(const std::string& expected, const std::string& actual) {
+    for (const char* name : {"model.safetensors", "optimizer.safetensors", "manifest.textproto"}) {
+      EXPECT_TRUE(read_file(checkpoint(actual) / name) == read_file(checkpoint(expected) / name)) << name;
+    }
+    EXPECT_EQ(read_metrics(path(actual)), read_metrics(path(expected)));
+  }
+
+  /// Starts an endless run, and kills a rank some steps after a checkpoint. Returns the newest checkpoint's
+  /// step.
+  int64_t train_until_killed(const std::string& run, const std::vector<std::string>& settings, int ranks) {
+    std::vector<std::string> arguments = {"train", path("config.textproto").string()};
+    for (const std::string& setting : settings) arguments.insert(arguments.end(), {"--set", setting});
+    for (const char* setting : {"train.steps=1000000", "checkpoint.every=10"}) {
+      arguments.insert(arguments.end(), {"--set", setting});
+    }
+    arguments.insert(arguments.end(), {"--set", "run.dir=" + run});
+    RunningProgram program(arguments, {.ranks = ranks, .directory = path("")});
+    while (program.running() && !newest_checkpoint(path(run) / "checkpoints")) wait_a_little();
+    const size_t steps = read_metrics(path(run)).size();
+    while (program.running() && read_metrics(path(run)).size() < steps + 3) wait_a_little();
+    program.kill_one_rank();
+    const ProgramResult result = program.wait();
+    EXPECT_NE(result.exit_code, 0) << result.output;
+    EXPECT_FALSE(result.timed_out);
+    EXPECT_EQ(result.left_behind, 0);
+    return read_manifest(checkpoint(run)).step();
+  }
+
+ private:
+  static void wait_a_little() { std::this_thread::sleep_for(std::chrono::milliseconds(1)); }
+};
+
+TEST_F(ProgramResume, FourAndFourStepsEqualEightByteForByte) {
+  for (const int ranks : {0, 2}) {
+    for (const char* precision : {"F32", "F64"}) {
+      SCOPED_TRACE(fmt::format("{} ranks, {}", ranks, precision));
+      const std::vector<std::string> eight = {fmt::format("train.precision={}", precision)};
+      std::vector<std::string> four = eight;
+      four.push_back("train.steps=4");
+      const std::string whole = fmt::format("whole_{}_{}", ranks, precision);
+      const std::string cut = fmt::format("cut_{}_{}", ranks, precision);
+      train(whole, eight, ranks);
+      train(cut, four, ranks);
+      const ProgramResult second = train(cut, eight, ranks);
+      EXPECT_NE(second.output.find("resumed step 4"), std::string::npos) << second.output;
+      expect_equal_checkpoints(whole, cut);
+    }
+  }
+}
+
+TEST_F(ProgramResume, KilledRunGoesOnFromItsCheckpointAsIfNothingHadHappened) {
+  // The rates do not depend on where the run is stopped.
+  const std::vector<std::string> settings = {"optimizer.schedule=CONSTANT", "data.validation="};
+  for (const int ranks : {0, 2}) {
+    SCOPED_TRACE(fmt::format("{} ranks", ranks));
+    const std::string whole = fmt::format("whole_{}", ranks), killed = fmt::format("killed_{}", ranks);
+    const int64_t step = train_until_killed(killed, settings, ranks);
+    ASSERT_GT(step, 0);
+    std::vector<std::string> on = settings;
+    on.push_back(fmt::format("train.steps={}", step + 5));
+    train(killed, on, ranks);
+    train(whole, on, ranks);
+    expect_equal_checkpoints(whole, killed);
+    EXPECT_EQ(read_metrics(path(killed)).size(), step + 5);
+  }
+}
+
+TEST_F(ProgramResume, AnotherRankCountGoesOnWithTheSameNumbers) {
+  train("whole");
+  train("moved", {"train.steps=3"}, 2);
+  train("moved", {"train.steps=5"}, 4);
+  train("moved", {"train.steps=8", "train.micro_batch=2"});
+  const std::vector<StepRecord> whole = read_metrics(path("whole")), moved = read_metrics(path("moved"));
+  ASSERT_EQ(whole.size(), 8);
+  ASSERT_EQ(moved.size(), 8);
+  for (size_t i = 0; i < whole.size(); ++i) {
+    EXPECT_EQ(moved[i].step, whole[i].step);
+    EXPECT_EQ(moved[i].lr, whole[i].lr);
+    EXPECT_NEAR(moved[i].loss, whole[i].loss, 1e-10 * whole[i].loss);
+    EXPECT_NEAR(moved[i].grad_norm, whole[i].grad_norm, 1e-10 * whole[i].grad_norm);
+  }
+}
+
+TEST_F(ProgramResume, FinishedRunTrainsNothingAndChangesNoCheckpoint) {
+  train("run");
+  const auto before = files_below(path("run/checkpoints"));
+  const ProgramResult again = train("run");
+  EXPECT_NE(again.output.find("Nothing to train"), std::string::npos) << again.output;
+  EXPECT_EQ(files_below(path("run/checkpoints")), before);
+  EXPECT_EQ(read_metrics(path("run")).size(), 8);
+}
+
+TEST_F(ProgramResume, OnlyTheNewestCheckpointsAreKept) {
+  train("run", {"checkpoint.every=1", "checkpoint.keep_last=3"});
+  std::vector<int64_t> steps;
+  for (const CheckpointEntry& entry : list_checkpoints(path("run/checkpoints"))) steps.push_back(entry.step);
+  EXPECT_EQ(steps, (std::vector<int64_t>{6, 7, 8}));
+}
+
+TEST_F(ProgramResume, ActivationCheckpointingGivesTheSameBytesForEveryMixer) {
+  for (const MixerCase& mixer : mixer_cases()) {
+    SCOPED_TRACE(mixer.name);
+    const std::string kept = fmt::format("{}_kept", mixer.name), again = fmt::format("{}_again", mixer.name);
+    std::vector<std::string> settings = mixer.settings;
+    settings.push_back("train.precision=F32");
+    train(kept, settings);
+    settings.push_back("train.activation_checkpointing=true");
+    train(again, settings);
+    expect_equal_checkpoints(kept, again);
+  }
+}
+
+}  // namespace
+}  // namespace spanwise::testing

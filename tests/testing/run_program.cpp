@@ -1,0 +1,126 @@
+#include "tests/testing/run_program.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <stdexcept>
+#include <thread>
+
+#include "core/check.h"
+
+namespace spanwise::testing {
+
+namespace {
+
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+void nap() {
+  std::this_thread::sleep_for(std::chrono::milliseconds(2));
+}
+
+std::vector<pid_t> children_of(pid_t parent) {
+  std::ifstream file(fmt::format("/proc/{0}/task/{0}/children", parent));
+  std::vector<pid_t> children;
+  for (pid_t child = 0; file >> child;) children.push_back(child);
+  return children;
+}
+
+std::vector<std::string> command_line(const std::vector<std::string>& arguments, int ranks) {
+  std::vector<std::string> command;
+  if (ranks > 0) command = {SPANWISE_SOURCE_DIR "/launcher/local_mpirun.sh", std::to_string(ranks)};
+  command.push_back(SPANWISE_PROGRAM);
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  return command;
+}
+
+std::string content_of(int fd) {
+  std::string text(size_t(::lseek(fd, 0, SEEK_END)), '\0');
+  const ssize_t count = ::pread(fd, text.data(), text.size(), 0);
+  text.resize(size_t(std::max<ssize_t>(count, 0)));
+  return text;
+}
+
+}  // namespace
+
+RunningProgram::RunningProgram(const std::vector<std::string>& arguments, const ProgramOptions& options)
+    : options_(options) {
+  std::vector<std::string> command = command_line(arguments, options.ranks);
+  std::vector<char*> argv;
+  for (std::string& word : command) argv.push_back(word.data());
+  argv.push_back(nullptr);
+
+  // mpirun puts each rank in a process group of its own; as their reaper this process can find them all.
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+  output_ = ::memfd_create("spanwise output", MFD_CLOEXEC);
+  start_s_ = now_s();
+  pid_ = ::fork();
+  if (output_ < 0 || pid_ < 0) throw std::runtime_error("cannot start " + command[0]);
+  if (pid_ > 0) return;
+  // O_APPEND, so that ranks that write at the same time do not write over each other.
+  ::fcntl(output_, F_SETFL, O_APPEND);
+  ::dup2(output_, STDOUT_FILENO);
+  ::dup2(output_, STDERR_FILENO);
+  const int input = ::open("/dev/null", O_RDONLY);
+  ::dup2(input, STDIN_FILENO);
+  if (::chdir(options_.directory.c_str()) == 0) ::execv(argv[0], argv.data());
+  ::_exit(127);
+}
+
+RunningProgram::~RunningProgram() {
+  end_everything();
+  ::close(output_);
+}
+
+void RunningProgram::kill_one_rank() {
+  const std::vector<pid_t> ranks = options_.ranks > 0 ? children_of(pid_) : std::vector<pid_t>{pid_};
+  if (ranks.empty()) throw std::runtime_error("there is no rank to kill");
+  ::kill(ranks.back(), SIGKILL);
+}
+
+bool RunningProgram::running() {
+  if (!ended_) ended_ = ::waitpid(pid_, &status_, WNOHANG) == pid_;
+  return !ended_;
+}
+
+ProgramResult RunningProgram::wait() {
+  ProgramResult result;
+  while (running() && now_s() - start_s_ < options_.timeout_s) nap();
+  result.seconds = now_s() - start_s_;
+  result.timed_out = running();
+  result.left_behind = end_everything();
+  result.exit_code = WIFEXITED(status_) ? WEXITSTATUS(status_) : 128 + WTERMSIG(status_);
+  result.output = content_of(output_);
+  return result;
+}
+
+// Returns how many orphans had to be ended.
+int RunningProgram::end_everything() {
+  if (running()) ::kill(pid_, SIGKILL);
+  while (running()) nap();
+  std::vector<pid_t> orphans;
+  for (const double end_s = now_s() + 1; now_s() < end_s; nap()) {
+    orphans = children_of(::getpid());
+    if (orphans.empty()) return 0;
+    for (const pid_t orphan : orphans) ::waitpid(orphan, nullptr, WNOHANG);
+  }
+  for (const pid_t orphan : orphans) {
+    ::kill(orphan, SIGKILL);
+    ::waitpid(orphan, nullptr, 0);
+  }
+  return int(orphans.size());
+}
+
+ProgramResult run_spanwise(const std::vector<std::string>& arguments, const ProgramOptions& options) {
+  return RunningProgram(arguments, options).wait();
+}
+
+}  // namespace spanwise::testing
