@@ -100,6 +100,23 @@ DataCursor cursor_of(const Manifest& manifest) {
   return cursor;
 }
 
+// The step to go on with; what does not fit is said of this checkpoint.
+int64_t step_to_resume(const std::filesystem::path& directory, const Manifest& manifest,
+                       const RunConfig& config, const Loader& loader) {
+  // Steps of another size would give the run's history and its checkpoints two meanings of a step.
+  if (manifest.samples_seen() != manifest.step() * config.train().global_batch()) {
+    fail_user(
+        "{} saw {} sequences in {} steps, which is not train.global_batch {} a step; set it as it was or "
+        "choose another run.dir.",
+        directory.string(), manifest.samples_seen(), manifest.step(), config.train().global_batch());
+  }
+  try {
+    return loader.resume(cursor_of(manifest));
+  } catch (const UserError& error) {
+    fail_user("{} does not fit this run: {}", directory.string(), error.what());
+  }
+}
+
 }  // namespace
 
 TrainingState::TrainingState(Context& ctx, const ParamStore& params)
@@ -147,7 +164,7 @@ void load_checkpoint(const std::filesystem::path& directory, const RunConfig& co
     fail_user("{} was trained in {} but train.precision is {}; set it to {} or choose another run.dir.",
               directory.string(), manifest.precision(), precision, manifest.precision());
   }
-  state.step = loader.resume(cursor_of(manifest));
+  state.step = step_to_resume(directory, manifest, config, loader);
   state.tokens_seen = manifest.tokens_seen();
   read_views(directory / kModelFile, model_views(params));
   read_views(directory / kOptimizerFile, optimizer_views(params, state));

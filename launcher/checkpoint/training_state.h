@@ -31,7 +31,7 @@ std::string save_checkpoint(const RunConfig& config, const Loader& loader, const
                             const TrainingState& state);
 
 /// Verifies every file, then fills parameters and state. UserError if a file is damaged, or if the model, the
-/// precision or the data are not the config's.
+/// precision, the data or the global batch are not the config's.
 void load_checkpoint(const std::filesystem::path& directory, const RunConfig& config, const Loader& loader,
                      const ParamStore& params, TrainingState& state);
 
