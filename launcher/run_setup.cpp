@@ -15,8 +15,10 @@ namespace spanwise {
 namespace fs = std::filesystem;
 
 RunConfig load_run_config(const std::string& where, const Arguments& arguments) {
-  const fs::path path = fs::is_directory(where) ? fs::path(where) / "config.textproto" : fs::path(where);
-  return load_config(path.string(), arguments.all("set"));
+  std::vector<std::string> overrides = arguments.all("set");
+  if (!fs::is_directory(where)) return load_config(where, overrides);
+  overrides.insert(overrides.begin(), "run.dir=" + where);
+  return load_config((fs::path(where) / "config.textproto").string(), overrides);
 }
 
 void save_run_config(const RunConfig& config) {

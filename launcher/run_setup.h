@@ -12,8 +12,8 @@
 
 namespace spanwise {
 
-/// The config of `where`, a textproto or a run directory (its config.textproto), with the overrides given by
-/// --set.
+/// The config of `where`, a textproto or a run directory, with the overrides given by --set. A run directory
+/// gives its config.textproto, with itself as run.dir: it may have been moved or copied.
 RunConfig load_run_config(const std::string& where, const Arguments& arguments);
 
 /// Writes the resolved config, headed by the build's git hash, to run.dir/config.textproto. UserError naming
