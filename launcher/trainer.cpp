@@ -55,6 +55,7 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, Comm& worl
     newest_checkpoint_ = resume_from;
   }
   if (world.rank() == 0) {
+    check_checkpoint_dir(config, params_, state_);
     metrics_ = std::make_unique<MetricsWriter>(MetricsOptions{.run_dir = config.run().dir(),
                                                               .total_steps = config.train().steps(),
                                                               .resume_step = state_.step,

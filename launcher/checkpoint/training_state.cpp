@@ -100,6 +100,11 @@ DataCursor cursor_of(const Manifest& manifest) {
   return cursor;
 }
 
+// Weights, two moments, headers.
+uint64_t needed_bytes(const ParamStore& params) {
+  return 3 * params.values().bytes() + (uint64_t{1} << 20);
+}
+
 // The step to go on with; what does not fit is said of this checkpoint.
 int64_t step_to_resume(const std::filesystem::path& directory, const Manifest& manifest,
                        const RunConfig& config, const Loader& loader) {
@@ -142,11 +147,14 @@ std::string checkpoint_to_resume(const RunConfig& config) {
   return newest ? newest->string() : "";
 }
 
+void check_checkpoint_dir(const RunConfig& config, const ParamStore& params, const TrainingState& state) {
+  CheckpointWriter(checkpoint_dir(config), state.step, needed_bytes(params));
+}
+
 std::string save_checkpoint(const RunConfig& config, const Loader& loader, const ParamStore& params,
                             const TrainingState& state) {
   const std::string root = checkpoint_dir(config);
-  const uint64_t needed = 3 * params.values().bytes() + (uint64_t{1} << 20);  // weights, two moments, headers
-  CheckpointWriter writer(root, state.step, needed);
+  CheckpointWriter writer(root, state.step, needed_bytes(params));
   const SafetensorsMetadata metadata{{"format", "pt"}};
   write_safetensors(writer.path(kModelFile), model_views(params), metadata);
   write_safetensors(writer.path(kOptimizerFile), optimizer_views(params, state), metadata);

@@ -25,6 +25,10 @@ struct TrainingState {
 /// REQUIRED finds none or NEVER finds one.
 std::string checkpoint_to_resume(const RunConfig& config);
 
+/// UserError if checkpoint_dir cannot take a checkpoint: not writable, or too little free space. Leaves
+/// nothing but the directory.
+void check_checkpoint_dir(const RunConfig& config, const ParamStore& params, const TrainingState& state);
+
 /// Writes checkpoint_dir/step_…; keeps checkpoint.keep_last. Returns its directory. On an error what was
 /// there stays.
 std::string save_checkpoint(const RunConfig& config, const Loader& loader, const ParamStore& params,
