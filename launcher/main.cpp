@@ -49,7 +49,9 @@ void report(const Comm& world, const std::string& message) {
   if (world.rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(2));
   const std::string who = world.rank() > 0 ? fmt::format("rank {}: ", world.rank()) : "";
   std::cout.flush();
-  std::cerr << "spanwise: error: " << who << message << (message.ends_with('\n') ? "" : "\n") << std::flush;
+  // One write: ranks and mpirun share the terminal.
+  std::cerr << fmt::format("spanwise: error: {}{}{}", who, message, message.ends_with('\n') ? "" : "\n")
+            << std::flush;
 }
 
 }  // namespace
