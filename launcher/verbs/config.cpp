@@ -21,11 +21,12 @@ int run_config(Comm& world, const std::vector<std::string>& args) {
   const Arguments arguments(usage, args);
   const auto& words = arguments.positional();
   if (arguments.has("help") || words.empty()) {
-    std::cout << usage.text();
+    if (world.rank() == 0) std::cout << usage.text();
     return arguments.has("help") ? 0 : 2;
   }
   if (words[0] == "help") {
-    std::cout << config_help(words.size() > 1 ? words[1] : "");
+    const std::string text = config_help(words.size() > 1 ? words[1] : "");
+    if (world.rank() == 0) std::cout << text;
     return 0;
   }
   if (words[0] != "print" || words.size() != 2) {

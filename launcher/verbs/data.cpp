@@ -103,12 +103,12 @@ int run_data(Comm& world, const std::vector<std::string>& args) {
       .max_positional = size_t{1} << 20};
   const Arguments arguments(usage, args);
   const auto& words = arguments.positional();
-  if (world.size() > 1)
-    fail_user("'data' runs on one rank, not on {}; start it without mpirun.", world.size());
   if (arguments.has("help") || words.empty()) {
-    std::cout << usage.text();
+    if (world.rank() == 0) std::cout << usage.text();
     return arguments.has("help") ? 0 : 2;
   }
+  if (world.size() > 1)
+    fail_user("'data' runs on one rank, not on {}; start it without mpirun.", world.size());
   if (words[0] == "prepare") {
     prepare(arguments, {words.begin() + 1, words.end()});
   } else if (words[0] == "inspect" && words.size() == 2) {

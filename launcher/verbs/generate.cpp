@@ -24,7 +24,7 @@ int run_generate(Comm& world, const std::vector<std::string>& args) {
       .max_positional = 1};
   const Arguments arguments(usage, args);
   if (arguments.has("help") || arguments.positional().empty()) {
-    std::cout << usage.text();
+    if (world.rank() == 0) std::cout << usage.text();
     return arguments.has("help") ? 0 : 2;
   }
   if (world.size() > 1)
