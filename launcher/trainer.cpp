@@ -1,5 +1,6 @@
 #include "launcher/trainer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -75,7 +76,7 @@ void Trainer::say(std::string_view text) {
 
 TrainSummary Trainer::run() {
   const int64_t steps = config_.train().steps(), eval_every = config_.train().eval_every();
-  TrainSummary summary{.first_step = state_.step, .last_step = steps};
+  TrainSummary summary{.first_step = state_.step, .last_step = std::max(state_.step, steps)};
   summary.loss_before = held_out_loss();
   if (summary.loss_before) {
     say(fmt::format("held-out perplexity before: {:.2f} (loss {:.4f})", std::exp(*summary.loss_before),

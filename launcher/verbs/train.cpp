@@ -1,4 +1,4 @@
-// spanwise train CONFIG [--set …]
+// spanwise train CONFIG|RUN_DIR [--set …]
 
 #include <cmath>
 #include <iostream>
@@ -23,14 +23,13 @@ void print_sample(const RunConfig& config, const Trainer& trainer, const Tokeniz
   std::cout << "\nSample:\n  " << prompt << text << "\n";
 }
 
-void print_summary(const RunConfig& config, const std::string& config_path, const TrainSummary& summary) {
+void print_summary(const RunConfig& config, const TrainSummary& summary) {
   const std::string& dir = config.run().dir();
   std::cout << "\n";
-  if (summary.first_step >= summary.last_step) {
-    std::cout << fmt::format("Nothing to train: step {} of {} is done; raise train.steps to go on.\n",
-                             summary.first_step, summary.last_step);
-  }
-  if (summary.loss_before) {
+  if (summary.first_step == summary.last_step) {
+    std::cout << fmt::format("Nothing to train: step {} is done and train.steps is {}; raise it to go on.\n",
+                             summary.last_step, config.train().steps());
+  } else if (summary.loss_before) {
     std::cout << fmt::format("Held-out perplexity: {:.2f} at step {}, {:.2f} at step {}\n",
                              std::exp(*summary.loss_before), summary.first_step,
                              std::exp(*summary.loss_after), summary.last_step);
@@ -40,7 +39,7 @@ void print_summary(const RunConfig& config, const std::string& config_path, cons
   std::cout << fmt::format("Metrics:      {}/metrics.jsonl\n\nNext:\n", dir);
   std::cout << fmt::format("  build/bin/spanwise generate {} --prompt \"She had\" --tokens 100\n", dir);
   if (summary.loss_before) std::cout << fmt::format("  build/bin/spanwise eval {}\n", dir);
-  std::cout << fmt::format("  build/bin/spanwise train {} --set train.steps={}\n", config_path,
+  std::cout << fmt::format("  build/bin/spanwise train {} --set train.steps={}\n", dir,
                            2 * summary.last_step);
   std::cout << std::flush;
 }
@@ -49,8 +48,10 @@ void print_summary(const RunConfig& config, const std::string& config_path, cons
 
 int run_train(Comm& world, const std::vector<std::string>& args) {
   const Usage usage{
-      .command = "[mpirun -n RANKS] spanwise train CONFIG [--set FIELD=VALUE …]",
-      .description = "Trains the model of a config, going on from the newest checkpoint of its run.dir.",
+      .command = "[mpirun -n RANKS] spanwise train CONFIG|RUN_DIR [--set FIELD=VALUE …]",
+      .description =
+          "Trains the model of a config, going on from the newest checkpoint of its run.dir; RUN_DIR goes "
+          "on with the config of that run.",
       .options = {{"set", "FIELD=VALUE", "override a field; may be repeated"},
                   {"help", nullptr, "this text"}},
       .min_positional = 0,
@@ -60,8 +61,7 @@ int run_train(Comm& world, const std::vector<std::string>& args) {
     if (world.rank() == 0) std::cout << usage.text();
     return arguments.has("help") ? 0 : 2;
   }
-  const std::string path = arguments.positional()[0];
-  const RunConfig config = load_run_config(path, arguments);
+  const RunConfig config = load_run_config(arguments.positional()[0], arguments);
   validate(config, world.size());
   const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(config.data().tokenizer());
   validate(config, world.size(), tokenizer->vocab_size());
@@ -72,7 +72,7 @@ int run_train(Comm& world, const std::vector<std::string>& args) {
   const TrainSummary summary = trainer.run();
   if (world.rank() == 0) {
     print_sample(config, trainer, *tokenizer, *ctx);
-    print_summary(config, path, summary);
+    print_summary(config, summary);
   }
   world.barrier();
   return 0;
