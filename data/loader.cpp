@@ -97,10 +97,6 @@ Batch Loader::load(int64_t step, int64_t first_row, int64_t num_rows) const {
   return batch;
 }
 
-void Loader::check_vocabulary(int num_threads) const {
-  for (const auto& dataset : datasets_) dataset.check_vocabulary(options_.vocab_size, num_threads);
-}
-
 DataCursor Loader::cursor(int64_t step) const {
   return {.samples_seen = step * options_.global_batch,
           .sequence_length = options_.sequence_length,

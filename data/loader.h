@@ -71,10 +71,6 @@ class Loader {
   /// and token if a token is outside the vocabulary.
   Batch load(int64_t step, int64_t first_row, int64_t num_rows) const;
 
-  /// Scans every token of every dataset for ones outside the vocabulary (UserError), `num_threads` at a time:
-  /// what load() would find only when it gets there.
-  void check_vocabulary(int num_threads) const;
-
   /// The cursor after `step` steps.
   DataCursor cursor(int64_t step) const;
   /// The step to go on with. UserError if the cursor was written over other datasets, weights, seed or

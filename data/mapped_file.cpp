@@ -20,7 +20,9 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
       if (value >= 0) close(value);
     }
   } fd{open(path.c_str(), O_RDONLY | O_CLOEXEC)};
-  if (fd.value < 0) fail_user("cannot open {}: {}", path, std::strerror(errno));
+  if (fd.value < 0)
+    fail_user("cannot open {}: {}; correct the path, or write it with 'spanwise data prepare'", path,
+              std::strerror(errno));
   struct stat status;
   if (fstat(fd.value, &status) != 0) fail_user("cannot read {}: {}", path, std::strerror(errno));
   if (!S_ISREG(status.st_mode)) fail_user("{} is not a regular file", path);

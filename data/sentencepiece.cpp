@@ -137,6 +137,8 @@ void train_sentencepiece(const SentencePieceOptions& options) {
     fail_user(
         "SentencePiece cannot train {} pieces on this text; try another vocabulary size or more text ({})",
         options.vocab_size, status.ToString());
+  const std::filesystem::path directory = std::filesystem::path(options.output).parent_path();
+  if (!directory.empty()) make_directories(directory);
   replace_file(options.output, model);
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a bare machine to a trained model: installs what is missing, builds, prepares the text that ships in
-# configs/quickstart, and trains a hybrid language model on 2 ranks. About 3 minutes after the build.
+# configs/quickstart, and trains a hybrid language model on 2 ranks. About 2 minutes after the build.
 # Arguments go to `spanwise train`, e.g. --set train.steps=20
 set -euo pipefail
 cd "$(dirname "$0")/.."

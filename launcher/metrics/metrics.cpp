@@ -43,7 +43,8 @@ std::vector<TensorBoardScalar> tensorboard_scalars(const StepMetrics& m) {
 }  // namespace
 
 int stdout_terminal_columns() {
-  // mpirun gives ranks a pseudo-terminal whatever its own output is; only what started it knows (local_mpirun.sh).
+  // mpirun gives ranks a pseudo-terminal whatever its own output is; only what started it knows
+  // (local_mpirun.sh).
   if (const char* columns = std::getenv("SPANWISE_TERMINAL_COLUMNS")) return std::atoi(columns);
   if (std::getenv("OMPI_COMM_WORLD_SIZE") || !::isatty(STDOUT_FILENO)) return 0;
   winsize size{};
@@ -83,7 +84,7 @@ void MetricsWriter::write_console(const StepMetrics& metrics) {
                                 .remaining_ms = remaining_ms};
   const bool terminal = options_.terminal_columns > 0;
   const bool last = metrics.step == options_.total_steps;
-  if (!terminal || last || metrics.validation_loss || metrics.step % options_.log_every == 0) {
+  if (last || metrics.validation_loss || metrics.step % options_.log_every == 0) {
     message(format_step_line(metrics, context));
   }
   if (terminal && !last) {

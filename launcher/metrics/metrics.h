@@ -1,7 +1,7 @@
 #pragma once
 // What a training run tells about itself, from its first rank, one call a step:
-//   console                    one line a step, or on a terminal one live line with a progress bar
-//   run_dir/metrics.jsonl      one JSON object a line, one gapless history over crashes and resumes
+//   console                    one line every log_every steps; on a terminal a live line with a progress bar
+//   below run_dir/metrics.jsonl      one JSON object a line, one gapless history over crashes and resumes
 //   run_dir/tensorboard/       event files
 // A full disk delays the files, it does not stop the run (append_log.h).
 
@@ -29,7 +29,7 @@ struct StepMetrics {
   double tokens_per_second = 0;
   double step_ms = 0;        ///< End to end.
   double data_ms = 0;        ///< Of step_ms, waiting for the loader.
-  int64_t memory_bytes = 0;  ///< Peak of this process so far.
+  int64_t memory_bytes = 0;  ///< Peak held by this process's tensors so far.
   std::optional<double> validation_loss = std::nullopt;
   /// More scalars; the name is the JSON key and the TensorBoard tag.
   std::vector<std::pair<std::string, double>> extra = {};
@@ -41,12 +41,12 @@ struct MetricsOptions {
   int64_t resume_step = 0;  ///< The checkpoint's step, 0 for a fresh start: later history is dropped.
   bool tensorboard = true;
   int terminal_columns = 0;         ///< Width of the terminal on `console`; 0: not a terminal, plain lines.
-  int log_every = 10;               ///< On a terminal: steps between permanent lines.
+  int log_every = 1;                ///< Steps between permanent console lines.
   std::ostream* console = nullptr;  ///< std::cout if null.
 };
 
-/// Width of the terminal on standard output; 0 if it is not one. SPANWISE_TERMINAL_COLUMNS overrides it: a rank under
-/// mpirun cannot tell.
+/// Width of the terminal on standard output; 0 if it is not one. SPANWISE_TERMINAL_COLUMNS overrides it: a
+/// rank under mpirun cannot tell.
 int stdout_terminal_columns();
 
 class MetricsWriter {

@@ -112,12 +112,18 @@ TEST(ConsoleLine, LiveLineShowsBarAndEtaFirstAndNeverReachesTheLastColumn) {
 }
 
 TEST_F(MetricsFiles, PlainConsoleHasOneLineAStepAndNoControlCharacters) {
-  run(0, 25);
+  run(0, 25, 0, 1);
   const auto lines = lines_of(console_.str());
   ASSERT_EQ(lines.size(), 25);
   EXPECT_EQ(lines[0],
             "step 1/400 | loss 6.2031 | norm 0.81 | lr 3.00e-04 | 5,312 tok/s | 193 ms | ETA 1m17s");
   EXPECT_EQ(console_.str().find_first_of("\r\x1b"), std::string::npos);
+}
+
+TEST_F(MetricsFiles, PlainConsoleMayKeepEveryNthLineWhileTheHistoryKeepsAll) {
+  run(0, 25, 0, 10);
+  EXPECT_EQ(lines_of(console_.str()).size(), 2);
+  expect_history_is(25);
 }
 
 TEST_F(MetricsFiles, TerminalKeepsEveryNthLineAndRewritesTheLiveOne) {

@@ -52,7 +52,7 @@ struct GradientCheck {
   int64_t max_elements = 40;
 };
 /// fp64: for loss = Σ_i ⟨outputs_i, fixed random_i⟩, compares the analytic gradient of every defined operand
-/// with central differences; relative to the largest gradient element of that operand. Also runs backward
+/// with five-point central differences; relative to the largest gradient element of that operand. Also runs backward
 /// twice and demands bitwise equal gradients.
 void check_gradients(const OpFunction& op, const std::vector<Tensor>& operands, GradientCheck options = {});
 
