@@ -24,7 +24,7 @@ HeldOut evaluate(const LanguageModel& model, const SequentialLoader& loader, Com
     targets += double(batch.num_targets());
   }
   std::vector<double> sums{loss, targets};
-  world.all_reduce(sums, Reduce::kSum);
+  world.all_reduce("held_out", sums);
   if (sums[1] == 0) fail_user("{} has no target tokens to evaluate on.", loader.dataset().prefix());
   return {sums[0] / sums[1], int64_t(sums[1])};
 }

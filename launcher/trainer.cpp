@@ -50,7 +50,7 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, Comm& worl
   // Rank 0 decides which checkpoint, so that all ranks load the same one.
   std::string resume_from;
   if (world.rank() == 0) resume_from = checkpoint_to_resume(config);
-  world.broadcast(resume_from);
+  world.broadcast("resume_from", resume_from);
   if (!resume_from.empty()) {
     load_checkpoint(resume_from, config, loader_, params_, state_);
     newest_checkpoint_ = resume_from;
@@ -111,7 +111,7 @@ Trainer::StepResult Trainer::train_step(int64_t step) {
     targets += batches.back().num_targets();
   }
   std::vector<double> total{double(targets)};
-  world_.all_reduce(total, Reduce::kSum);
+  world_.all_reduce("target_count", total);
   result.num_targets = int64_t(total[0]);
   result.data_ms = ms_since(start);
 
@@ -125,8 +125,8 @@ Trainer::StepResult Trainer::train_step(int64_t step) {
     loss[0] += scalar(batch_loss.value());
     tape.backward(batch_loss);
   }
-  world_.all_reduce(params_.grads(), Reduce::kSum);
-  world_.all_reduce(loss, Reduce::kSum);
+  world_.all_reduce("gradients", params_.grads()).wait();
+  world_.all_reduce("loss", loss);
   result.loss = loss[0];
   result.grad_norm = norm(ctx_, params_.grads());
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
@@ -200,7 +200,7 @@ void Trainer::save(int64_t step) {
       failure = error.what();
     }
   }
-  world_.broadcast(newest_checkpoint_);
+  world_.broadcast("newest_checkpoint", newest_checkpoint_);
   say(failure.empty()
           ? fmt::format("saved {}", newest_checkpoint_)
           : fmt::format("warning: no checkpoint at step {}; training goes on. {}", step, failure));

@@ -1,92 +1,377 @@
+// Comm over MPI. Every collective that carries data is sends and receives between pairs of ranks, so each
+// rank receives exactly the bytes the header counts, reductions keep their order, and a timeout can name the
+// rank that did not answer.
+
 #include <mpi.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
-#include <limits>
+#include <exception>
+#include <set>
+#include <thread>
 
-#include "parallel/comm.h"
+#include "parallel/comm_backend.h"
 
 namespace spanwise {
 
 namespace {
 
-// Counts are int in MPI 3: larger buffers go in pieces.
-constexpr int64_t kMaxCount = int64_t{1} << 28;
+using Clock = std::chrono::steady_clock;
 
-void check(int code, const char* call) {
-  if (code == MPI_SUCCESS) return;
+constexpr std::chrono::microseconds kYieldTime{500}, kSleepTime{50};
+
+std::string error_text(int code) {
   char text[MPI_MAX_ERROR_STRING];
   int length = 0;
   MPI_Error_string(code, text, &length);
-  SPANWISE_FAIL("{} failed: {}", call, std::string(text, size_t(length)));
+  return std::string(text, size_t(length));
 }
 
-MPI_Datatype mpi_type(DType dtype) {
-  switch (dtype) {
-    case DType::kF64:
-      return MPI_DOUBLE;
-    case DType::kF32:
-      return MPI_FLOAT;
-    case DType::kI64:
-      return MPI_INT64_T;
-    default:
-      SPANWISE_FAIL("{} cannot be reduced over MPI (F64, F32, I64 can)", name_of(dtype));
-  }
+void check(int code, const char* call) {
+  SPANWISE_CHECK(code == MPI_SUCCESS, "{} failed: {}", call, error_text(code));
 }
 
-MPI_Op mpi_op(Reduce op) {
-  return op == Reduce::kSum ? MPI_SUM : MPI_MAX;
-}
+class MpiCollective;
 
-/// MPI_COMM_WORLD, with MPI started and ended by this object.
-class MpiComm final : public Comm {
+/// MPI itself, started and ended by this object, and what all communicators of the process share.
+class MpiRuntime {
  public:
-  MpiComm() {
+  explicit MpiRuntime(WorldOptions world_options) : options(world_options) {
     int provided = 0;
     check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
-    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
-    MPI_Comm_size(MPI_COMM_WORLD, &size_);
+    check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   }
-  ~MpiComm() override { MPI_Finalize(); }
+  /// After an error other ranks may never arrive: MPI_Finalize would wait for them for ever.
+  ~MpiRuntime() {
+    if (healthy()) MPI_Finalize();
+  }
+  bool healthy() const { return failure.empty() && std::uncaught_exceptions() == 0; }
+  void progress();
 
-  int rank() const override { return rank_; }
-  int size() const override { return size_; }
+  const WorldOptions options;
+  double timeout_seconds = 600;
+  std::string failure;  ///< why nothing more can be communicated
+  std::vector<MpiCollective*> in_flight;
+  /// Memory that MPI may still write to, of collectives that nobody waited for.
+  struct Abandoned {
+    std::vector<Tensor> held;
+    std::vector<char> scratch;
+  };
+  std::vector<Abandoned> abandoned;
+};
 
-  void all_reduce(const Tensor& tensor, Reduce op) override {
-    SPANWISE_CHECK(tensor.contiguous(), "all_reduce needs a contiguous tensor");
-    const size_t elem = size_of(tensor.dtype());
-    for (int64_t begin = 0; begin < tensor.numel(); begin += kMaxCount) {
-      const int64_t count = std::min(kMaxCount, tensor.numel() - begin);
-      check(MPI_Allreduce(MPI_IN_PLACE, static_cast<char*>(tensor.raw()) + size_t(begin) * elem, int(count),
-                          mpi_type(tensor.dtype()), mpi_op(op), MPI_COMM_WORLD),
-            "MPI_Allreduce");
+/// A communicator, freed with the last reference: its Comm, and its collectives in flight.
+struct MpiAxis {
+  MpiAxis(std::shared_ptr<MpiRuntime> mpi, MPI_Comm communicator, std::string axis_name)
+      : runtime(std::move(mpi)), comm(communicator), name(std::move(axis_name)) {
+    MPI_Comm_rank(comm, &rank);
+    MPI_Comm_size(comm, &size);
+  }
+  ~MpiAxis() {
+    if (runtime->healthy()) MPI_Comm_free(&comm);
+  }
+  MpiAxis(const MpiAxis&) = delete;
+  MpiAxis& operator=(const MpiAxis&) = delete;
+
+  int world_rank(int peer) const {
+    MPI_Group mine, world;
+    int translated = MPI_UNDEFINED;
+    MPI_Comm_group(comm, &mine);
+    MPI_Comm_group(MPI_COMM_WORLD, &world);
+    MPI_Group_translate_ranks(mine, 1, &peer, world, &translated);
+    MPI_Group_free(&mine);
+    MPI_Group_free(&world);
+    return translated;
+  }
+
+  std::shared_ptr<MpiRuntime> runtime;
+  MPI_Comm comm;
+  std::string name;
+  int rank = 0, size = 1;
+};
+
+/// A collective in flight: stages of requests, each begun when the one before is complete.
+class MpiCollective final : public Ticket::Pending {
+ public:
+  MpiCollective(std::shared_ptr<MpiAxis> axis, Collective call)
+      : axis_(std::move(axis)), runtime_(*axis_->runtime), call_(std::move(call)) {
+    SPANWISE_CHECK(runtime_.failure.empty(), "{} cannot start: {}", describe(call_, axis_->name),
+                   runtime_.failure);
+    runtime_.in_flight.push_back(this);
+  }
+  ~MpiCollective() override;
+
+  /// Begins stage after stage until one has requests that take time, or all are done.
+  void begin_stages() {
+    while (requests_.empty() && !done_) done_ = !begin_stage(stage_++);
+  }
+  void wait() override;
+  /// Begins the next stages as far as messages have arrived.
+  void progress();
+
+ private:
+  struct Pending {
+    int peer;                ///< -1: all ranks
+    int64_t received_bytes;  ///< expected; -1: not a receive
+  };
+
+  /// Posts the requests of a stage, none if nothing is to be moved; false if there is no such stage.
+  bool begin_stage(int64_t stage);
+  bool begin_all_reduce(int64_t stage);
+  bool begin_reduce_scatter(int64_t stage);
+  /// The blocks of a piece in rank order, to be reduced: this rank's own, the others' in scratch memory.
+  std::vector<Block> receive_into_scratch(const Block& own);
+  void send(int peer, const Block& block);
+  void receive(int peer, const Block& block);
+  MPI_Request& add_request(int peer, int64_t received_bytes);
+  void check_call(int code);
+  void check_received(const std::vector<MPI_Status>& statuses);
+  int tag() const { return int(call_.sequence_number & 0x7fff); }  // 32767 is allowed everywhere
+  [[noreturn]] void fail(const std::string& reason);
+  [[noreturn]] void fail_timeout();
+
+  std::shared_ptr<MpiAxis> axis_;
+  MpiRuntime& runtime_;
+  Collective call_;
+  int64_t stage_ = 0;
+  bool done_ = false, joined_ = false;
+  std::vector<MPI_Request> requests_;
+  std::vector<Pending> pending_;
+  std::vector<char> scratch_;
+  std::vector<Block> reduced_;  ///< what the piece in flight is the reduction of
+};
+
+void MpiRuntime::progress() {
+  // A collective may finish, but none starts or ends its life in here.
+  for (MpiCollective* collective : in_flight) collective->progress();
+}
+
+MpiCollective::~MpiCollective() {
+  std::erase(runtime_.in_flight, this);
+  if (joined_) return;
+  if (runtime_.failure.empty()) {
+    runtime_.failure = describe(call_, axis_->name) + " was started, but nobody waited for it";
+  }
+  runtime_.abandoned.push_back({std::move(call_.held), std::move(scratch_)});
+}
+
+void MpiCollective::fail(const std::string& reason) {
+  const std::string text =
+      fmt::format("{}: rank {} of {} {}", describe(call_, axis_->name), axis_->rank, axis_->size, reason);
+  if (runtime_.failure.empty()) runtime_.failure = "an earlier one failed: " + text;
+  SPANWISE_FAIL("{}", text);
+}
+
+void MpiCollective::fail_timeout() {
+  std::set<int> silent;
+  for (size_t i = 0; i < requests_.size(); ++i) {
+    int complete = 0;
+    MPI_Request_get_status(requests_[i], &complete, MPI_STATUS_IGNORE);
+    if (!complete && pending_[i].peer >= 0) silent.insert(axis_->world_rank(pending_[i].peer));
+  }
+  fail(fmt::format("waited {} s{}; a rank has stopped, died, or takes longer than the timeout",
+                   runtime_.timeout_seconds,
+                   silent.empty() ? "" : fmt::format(" for world rank {}", fmt::join(silent, ", "))));
+}
+
+void MpiCollective::check_call(int code) {
+  if (code != MPI_SUCCESS) fail("got an error from MPI: " + error_text(code));
+}
+
+MPI_Request& MpiCollective::add_request(int peer, int64_t received_bytes) {
+  pending_.push_back({peer, received_bytes});
+  return requests_.emplace_back(MPI_REQUEST_NULL);
+}
+
+void MpiCollective::send(int peer, const Block& block) {
+  const int64_t limit = runtime_.options.max_message_bytes;
+  for (int64_t begin = 0; begin < block.bytes(); begin += limit) {
+    const int count = int(std::min(limit, block.bytes() - begin));
+    check_call(
+        MPI_Isend(block.data + begin, count, MPI_BYTE, peer, tag(), axis_->comm, &add_request(peer, -1)));
+  }
+}
+
+void MpiCollective::receive(int peer, const Block& block) {
+  const int64_t limit = runtime_.options.max_message_bytes;
+  for (int64_t begin = 0; begin < block.bytes(); begin += limit) {
+    const int count = int(std::min(limit, block.bytes() - begin));
+    check_call(
+        MPI_Irecv(block.data + begin, count, MPI_BYTE, peer, tag(), axis_->comm, &add_request(peer, count)));
+  }
+}
+
+bool MpiCollective::begin_stage(int64_t stage) {
+  using Operation = Collective::Operation;
+  if (call_.operation == Operation::kAllReduce) return begin_all_reduce(stage);
+  if (call_.operation == Operation::kReduceScatter) return begin_reduce_scatter(stage);
+  if (stage > 0) return false;
+  const int rank = axis_->rank, size = axis_->size;
+  switch (call_.operation) {
+    case Operation::kAllGather:
+    case Operation::kAllToAll:
+      // Peers in the order of their distance, so that not all ranks send to the same one at once.
+      for (int step = 1; step < size; ++step) {
+        const int from = (rank + size - step) % size, to = (rank + step) % size;
+        receive(from, call_.output.slice(from, size));
+        send(to, call_.operation == Operation::kAllGather ? call_.input : call_.input.slice(to, size));
+      }
+      return true;
+    case Operation::kExchange:
+      for (const Collective::Peer& peer : call_.receives) receive(peer.rank, peer.block);
+      for (const Collective::Peer& peer : call_.sends) send(peer.rank, peer.block);
+      return true;
+    case Operation::kBroadcast: {
+      const int64_t limit = runtime_.options.max_message_bytes;
+      for (int64_t begin = 0; begin < call_.output.bytes(); begin += limit) {
+        check_call(MPI_Ibcast(call_.output.data + begin, int(std::min(limit, call_.output.bytes() - begin)),
+                              MPI_BYTE, call_.root, axis_->comm, &add_request(-1, -1)));
+      }
+      return true;
+    }
+    default:
+      check_call(MPI_Ibarrier(axis_->comm, &add_request(-1, -1)));
+      return true;
+  }
+}
+
+std::vector<Block> MpiCollective::receive_into_scratch(const Block& own) {
+  std::vector<Block> blocks;
+  scratch_.resize(size_t(own.bytes() * axis_->size));
+  for (int peer = 0; peer < axis_->size; ++peer) {
+    blocks.emplace_back(scratch_.data() + own.bytes() * peer, own.numel, own.dtype);
+    if (peer == axis_->rank) blocks[peer] = own;
+    if (peer != axis_->rank) receive(peer, blocks[peer]);
+  }
+  return blocks;
+}
+
+// Pieces of the tensor, one after the other, each in two stages: every rank reduces its slice of the piece,
+// then gathers the other slices.
+bool MpiCollective::begin_all_reduce(int64_t stage) {
+  const int rank = axis_->rank, size = axis_->size;
+  const int64_t elem_bytes = int64_t(size_of(call_.output.dtype));
+  const int64_t limit = std::max<int64_t>(1, runtime_.options.reduction_scratch_bytes / elem_bytes);
+  const int64_t begin = stage / 2 * limit;
+  if (begin >= call_.output.numel) return false;
+  const Block piece = call_.output.range(begin, std::min(begin + limit, call_.output.numel));
+  const auto slice_of = [&](int r) {
+    return piece.range(piece.numel * r / size, piece.numel * (r + 1) / size);
+  };
+  if (stage % 2 == 0) {
+    reduced_ = receive_into_scratch(slice_of(rank));
+    for (int step = 1; step < size; ++step) send((rank + step) % size, slice_of((rank + step) % size));
+    return true;
+  }
+  reduce_in_order(reduced_, call_.reduce, slice_of(rank));
+  for (int step = 1; step < size; ++step) {
+    const int from = (rank + size - step) % size;
+    receive(from, slice_of(from));
+    send((rank + step) % size, slice_of(rank));
+  }
+  return true;
+}
+
+// Pieces of every rank's slice, one after the other; a stage first reduces the piece of the stage before.
+bool MpiCollective::begin_reduce_scatter(int64_t stage) {
+  const int rank = axis_->rank, size = axis_->size;
+  const int64_t numel = call_.output.numel, row_bytes = int64_t(size_of(call_.output.dtype)) * size;
+  const int64_t limit = std::max<int64_t>(1, runtime_.options.reduction_scratch_bytes / row_bytes);
+  const int64_t begin = stage * limit, end = std::min(begin + limit, numel);
+  if (stage > 0)
+    reduce_in_order(reduced_, call_.reduce, call_.output.range(begin - limit, std::min(begin, numel)));
+  if (begin >= numel) return false;
+  reduced_ = receive_into_scratch(call_.input.slice(rank, size).range(begin, end));
+  for (int step = 1; step < size; ++step) {
+    const int to = (rank + step) % size;
+    send(to, call_.input.slice(to, size).range(begin, end));
+  }
+  return true;
+}
+
+void MpiCollective::progress() {
+  if (done_) return;
+  std::vector<MPI_Status> statuses(requests_.size());
+  int complete = 0;
+  const int code = MPI_Testall(int(requests_.size()), requests_.data(), &complete, statuses.data());
+  if (code == MPI_ERR_IN_STATUS) {
+    for (const MPI_Status& status : statuses) {
+      if (status.MPI_ERROR != MPI_ERR_PENDING) check_call(status.MPI_ERROR);
     }
   }
+  check_call(code);
+  if (!complete) return;
+  check_received(statuses);
+  requests_.clear();
+  pending_.clear();
+  begin_stages();
+}
 
-  void all_reduce(std::vector<double>& values, Reduce op) override {
-    check(MPI_Allreduce(MPI_IN_PLACE, values.data(), int(values.size()), MPI_DOUBLE, mpi_op(op),
-                        MPI_COMM_WORLD),
-          "MPI_Allreduce");
+void MpiCollective::check_received(const std::vector<MPI_Status>& statuses) {
+  for (size_t i = 0; i < statuses.size(); ++i) {
+    if (pending_[i].received_bytes < 0) continue;
+    int count = 0;
+    MPI_Get_count(&statuses[i], MPI_BYTE, &count);
+    if (count == pending_[i].received_bytes) continue;
+    fail(fmt::format("expected {} bytes from world rank {} and got {}; the ranks do not make the same calls",
+                     pending_[i].received_bytes, axis_->world_rank(pending_[i].peer), count));
+  }
+}
+
+void MpiCollective::wait() {
+  const auto begin = Clock::now();
+  // Every collective in flight is moved along, whatever this one waits for: ranks may wait in different
+  // orders, and the others may need a later stage of another collective first.
+  for (runtime_.progress(); !done_; runtime_.progress()) {
+    const auto waited = Clock::now() - begin;
+    if (runtime_.timeout_seconds > 0 && waited > std::chrono::duration<double>(runtime_.timeout_seconds)) {
+      fail_timeout();
+    }
+    // Soon answered where every rank has a core; where ranks share cores, the others need this one.
+    if (waited < kYieldTime) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(kSleepTime);
+    }
+  }
+  joined_ = true;
+}
+
+class MpiComm final : public Comm {
+ public:
+  explicit MpiComm(std::shared_ptr<MpiAxis> axis)
+      : Comm(axis->rank, axis->size, axis->name), axis_(std::move(axis)) {}
+
+  std::unique_ptr<Comm> split(int color, std::string axis) override {
+    // MPI_Comm_split has no timeout; after the barrier all ranks are about to call it.
+    barrier("split " + axis);
+    MPI_Comm part = MPI_COMM_NULL;
+    check(MPI_Comm_split(axis_->comm, color, rank(), &part), "MPI_Comm_split");
+    auto part_axis = std::make_shared<MpiAxis>(axis_->runtime, part, axis);
+    if (part_axis->size == 1) return make_self_comm(std::move(axis));
+    return std::make_unique<MpiComm>(std::move(part_axis));
   }
 
-  void broadcast(std::string& bytes) override {
-    int64_t size = int64_t(bytes.size());
-    check(MPI_Bcast(&size, 1, MPI_INT64_T, 0, MPI_COMM_WORLD), "MPI_Bcast");
-    SPANWISE_CHECK(size <= std::numeric_limits<int>::max(), "a broadcast of {} bytes is too large", size);
-    bytes.resize(size_t(size));
-    check(MPI_Bcast(bytes.data(), int(size), MPI_BYTE, 0, MPI_COMM_WORLD), "MPI_Bcast");
-  }
-
-  void barrier() override { check(MPI_Barrier(MPI_COMM_WORLD), "MPI_Barrier"); }
+  void set_timeout(double seconds) override { axis_->runtime->timeout_seconds = seconds; }
 
   void abort(int exit_code) override {
+    // Lost peers must not keep MPI_Abort from ending this process: SIGALRM does then.
+    alarm(10);
     MPI_Abort(MPI_COMM_WORLD, exit_code);
     std::_Exit(exit_code);
   }
 
  private:
-  int rank_ = 0, size_ = 1;
+  std::unique_ptr<Ticket::Pending> start(Collective collective) override {
+    axis_->runtime->progress();
+    auto pending = std::make_unique<MpiCollective>(axis_, std::move(collective));
+    pending->begin_stages();
+    return pending;
+  }
+
+  std::shared_ptr<MpiAxis> axis_;
 };
 
 bool started_by_a_launcher() {
@@ -96,10 +381,17 @@ bool started_by_a_launcher() {
   return false;
 }
 
+std::unique_ptr<Comm> make_mpi_world(WorldOptions options) {
+  auto runtime = std::make_shared<MpiRuntime>(options);
+  MPI_Comm world = MPI_COMM_NULL;
+  check(MPI_Comm_dup(MPI_COMM_WORLD, &world), "MPI_Comm_dup");
+  return std::make_unique<MpiComm>(std::make_shared<MpiAxis>(std::move(runtime), world, "world"));
+}
+
 }  // namespace
 
-std::unique_ptr<Comm> make_world_comm() {
-  std::unique_ptr<Comm> comm = started_by_a_launcher() ? std::make_unique<MpiComm>() : make_self_comm();
+std::unique_ptr<Comm> make_world_comm(WorldOptions options) {
+  std::unique_ptr<Comm> comm = started_by_a_launcher() ? make_mpi_world(options) : make_self_comm();
   // Under srun without PMIx every task would train alone and overwrite the others' files.
   const char* tasks = std::getenv("SLURM_NTASKS");
   const char* step = std::getenv("SLURM_STEP_ID");

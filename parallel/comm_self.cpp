@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "parallel/comm.h"
+#include "parallel/comm_backend.h"
 
 namespace spanwise {
 
@@ -9,13 +9,15 @@ namespace {
 
 class SelfComm final : public Comm {
  public:
-  int rank() const override { return 0; }
-  int size() const override { return 1; }
-  void all_reduce(const Tensor&, Reduce) override {}
-  void all_reduce(std::vector<double>&, Reduce) override {}
-  void broadcast(std::string&) override {}
-  void barrier() override {}
+  explicit SelfComm(std::string axis) : Comm(0, 1, std::move(axis)) {}
+  std::unique_ptr<Comm> split(int, std::string axis) override { return make_self_comm(std::move(axis)); }
+  void set_timeout(double) override {}
   void abort(int exit_code) override { std::_Exit(exit_code); }
+
+ private:
+  std::unique_ptr<Ticket::Pending> start(Collective collective) override {
+    SPANWISE_FAIL("{}: one rank has nobody to talk to", describe(collective, axis()));
+  }
 };
 
 // The first of these environment variables that is set, as a number.
@@ -28,8 +30,8 @@ int environment_number(std::initializer_list<const char*> names, int fallback) {
 
 }  // namespace
 
-std::unique_ptr<Comm> make_self_comm() {
-  return std::make_unique<SelfComm>();
+std::unique_ptr<Comm> make_self_comm(std::string axis) {
+  return std::make_unique<SelfComm>(std::move(axis));
 }
 
 LaunchInfo read_launch_info() {

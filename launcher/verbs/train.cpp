@@ -74,7 +74,7 @@ int run_train(Comm& world, const std::vector<std::string>& args) {
     print_sample(config, trainer, *tokenizer, *ctx);
     print_summary(config, summary);
   }
-  world.barrier();
+  world.barrier("end_of_training");
   return 0;
 }
 
