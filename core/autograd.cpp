@@ -153,18 +153,22 @@ std::vector<Var> checkpoint(Tape& tape, SegmentFunction segment, const std::vect
 
   Context& ctx = tape.context();
   Tape first(ctx, Tape::Mode::kCount);
+  first.replayed_ = tape.replayed_;
+  first.kept_ = std::make_shared<ReceivedValues>();
   std::vector<Var> results = segment(first, inputs);
   // The results' nodes belong to the first forward; fresh ones belong to this tape.
   std::vector<Var> outputs;
   for (const Var& result : results) outputs.push_back(Var(result.value(), result.requires_grad()));
   results.clear();
 
-  tape.record(std::move(first.counted_), outputs, [&ctx, segment, inputs, outputs] {
+  tape.record(std::move(first.counted_), outputs, [&ctx, segment, inputs, outputs, received = first.kept_] {
     std::vector<Var> leaves;
     for (const Var& input : inputs)
       leaves.push_back(input.defined() ? Var(input.value(), input.requires_grad()) : Var());
     Tape again(ctx, Tape::Mode::kRecompute);
+    again.replayed_ = received;
     const std::vector<Var> recomputed = segment(again, leaves);
+    SPANWISE_CHECK(received->empty(), "a recomputed segment receives less than its first forward did");
     std::vector<Tensor> grads;
     for (const Var& output : outputs) grads.push_back(output.grad());
     again.backward(recomputed, grads);

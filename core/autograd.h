@@ -9,8 +9,11 @@
 // closure that ran takes one away, so a parameter's hook fires exactly when its gradient is complete, in
 // reverse program order, on every rank alike.
 
+#include <any>
+#include <deque>
 #include <functional>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -66,6 +69,19 @@ class Var {
   std::shared_ptr<Node> node_;
 };
 
+/// What a checkpointed segment's first forward received from other ranks, in order, until it is recomputed.
+class ReceivedValues {
+ public:
+  void push(std::any value) { values_.push_back(std::move(value)); }
+  bool empty() const { return values_.empty(); }
+  /// The oldest value, which leaves the list.
+  template <class V>
+  V pop();
+
+ private:
+  std::deque<std::any> values_;
+};
+
 class Tape {
  public:
   enum class Mode {
@@ -96,6 +112,15 @@ class Tape {
 
   size_t num_records() const { return records_.size(); }
 
+  /// For ops that communicate: the result of `receive()`, which a recomputed segment does not call again but
+  /// takes from its first forward. Values are handed out in the order they came in, so a segment must receive
+  /// the same things in the same order both times; it must not write to them. They are copied (a Tensor by
+  /// reference) and live until the segment is recomputed. Nested checkpoints receive once, too.
+  template <class F>
+  auto once(F&& receive) -> std::decay_t<decltype(receive())>;
+  /// True if once() will not call: an op that starts its communication early must not start it then.
+  bool replays() const { return replayed_ != nullptr; }
+
  private:
   friend std::vector<Var> checkpoint(Tape&, std::function<std::vector<Var>(Tape&, const std::vector<Var>&)>,
                                      const std::vector<Var>&);
@@ -109,7 +134,28 @@ class Tape {
   Mode mode_;
   std::vector<Record> records_;
   std::vector<Var> counted_;  // kCount: one entry a parameter use
+  // once() reads from the one (recomputation, and a first forward inside one) and keeps in the other (first
+  // forward); both, one or none.
+  std::shared_ptr<ReceivedValues> replayed_, kept_;
 };
+
+template <class V>
+V ReceivedValues::pop() {
+  SPANWISE_CHECK(!values_.empty(), "a recomputed segment receives more than its first forward did");
+  V* value = std::any_cast<V>(&values_.front());
+  SPANWISE_CHECK(value, "a recomputed segment receives in another order than its first forward did");
+  V result = std::move(*value);
+  values_.pop_front();
+  return result;
+}
+
+template <class F>
+auto Tape::once(F&& receive) -> std::decay_t<decltype(receive())> {
+  using V = std::decay_t<decltype(receive())>;
+  V value = replayed_ ? replayed_->pop<V>() : receive();
+  if (kept_) kept_->push(value);
+  return value;
+}
 
 /// Activation checkpointing (Chen et al., arXiv 1604.06174): runs `segment` keeping only `inputs`; backward
 /// runs it again and differentiates it. Loss and gradients are bitwise equal to running it without.

@@ -99,6 +99,98 @@ TEST(Autograd, CheckpointingHoldsLessMemory) {
   EXPECT_LT(held(true) * 4, held(false));
 }
 
+// An op that receives from elsewhere: y = x · received, where every call receives another number.
+struct Receiver {
+  int calls = 0;
+  std::vector<double> seen;  // what forwards used, first and recomputed
+
+  Var scaled(Tape& tape, const Var& x) {
+    Context& ctx = test_context();
+    const Tensor factor = tape.once([&] { return Tensor::from<double>(ctx, {1}, {double(++calls)}); });
+    const double f = factor.data<double>()[0];
+    seen.push_back(f);
+    const auto times = [&ctx, f](const Tensor& t) {
+      Tensor out = Tensor::empty(ctx, t.shape(), t.dtype());
+      for (int64_t i = 0; i < t.numel(); ++i) out.data<double>()[i] = f * t.data<double>()[i];
+      return out;
+    };
+    const Var y = tape.output(times(x.value()), {x});
+    tape.record({x}, {y}, [&ctx, x, y, times] { x.add_grad(ctx, times(y.grad())); });
+    return y;
+  }
+};
+
+// Two receiving ops in every one of `depth` checkpoints inside each other, one in the innermost.
+Var receive_nested(Receiver& receiver, Tape& tape, const Var& x, int depth) {
+  const Var y = receiver.scaled(tape, x);
+  if (depth == 0) return y;
+  const Var z = checkpoint(tape,
+                           [&receiver, depth](Tape& t, const std::vector<Var>& in) {
+                             return std::vector<Var>{receive_nested(receiver, t, in[0], depth - 1)};
+                           },
+                           {y})[0];
+  return receiver.scaled(tape, z);
+}
+
+TEST(Autograd, ARecomputedSegmentReceivesOnceHoweverDeep) {
+  for (const int depth : {0, 1, 2, 3}) {
+    Receiver receiver;
+    const Var x(random_tensor({3}, DType::kF64, "x"), true);
+    Tape tape(test_context());
+    const Var y = receive_nested(receiver, tape, x, depth);
+    tape.backward({y}, {random_tensor({3}, DType::kF64, "seed")});
+    const int ops = 2 * depth + 1;
+    EXPECT_EQ(receiver.calls, ops);
+    double product = 1;
+    for (int i = 1; i <= ops; ++i) product *= i;
+    EXPECT_NEAR(to_doubles(x.grad())[1], product * to_doubles(random_tensor({3}, DType::kF64, "seed"))[1],
+                1e-9);
+    if (depth == 1) {
+      EXPECT_EQ(receiver.seen, (std::vector<double>{1, 2, 3, 2}));
+    }
+  }
+}
+
+TEST(Autograd, ReceivingOtherwiseWhenRecomputedIsAnError) {
+  for (const int recomputed : {0, 2, -1}) {  // receives less, more, or another type
+    bool first = true;
+    const auto segment = [&](Tape& tape, const std::vector<Var>& in) {
+      const int count = first ? 1 : std::abs(recomputed);
+      for (int i = 0; i < count; ++i) {
+        if (first || recomputed > 0) {
+          tape.once([] { return 1; });
+        } else {
+          tape.once([] { return 1.0; });
+        }
+      }
+      first = false;
+      return std::vector<Var>{rms_norm(tape, in[0], Var(), 1e-6)};
+    };
+    const Var x(random_tensor({2, 4}, DType::kF64, "x"), true);
+    Tape tape(test_context());
+    const Var y = checkpoint(tape, segment, {x})[0];
+    EXPECT_THROW(tape.backward({y}, {random_tensor({2, 4}, DType::kF64, "seed")}), Error) << recomputed;
+  }
+}
+
+TEST(Autograd, WhatWasReceivedIsFreedWhenRecomputed) {
+  Context& ctx = test_context();
+  const size_t before = ctx.memory().live_bytes;
+  {
+    const Var x(random_tensor({2, 4}, DType::kF64, "x"), true);
+    Tape tape(ctx);
+    const Var y = checkpoint(tape,
+                             [&ctx](Tape& t, const std::vector<Var>& in) {
+                               t.once([&ctx] { return Tensor::zeros(ctx, {1 << 16}, DType::kF64); });
+                               return std::vector<Var>{rms_norm(t, in[0], Var(), 1e-6)};
+                             },
+                             {x})[0];
+    EXPECT_GT(ctx.memory().live_bytes, before + (1 << 19));
+    tape.backward({y}, {random_tensor({2, 4}, DType::kF64, "seed")});
+    EXPECT_LT(ctx.memory().live_bytes, before + (1 << 19));
+  }
+}
+
 TEST(Autograd, InferenceRecordsNothing) {
   Tape tape(test_context(), Tape::Mode::kInference);
   const Var x(random_tensor({2, 4}, DType::kF64, "x"), true);
