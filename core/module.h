@@ -50,7 +50,18 @@ struct Param {
 
   operator const Var&() const { return var; }
   int64_t numel() const { return shape.numel(); }
+  /// Of the whole parameter.
+  const Shape& global_shape() const { return placement.sharded() ? placement.global : shape; }
 };
+
+/// Elements [local, local + count) of a rank's part are elements [global, global + count) of the whole, both
+/// row-major.
+struct ElementRun {
+  int64_t local, global, count;
+};
+/// The part's runs in its order; one for a parameter that is not sharded. Error where shape and placement do
+/// not fit each other.
+std::vector<ElementRun> element_runs(const Param& param);
 
 using ParamVisitor = std::function<void(const std::string& name, Param& param)>;
 
