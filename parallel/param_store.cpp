@@ -11,14 +11,16 @@ namespace {
 
 constexpr int64_t kAlignElems = 16;
 
-void write_initial_values(const Context& ctx, const Tensor& value, const Init& init,
+void write_initial_values(const Context& ctx, const Tensor& value, const Param& param,
                           const RandomStream& random) {
   dispatch_float(value.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    T* data = value.data<T>();
-    cpu::parallel_blocks(ctx, value.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) data[i] = T(init(random, uint64_t(i)));
-    });
+    for (const ElementRun& run : element_runs(param)) {
+      T* data = value.data<T>() + run.local;
+      cpu::parallel_blocks(ctx, run.count, 1 << 14, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) data[i] = T(param.init(random, uint64_t(run.global + i)));
+      });
+    }
   });
 }
 
@@ -37,7 +39,7 @@ ParamStore::ParamStore(Context& ctx, Module& module, DType dtype, uint64_t seed,
   if (gradients == Gradients::kYes) grads_ = Tensor::zeros(ctx, {total}, dtype);
   for (const ParamEntry& entry : entries_) {
     const Tensor value = slice(values_, entry);
-    write_initial_values(ctx, value, entry.param->init, RandomStream(seed, entry.name));
+    write_initial_values(ctx, value, *entry.param, RandomStream(seed, entry.name));
     entry.param->var = Var::make_parameter(value, grads_.defined() ? slice(grads_, entry) : Tensor());
   }
 }

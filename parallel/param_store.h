@@ -25,8 +25,9 @@ class ParamStore {
  public:
   enum class Gradients { kYes, kNo };
 
-  /// Visits the module, allocates the buffers, writes the initial values (element i of parameter `name` is
-  /// init(RandomStream(seed, name), i)) and gives every Param its Var. The module must outlive the store.
+  /// Visits the module, allocates the buffers, writes the initial values (the element of parameter
+  /// `name` at global index i is init(RandomStream(seed, name), i)) and gives every Param its Var. The module
+  /// must outlive the store.
   ParamStore(Context& ctx, Module& module, DType dtype, uint64_t seed, Gradients gradients = Gradients::kYes);
 
   const std::vector<ParamEntry>& entries() const { return entries_; }

@@ -27,6 +27,18 @@ TEST(ParamStore, ParametersAreSlicesOfTheFlatBuffers) {
       bitwise_equal(store.slice(store.grads(), store.entries()[2]), random_tensor({2, 2}, DType::kF64, "g")));
 }
 
+TEST(ParamStore, InitialValuesOfAPartAreThoseOfTheWhole) {
+  TwoMatrices whole, part;
+  part.a.shape = {3, 2};
+  part.a.placement = {.global = {3, 5}, .dim = 1, .ranges = {{1, 2}, {4, 5}}};
+  const ParamStore of_whole(test_context(), whole, DType::kF32, 1),
+      of_part(test_context(), part, DType::kF32, 1);
+  const std::vector<double> all = to_doubles(whole.a.var.value());
+  EXPECT_EQ(to_doubles(part.a.var.value()),
+            (std::vector<double>{all[1], all[4], all[6], all[9], all[11], all[14]}));
+  EXPECT_TRUE(bitwise_equal(whole.b.var.value(), part.b.var.value()));
+}
+
 TEST(ParamStore, PaddingIsZeroSoThatNormsOfTheFlatBufferAreExact) {
   TwoMatrices module;
   const ParamStore store(test_context(), module, DType::kF64, 1);
