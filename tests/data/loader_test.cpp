@@ -157,8 +157,8 @@ TEST_F(LoaderTest, BlendsByWeight) {
 TEST_F(LoaderTest, TokensBeyondTheVocabularyAreNamed) {
   const std::string prefix = numbered();
   const Loader loader(
-      {.datasets = {{prefix, 1}}, .sequence_length = 8, .global_batch = 74, .vocab_size = 599, .seed = 5});
-  EXPECT_PRED_FORMAT2(testing::IsSubstring, "numbered.bin: token 599 at position 599",
+      {.datasets = {{prefix, 1}}, .sequence_length = 8, .global_batch = 74, .vocab_size = 590, .seed = 5});
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "numbered.bin: token 590 at position 590",
                       user_error_of([&] { loader.load(0, 0, 74); }));
   const SequentialLoader sequential(prefix, 8, 100);
   EXPECT_NO_THROW(sequential.load(0, 12));

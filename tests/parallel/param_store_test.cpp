@@ -6,7 +6,12 @@ namespace spanwise::testing {
 namespace {
 
 struct TwoMatrices : Module {
-  Param a{{3, 5}, init::normal(1.0)}, bias{{7}, init::constant(2.0), false}, b{{2, 2}, init::uniform(-1, 1)};
+  TwoMatrices() {
+    a = {{3, 5}, init::normal(1.0)};
+    bias = {{7}, init::constant(2.0), false};
+    b = {{2, 2}, init::uniform(-1, 1)};
+  }
+  Param a, bias, b;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override {
     visitor(prefix + "a", a);
     visitor(prefix + "bias", bias);
