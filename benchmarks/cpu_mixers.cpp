@@ -13,6 +13,8 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -46,88 +48,114 @@ MixerOptions bench_options(MixerKind kind) {
   return options;
 }
 
-struct Measurement {
-  double ns_per_token;
-  double peak_mib;  // above the operands and parameters
+/// One mixer over batch x length tokens, kept so that shapes can be timed in turn.
+class Case {
+ public:
+  Case(MixerKind kind, int64_t batch, int64_t length, Context& ctx)
+      : ctx_(ctx),
+        tokens_(batch * length),
+        mixer_(make_mixer(kind, bench_options(kind))),
+        params_(ctx, *mixer_, DType::kF32, 1),
+        layout_(batch, length),
+        x_(normals({batch, length, kHidden}, "x")),
+        dy_(normals({batch, length, kHidden}, "dy")) {}
+
+  double run_seconds() const {
+    const auto start = std::chrono::steady_clock::now();
+    const Var input(x_, true);
+    Tape tape(ctx_);
+    const Var y = mixer_->forward(tape, input, {.layout = layout_});
+    tape.backward({y}, {dy_});
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  int64_t tokens() const { return tokens_; }
+
+ private:
+  Tensor normals(const Shape& shape, const char* name) const {
+    const Tensor t = Tensor::empty(ctx_, shape, DType::kF32);
+    const RandomStream random(1, name);
+    for (int64_t i = 0; i < t.numel(); ++i) t.data<float>()[i] = float(random.normal(uint64_t(i)));
+    return t;
+  }
+  Context& ctx_;
+  int64_t tokens_;
+  std::unique_ptr<Mixer> mixer_;
+  ParamStore params_;
+  SequenceLayout layout_;
+  Tensor x_, dy_;
 };
 
-Measurement measure(MixerKind kind, int64_t batch, int64_t length, const Settings& settings) {
-  Context ctx({.num_threads = settings.threads});
-  const std::unique_ptr<Mixer> mixer = make_mixer(kind, bench_options(kind));
-  const ParamStore params(ctx, *mixer, DType::kF32, 1);
-  const SequenceLayout layout(batch, length);
-  const Tensor x = Tensor::empty(ctx, {batch, length, kHidden}, DType::kF32);
-  const Tensor dy = Tensor::empty(ctx, x.shape(), DType::kF32);
-  const RandomStream random(1, "x");
-  for (int64_t i = 0; i < x.numel(); ++i) {
-    x.data<float>()[i] = float(random.normal(uint64_t(i)));
-    dy.data<float>()[i] = float(random.normal(uint64_t(i + x.numel())));
+std::vector<int64_t> lengths_up_to(int64_t tokens) {
+  std::vector<int64_t> lengths;
+  for (const int64_t length : kLengths) {
+    if (length <= tokens) lengths.push_back(length);
   }
-  const size_t before = ctx.memory().live_bytes;
-  std::vector<double> seconds;
-  for (int i = 0; i < settings.repeat + 1; ++i) {  // the first warms up memory and threads
-    ctx.reset_peak();
-    const auto start = std::chrono::steady_clock::now();
-    const Var input(x, true);
-    Tape tape(ctx);
-    const Var y = mixer->forward(tape, input, {.layout = layout});
-    tape.backward({y}, {dy});
-    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  seconds.erase(seconds.begin());
-  std::sort(seconds.begin(), seconds.end());
-  return {seconds[seconds.size() / 2] / double(batch * length) * 1e9,
-          double(ctx.memory().peak_bytes - before) / double(1 << 20)};
+  return lengths;
 }
 
-void print_header(const char* what, const char* last) {
-  std::printf("\n| %s |", what);
-  for (const int64_t length : kLengths) std::printf(" T=%lld |", static_cast<long long>(length));
+bool wanted(const Settings& settings, const MixerName& mixer) {
+  return settings.only.empty() || settings.only == mixer.name;
+}
+
+void print_header(const Settings& settings, const char* last) {
+  std::printf("\n| mixer |");
+  const std::vector<int64_t> lengths = lengths_up_to(settings.tokens);
+  for (const int64_t length : lengths) std::printf(" T=%lld |", static_cast<long long>(length));
   std::printf(" %s |\n|---|", last);
-  for (size_t i = 0; i < std::size(kLengths) + 1; ++i) std::printf("---|");
+  for (size_t i = 0; i < lengths.size() + 1; ++i) std::printf("---|");
   std::printf("\n");
 }
 
+void print_row(std::string_view name, const std::vector<double>& values, const char* ratio_format) {
+  std::printf("| %s |", std::string(name).c_str());
+  for (const double value : values) std::printf(" %.0f |", value);
+  std::printf(ratio_format, values.back() / values.front());
+  std::fflush(stdout);
+}
+
+// The shapes take turns, so that a slow moment of the machine meets all of them, and each one's best time
+// counts.
 void print_time_table(const Settings& settings) {
   std::printf(
       "Forward + backward, ns a token, %lld tokens in sequences of T (hidden %lld, 4 heads of 64; fp32, %d "
       "threads, "
-      "median of %d)\n",
+      "best of %d)\n",
       static_cast<long long>(settings.tokens), static_cast<long long>(kHidden), settings.threads,
       settings.repeat);
-  print_header("mixer", "longest / shortest");
+  print_header(settings, "longest / shortest");
   for (const MixerName& mixer : mixer_names()) {
-    if (!settings.only.empty() && settings.only != mixer.name) continue;
-    std::printf("| %s |", std::string(mixer.name).c_str());
-    double first = 0, last = 0;
-    for (const int64_t length : kLengths) {
-      if (length > settings.tokens) continue;
-      last = measure(mixer.kind, settings.tokens / length, length, settings).ns_per_token;
-      if (first == 0) first = last;
-      std::printf(" %.0f |", last);
-      std::fflush(stdout);
+    if (!wanted(settings, mixer)) continue;
+    Context ctx({.num_threads = settings.threads});
+    std::vector<std::unique_ptr<Case>> cases;
+    for (const int64_t length : lengths_up_to(settings.tokens)) {
+      cases.push_back(std::make_unique<Case>(mixer.kind, settings.tokens / length, length, ctx));
     }
-    std::printf(" %.2f |\n", last / first);
+    std::vector<double> best(cases.size(), std::numeric_limits<double>::infinity());
+    for (int i = 0; i < settings.repeat + 1; ++i) {
+      for (size_t c = 0; c < cases.size(); ++c) {
+        const double ns = cases[c]->run_seconds() / double(cases[c]->tokens()) * 1e9;
+        if (i > 0) best[c] = std::min(best[c], ns);  // the first round warms up memory and threads
+      }
+    }
+    print_row(mixer.name, best, " %.2f |\n");
   }
 }
 
 void print_memory_table(const Settings& settings) {
   std::printf("\nPeak memory of one sequence's forward + backward, MiB above input and parameters\n");
-  print_header("mixer", "growth over 32 x tokens");
-  Settings once = settings;
-  once.repeat = 1;
+  print_header(settings, "longest / shortest");
   for (const MixerName& mixer : mixer_names()) {
-    if (!settings.only.empty() && settings.only != mixer.name) continue;
-    std::printf("| %s |", std::string(mixer.name).c_str());
-    double first = 0, last = 0;
-    for (const int64_t length : kLengths) {
-      if (length > settings.tokens) continue;
-      last = measure(mixer.kind, 1, length, once).peak_mib;
-      if (first == 0) first = last;
-      std::printf(" %.0f |", last);
-      std::fflush(stdout);
+    if (!wanted(settings, mixer)) continue;
+    std::vector<double> peaks;
+    for (const int64_t length : lengths_up_to(settings.tokens)) {
+      Context ctx({.num_threads = settings.threads});
+      const Case one(mixer.kind, 1, length, ctx);
+      const size_t before = ctx.memory().live_bytes;
+      ctx.reset_peak();
+      one.run_seconds();
+      peaks.push_back(double(ctx.memory().peak_bytes - before) / double(1 << 20));
     }
-    std::printf(" %.1f |\n", last / first);
+    print_row(mixer.name, peaks, " %.1f |\n");
   }
 }
 
