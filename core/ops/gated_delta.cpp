@@ -13,7 +13,13 @@ LinearStateResult gated_delta(Tape& tape, const Var& q, const Var& k, const Var&
                                  .head_log_decay = Tensor(),
                                  .beta = beta,
                                  .initial_state = initial_state};
-  return linear_state(tape, operands, layout, options, {cpu::gated_delta_fwd, cpu::gated_delta_bwd});
+  return linear_state(tape, operands, layout, options,
+                      {.forward = cpu::gated_delta_fwd,
+                       .backward = cpu::gated_delta_bwd,
+                       .summarize = cpu::gated_delta_summarize,
+                       .local = cpu::gated_delta_local,
+                       .fold = cpu::gated_delta_fold,
+                       .dstate = cpu::gated_delta_dstate});
 }
 
 Tensor gated_delta_step(Context& ctx, const LinearStateStep& step) {

@@ -29,9 +29,16 @@ LinearStateResult gated_delta(Tape& tape, const Var& q, const Var& k, const Var&
 Tensor gated_delta_step(Context& ctx, const LinearStateStep& step);
 
 namespace cpu {
-void gated_delta_fwd(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
-void gated_delta_bwd(Context& ctx, const LinearStateCall& call, const Tensor& chunk_states,
-                     const Tensor& dout, const Tensor& dfinal_state, const LinearStateGradients& out);
+void gated_delta_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                     const LinearStateForward& out);
+void gated_delta_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                     const LinearStateCotangents& from, const LinearStateGradients& out);
+void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
+                           LinearStateForward& out);
+void gated_delta_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
+void gated_delta_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
+void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const Tensor& dout,
+                        const Tensor& dstate_in);
 void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
 }  // namespace cpu
 

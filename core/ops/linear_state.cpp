@@ -40,8 +40,65 @@ void check_call(const LinearStateCall& c, const SequenceLayout& layout) {
                  "the decay is given both per token and per head; give one");
 }
 
+Shape state_shape(const LinearStateCall& c) {
+  return {c.q.dim(0), c.v.dim(2), c.q.dim(3), c.v.dim(3)};
+}
+
 Tensor empty_if_needed(Context& ctx, const Var& v) {
   return v.requires_grad() ? Tensor::empty(ctx, v.shape(), v.value().dtype()) : Tensor();
+}
+
+void check_exchanged(const char* name, const Tensor& t, const LinearStateCall& call) {
+  SPANWISE_CHECK(t.defined() && t.contiguous(), "the exchange of spans gave no contiguous {}", name);
+  check_shape(name, t, state_shape(call), call.q.dtype());
+}
+
+SpanSummary make_summary(Context& ctx, const LinearStateCall& call) {
+  const DType dtype = call.q.dtype();
+  const int64_t R = call.q.dim(0), HV = call.v.dim(2), K = call.q.dim(3);
+  const bool dense = call.beta.defined(), decays = call.log_decay.defined() || call.head_log_decay.defined();
+  SpanSummary summary;
+  if (dense) summary.transition = Tensor::zeros(ctx, {R, HV, K, K}, dtype);
+  if (decays && !dense) summary.log_decay = Tensor::empty(ctx, {R, HV}, dtype);
+  summary.state = Tensor::empty(ctx, state_shape(call), dtype);
+  return summary;
+}
+
+// Forward of rows that are spans. Sets call.initial_state; returns what backward needs of the other spans.
+std::shared_ptr<const void> forward_spans(Tape& tape, const LinearStateKernels& kernels,
+                                          SpanExchange& exchange, LinearStateCall& call,
+                                          LinearStateForward& f) {
+  Context& ctx = tape.context();
+  std::unique_ptr<SpanExchange::Forward> started;
+  if (tape.replays()) {
+    kernels.summarize(ctx, call, nullptr, f);
+  } else {
+    const SpanSummary summary = make_summary(ctx, call);
+    kernels.summarize(ctx, call, &summary, f);
+    started = exchange.start_forward(summary);
+  }
+  kernels.local(ctx, call, f);
+  IncomingState incoming = tape.once([&] { return started->wait(); });
+  check_exchanged("incoming state", incoming.state, call);
+  call.initial_state = std::move(incoming.state);
+  kernels.fold(ctx, call, f);
+  return std::move(incoming.saved);
+}
+
+void backward_spans(Context& ctx, const LinearStateKernels& kernels, SpanExchange& exchange,
+                    const std::shared_ptr<const void>& saved, const LinearStateCall& call,
+                    LinearStateCotangents from, const LinearStateGradients& g) {
+  SPANWISE_CHECK(
+      !from.dfinal_state.defined(),
+      "the last state of a span has a gradient of its own; with an exchange only the next span may "
+      "use that state");
+  const Tensor dstate_in = Tensor::zeros(ctx, state_shape(call), call.q.dtype());
+  kernels.dstate(ctx, call, from.dout, dstate_in);
+  const std::unique_ptr<SpanExchange::Backward> started = exchange.start_backward(dstate_in, saved);
+  kernels.backward(ctx, call, SegmentSet::kInsideRow, from, g);
+  from.dfinal_state = started->wait();
+  check_exchanged("gradient of the last state", from.dfinal_state, call);
+  kernels.backward(ctx, call, SegmentSet::kEndingRow, from, g);
 }
 
 }  // namespace
@@ -50,15 +107,28 @@ ChunkList::ChunkList(const SequenceLayout& layout, int64_t chunk) {
   SPANWISE_CHECK(chunk >= 1, "a chunk of {} tokens is empty", chunk);
   for (int64_t i = 0; i < int64_t(layout.segments().size()); ++i) {
     const Segment& s = layout.segments()[i];
-    Span span{s.row, int64_t(chunks_.size()), 0, s.continues, i + 1 == layout.row_end(s.row)};
+    SegmentChunks segment{s.row, int64_t(chunks_.size()), 0, s.continues, i + 1 == layout.row_end(s.row)};
     for (int64_t t = s.begin; t < s.end; t += chunk) {
       const int64_t length = std::min(chunk, s.end - t);
       chunks_.push_back({s.row * layout.length() + t, length, t == s.begin ? -1 : num_states_++});
       max_length_ = std::max(max_length_, length);
     }
-    span.last = int64_t(chunks_.size());
-    spans_.push_back(span);
+    segment.last = int64_t(chunks_.size());
+    segments_.push_back(segment);
   }
+}
+
+std::vector<ChunkList::SegmentChunks> ChunkList::select(SegmentSet which) const {
+  std::vector<SegmentChunks> selected;
+  for (const SegmentChunks& s : segments_) {
+    const bool in = which == SegmentSet::kContinuing  ? s.continues
+                    : which == SegmentSet::kStarting  ? !s.continues
+                    : which == SegmentSet::kEndingRow ? s.ends_row
+                    : which == SegmentSet::kInsideRow ? !s.ends_row
+                                                      : true;
+    if (in) selected.push_back(s);
+  }
+  return selected;
 }
 
 LinearStateResult linear_state(Tape& tape, const LinearStateVars& x, const SequenceLayout& layout,
@@ -74,43 +144,57 @@ LinearStateResult linear_state(Tape& tape, const LinearStateVars& x, const Seque
                        .chunks = ChunkList(layout, options.chunk),
                        .scale = options.scale};
   check_call(call, layout);
+  SpanExchange* exchange = options.exchange;
+  SPANWISE_CHECK(!exchange || !call.initial_state.defined(),
+                 "a span's initial_state comes from the exchange; give one of the two");
   if (call.initial_state.defined()) call.initial_state = call.initial_state.to_contiguous(ctx);
 
   const std::vector<Var> inputs{x.q, x.k, x.v, x.log_decay, x.beta, x.initial_state};
   const bool save = tape.saving() &&
                     std::any_of(inputs.begin(), inputs.end(), [](const Var& v) { return v.requires_grad(); });
-  const int64_t K = x.q.dim(3), HV = x.v.dim(2), V = x.v.dim(3);
   const DType dtype = call.q.dtype();
   LinearStateForward f;
   f.out = Tensor::empty(ctx, x.v.shape(), dtype);
-  f.final_state = Tensor::empty(ctx, {layout.batch(), HV, K, V}, dtype);
-  if (save) f.chunk_states = Tensor::empty(ctx, {call.chunks.num_states(), HV, K, V}, dtype);
-  kernels.forward(ctx, call, f);
+  f.final_state = Tensor::empty(ctx, state_shape(call), dtype);
+  if (save) {
+    const Shape state = state_shape(call);
+    f.chunk_states = Tensor::empty(ctx, {call.chunks.num_states(), state[1], state[2], state[3]}, dtype);
+  }
+  std::shared_ptr<const void> saved;
+  if (exchange) {
+    saved = forward_spans(tape, kernels, *exchange, call, f);
+  } else {
+    kernels.forward(ctx, call, SegmentSet::kAll, f);
+  }
 
   LinearStateResult result;
   result.out = tape.output(f.out, inputs);
   result.final_state = tape.output(f.final_state, {x.k, x.v, x.log_decay, x.beta, x.initial_state});
-  tape.record(
-      inputs, {result.out, result.final_state},
-      [&ctx, x, result, call = std::move(call), states = f.chunk_states, backward = kernels.backward] {
-        LinearStateGradients g;
-        g.dq = Tensor::empty(ctx, x.q.shape(), x.q.value().dtype());
-        g.dk = Tensor::empty(ctx, x.k.shape(), x.k.value().dtype());
-        g.dv = Tensor::empty(ctx, x.v.shape(), x.v.value().dtype());
-        g.dlog_decay = empty_if_needed(ctx, x.log_decay);
-        if (x.beta.defined()) g.dbeta = Tensor::empty(ctx, x.beta.shape(), x.beta.value().dtype());
-        if (x.initial_state.requires_grad())
-          g.dinitial_state = Tensor::zeros(ctx, x.initial_state.shape(), x.initial_state.value().dtype());
-        Tensor dfinal = result.final_state.grad();
-        if (dfinal.defined()) dfinal = dfinal.to_contiguous(ctx);
-        backward(ctx, call, states, result.out.grad_or_zeros(ctx), dfinal, g);
-        x.q.add_grad(ctx, g.dq);
-        x.k.add_grad(ctx, g.dk);
-        x.v.add_grad(ctx, g.dv);
-        x.log_decay.add_grad(ctx, g.dlog_decay);
-        x.beta.add_grad(ctx, g.dbeta);
-        x.initial_state.add_grad(ctx, g.dinitial_state);
-      });
+  tape.record(inputs, {result.out, result.final_state},
+              [&ctx, x, result, call = std::move(call), states = f.chunk_states, kernels, exchange, saved] {
+                LinearStateGradients g;
+                g.dq = Tensor::empty(ctx, x.q.shape(), x.q.value().dtype());
+                g.dk = Tensor::empty(ctx, x.k.shape(), x.k.value().dtype());
+                g.dv = Tensor::empty(ctx, x.v.shape(), x.v.value().dtype());
+                g.dlog_decay = empty_if_needed(ctx, x.log_decay);
+                if (x.beta.defined()) g.dbeta = Tensor::empty(ctx, x.beta.shape(), x.beta.value().dtype());
+                if (x.initial_state.requires_grad())
+                  g.dinitial_state =
+                      Tensor::zeros(ctx, x.initial_state.shape(), x.initial_state.value().dtype());
+                LinearStateCotangents from{states, result.out.grad_or_zeros(ctx), result.final_state.grad()};
+                if (from.dfinal_state.defined()) from.dfinal_state = from.dfinal_state.to_contiguous(ctx);
+                if (exchange) {
+                  backward_spans(ctx, kernels, *exchange, saved, call, from, g);
+                } else {
+                  kernels.backward(ctx, call, SegmentSet::kAll, from, g);
+                }
+                x.q.add_grad(ctx, g.dq);
+                x.k.add_grad(ctx, g.dk);
+                x.v.add_grad(ctx, g.dv);
+                x.log_decay.add_grad(ctx, g.dlog_decay);
+                x.beta.add_grad(ctx, g.dbeta);
+                x.initial_state.add_grad(ctx, g.dinitial_state);
+              });
   return result;
 }
 

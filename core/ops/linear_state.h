@@ -10,6 +10,12 @@
 // if undefined) when it continues a document, and only then has initial_state a gradient. final_state is the
 // state after each row's last token; its gradient reaches the row's last segment alone.
 //
+// Spans (options.exchange, span.h): the op summarises its rows, starts the exchange, computes what needs no
+// incoming state (scalar decay: all but the incoming state's part; delta rule: the documents that start in
+// the row), waits, and goes on. Backward likewise, with the documents that end inside the row in between.
+// Scalar decay's summary is a by-product; the delta rule scans each row's last segment for it, states only.
+// Backward scans each row's first segment, states only.
+//
 // Memory: training saves the operands and the state before every chunk but a segment's first, at most
 // K·V/C elements a token and value head; backward recomputes the rest chunk by chunk. While it runs with
 // HV > H, dq and dk are kept per value head, then summed in order.
@@ -17,6 +23,7 @@
 #include <vector>
 
 #include "core/autograd.h"
+#include "core/ops/span.h"
 #include "core/sequence_layout.h"
 
 namespace spanwise {
@@ -24,6 +31,10 @@ namespace spanwise {
 struct LinearStateOptions {
   double scale;        ///< multiplies out; K^-1/2 by convention
   int64_t chunk = 64;  ///< tokens a chunk: C
+  /// Given: every row is a span of a longer sequence, and rows that continue a document go on from the state
+  /// this hands them; initial_state must be undefined then, and final_state takes no gradient. Must outlive
+  /// backward. Not called again when a checkpointed segment is recomputed.
+  SpanExchange* exchange = nullptr;
 };
 
 struct LinearStateResult {
@@ -42,16 +53,25 @@ struct LinearStateStep {
   double scale;
 };
 
+/// Segments of a call that a kernel works on.
+enum class SegmentSet {
+  kAll,
+  kContinuing,  ///< the rows' first ones, where they go on from the incoming state
+  kStarting,    ///< the others
+  kEndingRow,   ///< the rows' last ones
+  kInsideRow,   ///< the others
+};
+
 /// Tokens cut into chunks that never cross a segment.
 class ChunkList {
  public:
   struct Chunk {
     int64_t begin;   ///< flat token index row·T + t
     int64_t length;  ///< 1 … C
-    int64_t state;   ///< index of the saved state before it; -1 for a span's first chunk
+    int64_t state;   ///< index of the saved state before it; -1 for a segment's first chunk
   };
-  /// The chunks [first, last) of one segment. Spans do not depend on each other.
-  struct Span {
+  /// The chunks [first, last) of one segment. Segments do not depend on each other.
+  struct SegmentChunks {
     int64_t row, first, last;
     bool continues;  ///< starts from initial_state
     bool ends_row;   ///< gives final_state
@@ -59,13 +79,13 @@ class ChunkList {
   ChunkList(const SequenceLayout& layout, int64_t chunk);
 
   const std::vector<Chunk>& chunks() const { return chunks_; }
-  const std::vector<Span>& spans() const { return spans_; }
+  std::vector<SegmentChunks> select(SegmentSet which) const;
   int64_t num_states() const { return num_states_; }
   int64_t max_length() const { return max_length_; }
 
  private:
   std::vector<Chunk> chunks_;
-  std::vector<Span> spans_;
+  std::vector<SegmentChunks> segments_;
   int64_t num_states_ = 0, max_length_ = 0;
 };
 
@@ -82,22 +102,37 @@ struct LinearStateForward {
   Tensor chunk_states;  ///< [num_states, HV, K, V], or undefined: not saved
 };
 
+/// What backward starts from.
+struct LinearStateCotangents {
+  Tensor chunk_states, dout;
+  Tensor dfinal_state;  ///< or undefined
+};
+
 /// Written (=). Undefined members are not computed; dinitial_state comes zeroed.
 struct LinearStateGradients {
   Tensor dq, dk, dv, dlog_decay, dbeta, dinitial_state;
 };
 
-/// The part of both Var functions that does not depend on the family: checks, allocates, runs, records.
+/// The part of both Var functions that does not depend on the family: checks, allocates, runs, exchanges,
+/// records.
 struct LinearStateVars {
   Var q, k, v, log_decay;
   Tensor head_log_decay;
   Var beta, initial_state;
 };
 struct LinearStateKernels {
-  void (*forward)(Context&, const LinearStateCall&, const LinearStateForward&);
-  /// dfinal_state may be undefined.
-  void (*backward)(Context&, const LinearStateCall&, const Tensor& chunk_states, const Tensor& dout,
-                   const Tensor& dfinal_state, const LinearStateGradients&);
+  void (*forward)(Context&, const LinearStateCall&, SegmentSet, const LinearStateForward&);
+  void (*backward)(Context&, const LinearStateCall&, SegmentSet, const LinearStateCotangents&,
+                   const LinearStateGradients&);
+  // Forward of spans, in this order. summarize and local run without an initial_state, fold with the incoming
+  // one; together they write what forward does.
+  /// Writes the summary, whose transition comes zeroed; nullptr when it is not needed. May allocate
+  /// chunk_states.
+  void (*summarize)(Context&, const LinearStateCall&, const SpanSummary*, LinearStateForward&);
+  void (*local)(Context&, const LinearStateCall&, const LinearStateForward&);
+  void (*fold)(Context&, const LinearStateCall&, const LinearStateForward&);
+  /// Writes D (dout, D) for rows that continue.
+  void (*dstate)(Context&, const LinearStateCall&, const Tensor& dout, const Tensor& dstate_in);
 };
 LinearStateResult linear_state(Tape& tape, const LinearStateVars& operands, const SequenceLayout& layout,
                                const LinearStateOptions& options, const LinearStateKernels& kernels);

@@ -12,7 +12,13 @@ LinearStateResult scalar_decay(Tape& tape, const Var& q, const Var& k, const Var
                                  .head_log_decay = decay.per_head,
                                  .beta = Var(),
                                  .initial_state = initial_state};
-  return linear_state(tape, operands, layout, options, {cpu::scalar_decay_fwd, cpu::scalar_decay_bwd});
+  return linear_state(tape, operands, layout, options,
+                      {.forward = cpu::scalar_decay_fwd,
+                       .backward = cpu::scalar_decay_bwd,
+                       .summarize = cpu::scalar_decay_summarize,
+                       .local = cpu::scalar_decay_local,
+                       .fold = cpu::scalar_decay_fold,
+                       .dstate = cpu::scalar_decay_dstate});
 }
 
 Tensor scalar_decay_step(Context& ctx, const LinearStateStep& step) {

@@ -34,9 +34,16 @@ LinearStateResult scalar_decay(Tape& tape, const Var& q, const Var& k, const Var
 Tensor scalar_decay_step(Context& ctx, const LinearStateStep& step);
 
 namespace cpu {
-void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
-void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, const Tensor& chunk_states,
-                      const Tensor& dout, const Tensor& dfinal_state, const LinearStateGradients& out);
+void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                      const LinearStateForward& out);
+void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                      const LinearStateCotangents& from, const LinearStateGradients& out);
+void scalar_decay_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
+                            LinearStateForward& out);
+void scalar_decay_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
+void scalar_decay_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
+void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const Tensor& dout,
+                         const Tensor& dstate_in);
 void scalar_decay_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
 }  // namespace cpu
 

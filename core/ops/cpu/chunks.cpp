@@ -43,33 +43,42 @@ ChunkDecay<T>::ChunkDecay(const StateDims& dims, Scratch& scratch)
       between_(scratch.take<T>(dims.C * dims.C)) {}
 
 template <class T>
-void ChunkDecay<T>::set_tokens(int64_t n, Strided<const T> g) {
+void ChunkDecay<T>::set_tokens(int64_t n, Strided<const T> g, DecayPairs pairs) {
   constant_ = false;
   double sum = 0;
   for (int64_t i = 0; i < n; ++i) sums_[i] = sum += std::max(double(*g.row(i)), kSmallestLog);
-  exponentiate(n);
+  exponentiate(n, pairs);
 }
 
 template <class T>
-void ChunkDecay<T>::set_constant(int64_t n, T g) {
-  if (constant_ && n == n_ && g == constant_log_) return;
+void ChunkDecay<T>::set_constant(int64_t n, T g, DecayPairs pairs) {
+  const bool has_pairs = pairs_ == DecayPairs::kAll || pairs == DecayPairs::kToEnd;
+  if (constant_ && has_pairs && n == n_ && g == constant_log_) return;
   constant_ = true;
   constant_log_ = g;
   for (int64_t i = 0; i < n; ++i) sums_[i] = double(i + 1) * std::max(double(g), kSmallestLog);
-  exponentiate(n);
+  exponentiate(n, pairs);
 }
 
 template <class T>
-void ChunkDecay<T>::exponentiate(int64_t n) {
+void ChunkDecay<T>::exponentiate(int64_t n, DecayPairs pairs) {
   n_ = n;
+  pairs_ = pairs;
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) from_start_[i] = decay_exp(T(sums_[i]));
-  for (int64_t i = 0; i < n; ++i) {
+  for (int64_t i = pairs == DecayPairs::kAll ? 0 : n - 1; i < n; ++i) {
     T* row = between_ + i * C_;
     const double sum = sums_[i];
 #pragma omp simd
     for (int64_t j = 0; j <= i; ++j) row[j] = decay_exp(T(sum - sums_[j]));
   }
+}
+
+template <class T>
+double log_decay_sum(int64_t n, Strided<const T> g) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += std::max(double(*g.row(i)), kSmallestLog);
+  return sum;
 }
 
 template <class T>
@@ -206,7 +215,12 @@ void chunk_output(const StateDims& dims, const ChunkOperands<T>& x, const ChunkD
   lower_scores<T>(dims, x.n, dims.K, x.q, x.k, buffers.tile);
   mask_and_decay<T>(dims, x.n, decay, scale, {}, Diagonal::kIncluded, buffers.tile);
   lower_times<T>(dims, x.n, dims.V, buffers.tile, x.v, 0, out);
-  if (!state_in) return;
+  if (state_in) add_state_output(dims, x, decay, scale, state_in, buffers, out);
+}
+
+template <class T>
+void add_state_output(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay, T scale,
+                      const T* state_in, const ChunkBuffers<T>& buffers, Strided<T> out) {
   scale_queries(dims, x, decay, scale, buffers.scaled_q);
   gemm<T>(Trans::kNo, Trans::kNo, x.n, dims.V, dims.K, 1, buffers.scaled_q, dims.K, state_in, dims.V, 1,
           out.data, out.stride);
@@ -226,9 +240,7 @@ void chunk_backward(const StateDims& dims, const ChunkOperands<T>& x, const Chun
                     const ChunkBuffers<T>& buffers, const ChunkGradients<T>& out) {
   const auto [K, V, C] = dims;
   const int64_t n = x.n;
-  T *A = buffers.tile, *B = buffers.dtile;
-  lower_scores<T>(dims, n, K, x.q, x.k, A);
-  mask_and_decay<T>(dims, n, decay, scale, {}, Diagonal::kIncluded, A);
+  T* B = buffers.dtile;
   lower_scores<T>(dims, n, V, dout, x.v, B);
   mask_and_decay<T>(dims, n, decay, scale, {}, Diagonal::kIncluded, B);
 
@@ -248,12 +260,9 @@ void chunk_backward(const StateDims& dims, const ChunkOperands<T>& x, const Chun
     last = scale_rows<T>(
         n, K, [&](int64_t i) { return decay.to_end(i); }, with, out.dk);
     if (out.dlog_sum && state_in) last += double(decay.total()) * double(dot<T>(state_in, dstate_out, K * V));
-    scale_keys(dims, x, decay, buffers.scaled_k);
-    gemm<T>(Trans::kNo, Trans::kNo, n, V, K, 1, buffers.scaled_k, K, dstate_out, V, 0, out.dv.data,
-            out.dv.stride);
   }
   lower_transposed_times<T>(dims, n, K, B, x.q, dstate_out ? 1 : 0, out.dk);
-  lower_transposed_times<T>(dims, n, V, A, dout, dstate_out ? 1 : 0, out.dv);
+  chunk_value_gradients<T>(dims, x, decay, scale, dstate_out, dout, buffers, out.dv);
 
   if (!out.dlog_sum) return;
   for (int64_t i = 0; i < n; ++i) {
@@ -267,6 +276,21 @@ void chunk_backward(const StateDims& dims, const ChunkOperands<T>& x, const Chun
 }
 
 template <class T>
+void chunk_value_gradients(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay,
+                           T scale, const T* dstate_out, Strided<const T> dout,
+                           const ChunkBuffers<T>& buffers, Strided<T> dv) {
+  const auto [K, V, C] = dims;
+  T* A = buffers.tile;
+  lower_scores<T>(dims, x.n, K, x.q, x.k, A);
+  mask_and_decay<T>(dims, x.n, decay, scale, {}, Diagonal::kIncluded, A);
+  if (dstate_out) {
+    scale_keys(dims, x, decay, buffers.scaled_k);
+    gemm<T>(Trans::kNo, Trans::kNo, x.n, V, K, 1, buffers.scaled_k, K, dstate_out, V, 0, dv.data, dv.stride);
+  }
+  lower_transposed_times<T>(dims, x.n, V, A, dout, dstate_out ? 1 : 0, dv);
+}
+
+template <class T>
 void retreat_state(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay, T scale,
                    Strided<const T> dout, bool has_dstate, const ChunkBuffers<T>& buffers, T* dstate) {
   scale_queries(dims, x, decay, scale, buffers.scaled_q);
@@ -276,6 +300,7 @@ void retreat_state(const StateDims& dims, const ChunkOperands<T>& x, const Chunk
 
 #define SPANWISE_CHUNKS(T)                                                                                   \
   template class ChunkDecay<T>;                                                                              \
+  template double log_decay_sum(int64_t, Strided<const T>);                                                  \
   template void lower_scores(const StateDims&, int64_t, int64_t, Strided<const T>, Strided<const T>, T*);    \
   template void mask_and_decay(const StateDims&, int64_t, const ChunkDecay<T>&, T, Strided<const T>,         \
                                Diagonal, T*);                                                                \
@@ -286,11 +311,15 @@ void retreat_state(const StateDims& dims, const ChunkOperands<T>& x, const Chunk
   template void solve_unit_lower_transposed(const StateDims&, int64_t, int64_t, const T*, Strided<T>);       \
   template void chunk_output(const StateDims&, const ChunkOperands<T>&, const ChunkDecay<T>&, T, const T*,   \
                              const ChunkBuffers<T>&, Strided<T>);                                            \
+  template void add_state_output(const StateDims&, const ChunkOperands<T>&, const ChunkDecay<T>&, T,         \
+                                 const T*, const ChunkBuffers<T>&, Strided<T>);                              \
   template void advance_state(const StateDims&, const ChunkOperands<T>&, const ChunkDecay<T>&, bool,         \
                               const ChunkBuffers<T>&, T*);                                                   \
   template void chunk_backward(const StateDims&, const ChunkOperands<T>&, const ChunkDecay<T>&, T, const T*, \
                                const T*, Strided<const T>, const ChunkBuffers<T>&,                           \
                                const ChunkGradients<T>&);                                                    \
+  template void chunk_value_gradients(const StateDims&, const ChunkOperands<T>&, const ChunkDecay<T>&, T,    \
+                                      const T*, Strided<const T>, const ChunkBuffers<T>&, Strided<T>);       \
   template void retreat_state(const StateDims&, const ChunkOperands<T>&, const ChunkDecay<T>&, T,            \
                               Strided<const T>, bool, const ChunkBuffers<T>&, T*);
 SPANWISE_CHUNKS(float)

@@ -41,6 +41,10 @@ struct StateDims {
   int64_t K, V, C;  ///< key width, value width, tokens in the longest chunk
 };
 
+/// Which e^{G_i − G_j} are computed: between all tokens, as outputs and the delta rule need, or from every
+/// token to the last, enough to move a state.
+enum class DecayPairs { kAll, kToEnd };
+
 /// Decay factors of one chunk. Sums of log decays are kept in double: behind a very fast decay, differences
 /// of large float sums would lose the slow ones.
 template <class T>
@@ -48,23 +52,28 @@ class ChunkDecay {
  public:
   ChunkDecay(const StateDims& dims, Scratch& scratch);
   /// log decays of n tokens, `g.stride` apart.
-  void set_tokens(int64_t n, Strided<const T> g);
+  void set_tokens(int64_t n, Strided<const T> g, DecayPairs pairs);
   /// The same log decay for n tokens; does nothing when it was set before.
-  void set_constant(int64_t n, T g);
+  void set_constant(int64_t n, T g, DecayPairs pairs);
 
   T from_start(int64_t i) const { return from_start_[i]; }         ///< e^{G_i}
   T to_end(int64_t i) const { return between(n_ - 1)[i]; }         ///< e^{Ḡ − G_i}
-  const T* between(int64_t i) const { return between_ + i * C_; }  ///< e^{G_i − G_j}, j ≤ i
+  const T* between(int64_t i) const { return between_ + i * C_; }  ///< e^{G_i − G_j}, j ≤ i; kAll
   T total() const { return from_start_[n_ - 1]; }                  ///< e^{Ḡ}
 
  private:
-  void exponentiate(int64_t n);
+  void exponentiate(int64_t n, DecayPairs pairs);
   int64_t C_, n_ = 0;
   bool constant_ = false;
+  DecayPairs pairs_ = DecayPairs::kAll;
   T constant_log_ = 0;
   double* sums_;
   T *from_start_, *between_;
 };
+
+/// Σ g of n tokens, cut where e^Σ is zero in any case, so that sums of it stay finite.
+template <class T>
+double log_decay_sum(int64_t n, Strided<const T> g);
 
 enum class Diagonal { kIncluded, kExcluded };
 
@@ -98,6 +107,7 @@ template <class T>
 struct ChunkOperands {
   int64_t n;
   Strided<const T> q, k, v;
+  int64_t v_width;        ///< columns of v; a wider state takes zeros in the others
   Strided<const T> beta;  ///< delta rule only
 };
 
@@ -116,6 +126,10 @@ struct ChunkBuffers {
 template <class T>
 void chunk_output(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay, T scale,
                   const T* state_in, const ChunkBuffers<T>& buffers, Strided<T> out);
+/// out += s e^G∘(Q S₀)
+template <class T>
+void add_state_output(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay, T scale,
+                      const T* state_in, const ChunkBuffers<T>& buffers, Strided<T> out);
 /// state = e^Ḡ state + K̃ᵀ V. With has_state false, state is not read.
 template <class T>
 void advance_state(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay,
@@ -131,6 +145,11 @@ template <class T>
 void chunk_backward(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay, T scale,
                     const T* state_in, const T* dstate_out, Strided<const T> dout,
                     const ChunkBuffers<T>& buffers, const ChunkGradients<T>& out);
+/// dv = K̃ dS₁ + Aᵀ dO, chunk_backward's. dstate_out nullptr: zero.
+template <class T>
+void chunk_value_gradients(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay,
+                           T scale, const T* dstate_out, Strided<const T> dout,
+                           const ChunkBuffers<T>& buffers, Strided<T> dv);
 /// dstate = e^Ḡ dstate + s (e^G∘Q)ᵀ dO. With has_dstate false, dstate is not read.
 template <class T>
 void retreat_state(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay, T scale,

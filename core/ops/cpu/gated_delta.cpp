@@ -1,7 +1,7 @@
 #include "core/ops/gated_delta.h"
 
 #include "core/ops/cpu/gemm.h"
-#include "core/ops/cpu/linear_scan.h"
+#include "core/ops/cpu/linear_spans.h"
 #include "core/ops/cpu/linear_step.h"
 
 namespace spanwise::cpu {
@@ -12,6 +12,8 @@ namespace {
 template <class T>
 class DeltaValues {
  public:
+  static constexpr DecayPairs kStatePairs = DecayPairs::kAll;
+
   DeltaValues(const StateDims& dims, Scratch& scratch)
       : dims_(dims),
         lambda_(scratch.take<T>(dims.C * dims.C)),
@@ -25,8 +27,7 @@ class DeltaValues {
   /// N = Θ (β∘(V − e^G∘(K S₀)))
   Strided<const T> make(const ChunkOperands<T>& x, const ChunkDecay<T>& decay, const T* state_in) {
     const auto [K, V, C] = dims_;
-    lower_scores<T>(dims_, x.n, K, x.k, x.k, lambda_);
-    mask_and_decay<T>(dims_, x.n, decay, 1, x.beta, Diagonal::kExcluded, lambda_);
+    make_lambda(x, decay);
     if (state_in) {
       gemm<T>(Trans::kNo, Trans::kNo, x.n, V, K, 1, x.k.data, x.k.stride, state_in, V, 0, n_, V);
     }
@@ -36,10 +37,13 @@ class DeltaValues {
       T* row = n_ + i * V;
       if (state_in) {
 #pragma omp simd
-        for (int64_t c = 0; c < V; ++c) row[c] = beta * v[c] - old * row[c];
+        for (int64_t c = 0; c < x.v_width; ++c) row[c] = beta * v[c] - old * row[c];
+#pragma omp simd
+        for (int64_t c = x.v_width; c < V; ++c) row[c] *= -old;
       } else {
 #pragma omp simd
-        for (int64_t c = 0; c < V; ++c) row[c] = beta * v[c];
+        for (int64_t c = 0; c < x.v_width; ++c) row[c] = beta * v[c];
+        std::fill(row + x.v_width, row + V, T(0));
       }
     }
     solve_unit_lower<T>(dims_, x.n, V, lambda_, {n_, V});
@@ -54,17 +58,13 @@ class DeltaValues {
   void backward(const ChunkOperands<T>& x, const ChunkDecay<T>& decay, const T* state_in,
                 const ChunkGradients<T>& grads, Strided<T> dv, Strided<T> dbeta) {
     const auto [K, V, C] = dims_;
-    solve_unit_lower_transposed<T>(dims_, x.n, V, lambda_, {z_, V});
+    solve_gradients(x);
     lower_scores<T>(dims_, x.n, V, {z_, V}, {n_, V}, dscores_);
     mask_and_decay<T>(dims_, x.n, decay, -1, {}, Diagonal::kExcluded, dscores_);
     if (state_in) gemm<T>(Trans::kNo, Trans::kYes, x.n, K, V, -1, z_, V, state_in, V, 0, psi_, K);
-    for (int64_t i = 0; i < x.n; ++i) {
-      const T beta = *x.beta.row(i), from_start = decay.from_start(i);
-      const T* k = x.k.row(i);
-      T *scaled = scaled_k_ + i * K, *psi = psi_ + i * K;
-#pragma omp simd
-      for (int64_t c = 0; c < K; ++c) scaled[c] = beta * k[c];
-      if (!state_in) continue;
+    for (int64_t i = 0; i < x.n && state_in; ++i) {
+      const T from_start = decay.from_start(i);
+      T* psi = psi_ + i * K;
 #pragma omp simd
       for (int64_t c = 0; c < K; ++c) psi[c] *= from_start;
     }
@@ -91,7 +91,14 @@ class DeltaValues {
     }
   }
 
-  /// dS₀ −= (β e^G∘K)ᵀ Z, with what backward() left.
+  void begin_retreat(const ChunkOperands<T>& x, const ChunkDecay<T>& decay, T scale, const T* dstate_out,
+                     Strided<const T> dout, const ChunkBuffers<T>& buffers) {
+    chunk_value_gradients<T>(dims_, x, decay, scale, dstate_out, dout, buffers, {z_, dims_.V});
+    make_lambda(x, decay);
+    solve_gradients(x);
+  }
+
+  /// dS₀ −= (β e^G∘K)ᵀ Z, with what backward() or begin_retreat() left.
   void retreat(const ChunkOperands<T>& x, const ChunkDecay<T>& decay, T* dstate) {
     const auto [K, V, C] = dims_;
     for (int64_t i = 0; i < x.n; ++i) {
@@ -104,24 +111,68 @@ class DeltaValues {
   }
 
  private:
+  void make_lambda(const ChunkOperands<T>& x, const ChunkDecay<T>& decay) {
+    lower_scores<T>(dims_, x.n, dims_.K, x.k, x.k, lambda_);
+    mask_and_decay<T>(dims_, x.n, decay, 1, x.beta, Diagonal::kExcluded, lambda_);
+  }
+
+  /// Z from the dN in z_, and β∘K.
+  void solve_gradients(const ChunkOperands<T>& x) {
+    const int64_t K = dims_.K;
+    solve_unit_lower_transposed<T>(dims_, x.n, dims_.V, lambda_, {z_, dims_.V});
+    for (int64_t i = 0; i < x.n; ++i) {
+      const T beta = *x.beta.row(i);
+      const T* k = x.k.row(i);
+      T* scaled = scaled_k_ + i * K;
+#pragma omp simd
+      for (int64_t c = 0; c < K; ++c) scaled[c] = beta * k[c];
+    }
+  }
+
   StateDims dims_;
   T *lambda_, *dscores_, *n_, *z_, *psi_, *r_, *scaled_k_;
 };
 
 }  // namespace
 
-void gated_delta_fwd(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
+void gated_delta_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                     const LinearStateForward& out) {
   dispatch_float(call.q.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    scan_forward<T, DeltaValues<T>>(ctx, call, out);
+    scan_forward<T, DeltaValues<T>>(ctx, call, which, out);
   });
 }
 
-void gated_delta_bwd(Context& ctx, const LinearStateCall& call, const Tensor& chunk_states,
-                     const Tensor& dout, const Tensor& dfinal_state, const LinearStateGradients& out) {
+void gated_delta_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                     const LinearStateCotangents& from, const LinearStateGradients& out) {
   dispatch_float(call.q.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    scan_backward<T, DeltaValues<T>>(ctx, call, chunk_states, dout, dfinal_state, out);
+    scan_backward<T, DeltaValues<T>>(ctx, call, which, from, out);
+  });
+}
+
+void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
+                           LinearStateForward&) {
+  if (!summary) return;
+  dispatch_float(call.q.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    scan_summaries<T, DeltaValues<T>>(ctx, call, *summary);
+  });
+}
+
+void gated_delta_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
+  gated_delta_fwd(ctx, call, SegmentSet::kStarting, out);
+}
+
+void gated_delta_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
+  gated_delta_fwd(ctx, call, SegmentSet::kContinuing, out);
+}
+
+void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const Tensor& dout,
+                        const Tensor& dstate_in) {
+  dispatch_float(call.q.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    scan_state_gradients<T, DeltaValues<T>>(ctx, call, dout, dstate_in);
   });
 }
 

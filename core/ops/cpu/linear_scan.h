@@ -1,14 +1,16 @@
 #pragma once
 // The scan over chunks, forward and backward, for a family of linear attention with one decay a head. A unit
-// of work is one span of one value head; units do not depend on each other. What a family adds to the plain
-// recurrence is a Values class:
+// of work is one segment of one value head; units do not depend on each other. What a family adds to the
+// plain recurrence is a Values class:
 //
 //   Values(const StateDims&, Scratch&)
+//   kStatePairs: the decay factors that make(), begin_retreat() and retreat() need
 //   Strided<const T> make(chunk, decay, state_in): what the chunk writes into the state: v, or the delta
 //       rule's N
 //   Strided<T> gradients(dv): where chunk_backward puts the gradient of that
 //   void backward(chunk, decay, state_in, chunk gradients, dv, dbeta): writes dv and dbeta from it, and adds
 //       to the key and decay gradients
+//   void begin_retreat(chunk, decay, scale, dstate_out, dout, buffers): what retreat() needs of backward()
 //   void retreat(chunk, decay, dstate): its part of the state's gradient
 
 #include <algorithm>
@@ -38,18 +40,40 @@ class HeadRows {
   int64_t stride_ = 0, width_;
 };
 
-/// fn(span, head, scratch) for every unit, each thread with `bytes` of its own scratch. Heads are the outer
-/// order, so that every thread gets as many tokens when heads divide by threads.
+/// The matrices of a [rows or chunks, HV, K, V] tensor.
+template <class T>
+class HeadStates {
+ public:
+  HeadStates(const Tensor& t, int64_t heads, const StateDims& dims)
+      : data_(t.defined() ? t.data<T>() : nullptr), heads_(heads), elems_(dims.K * dims.V) {}
+  bool defined() const { return data_; }
+  T* at(int64_t index, int64_t head) const { return data_ + (index * heads_ + head) * elems_; }
+
+ private:
+  T* data_;
+  int64_t heads_, elems_;
+};
+
+struct ScanUnit {
+  ChunkList::SegmentChunks segment;
+  int64_t head;
+  Scratch& scratch;
+};
+
+/// fn(unit) for every unit of the segments `which` names, each thread with `bytes` of its own scratch. Heads
+/// are the outer order, so that every thread gets as many tokens when heads divide by threads.
 template <class F>
-void for_each_unit(Context& ctx, const ChunkList& chunks, int64_t heads, int64_t bytes, F&& fn) {
+void for_each_unit(Context& ctx, const ChunkList& chunks, SegmentSet which, int64_t heads, int64_t bytes,
+                   F&& fn) {
+  const std::vector<ChunkList::SegmentChunks> segments = chunks.select(which);
   const Tensor pool = Tensor::empty(ctx, {ctx.num_threads(), bytes}, DType::kU8);
-  const int64_t num_spans = int64_t(chunks.spans().size()), units = heads * num_spans;
+  const int64_t num_segments = int64_t(segments.size()), units = heads * num_segments;
   // At least two indices: a lone unit must run inside a parallel region too, or gemm would use all threads
   // and results depend on their number.
   parallel_for(ctx, std::max<int64_t>(units, 2), [&](int64_t u) {
     if (u >= units) return;
     Scratch scratch(static_cast<std::byte*>(pool.raw()) + omp_get_thread_num() * bytes);
-    fn(chunks.spans()[u % num_spans], u / num_spans, scratch);
+    fn(ScanUnit{segments[u % num_segments], u / num_segments, scratch});
   });
 }
 
@@ -66,38 +90,42 @@ struct ScanOperands {
         log_decay(c.log_decay, HV, 1),
         beta(c.beta, HV, 1),
         head_log_decay(c.head_log_decay.defined() ? c.head_log_decay.to_vector<T>() : std::vector<T>(HV)),
-        initial_state(c.initial_state.defined() ? c.initial_state.data<T>() : nullptr) {}
+        initial_states(c.initial_state, HV, dims),
+        chunks(c.chunks) {}
 
   ChunkOperands<T> chunk(const ChunkList::Chunk& c, int64_t head) const {
     const int64_t key_head = head * H / HV;
     return {c.length, q.at(c.begin, key_head), k.at(c.begin, key_head), v.at(c.begin, head),
-            beta.at(c.begin, head)};
+            dims.V,   beta.at(c.begin, head)};
   }
-  void set_decay(const ChunkList::Chunk& c, int64_t head, ChunkDecay<T>& decay) const {
+  void set_decay(const ChunkList::Chunk& c, int64_t head, DecayPairs pairs, ChunkDecay<T>& decay) const {
     const Strided<const T> g = log_decay.at(c.begin, head);
     if (g.data) {
-      decay.set_tokens(c.length, g);
+      decay.set_tokens(c.length, g, pairs);
     } else {
-      decay.set_constant(c.length, head_log_decay[head]);
+      decay.set_constant(c.length, head_log_decay[head], pairs);
     }
   }
   int64_t state_elems() const { return dims.K * dims.V; }
-  const T* state_before(const ChunkList::Span& span, int64_t head) const {
-    if (!span.continues || !initial_state) return nullptr;
-    return initial_state + (span.row * HV + head) * state_elems();
+  /// The state a unit starts from; nullptr: zero.
+  const T* initial_state(const ScanUnit& unit) const {
+    if (!unit.segment.continues || !initial_states.defined()) return nullptr;
+    return initial_states.at(unit.segment.row, unit.head);
   }
 
   int64_t H, HV;
   StateDims dims;
   HeadRows<T> q, k, v, log_decay, beta;
   std::vector<T> head_log_decay;
-  const T* initial_state;
+  HeadStates<T> initial_states;
+  const ChunkList& chunks;
 };
 
 template <class T, class Values>
 struct ScanWorkspace {
-  ScanWorkspace(const StateDims& dims, Scratch& scratch)
-      : decay(dims, scratch),
+  ScanWorkspace(const StateDims& state_dims, Scratch& scratch)
+      : dims(state_dims),
+        decay(dims, scratch),
         buffers(dims, scratch),
         values(dims, scratch),
         state(scratch.take<T>(dims.K * dims.V)),
@@ -107,6 +135,7 @@ struct ScanWorkspace {
     ScanWorkspace workspace(dims, counter);
     return counter.bytes();
   }
+  StateDims dims;
   ChunkDecay<T> decay;
   ChunkBuffers<T> buffers;
   Values values;
@@ -114,56 +143,72 @@ struct ScanWorkspace {
   double* dlog_sum;
 };
 
-template <class T, class Values>
-void scan_forward(Context& ctx, const LinearStateCall& call, const LinearStateForward& result) {
-  const ScanOperands<T> x(call);
-  const T scale = T(call.scale);
-  const HeadRows<T> out(result.out, x.HV, x.dims.V);
-  T* saved = result.chunk_states.defined() ? result.chunk_states.data<T>() : nullptr;
-  using Workspace = ScanWorkspace<T, Values>;
-  for_each_unit(
-      ctx, call.chunks, x.HV, Workspace::bytes(x.dims),
-      [&](const ChunkList::Span& span, int64_t head, Scratch& scratch) {
-        Workspace w(x.dims, scratch);
-        const T* initial = x.state_before(span, head);
-        if (initial) std::copy_n(initial, x.state_elems(), w.state);
-        bool has_state = initial;
-        for (int64_t i = span.first; i < span.last; ++i) {
-          const ChunkList::Chunk& c = call.chunks.chunks()[i];
-          if (saved && c.state >= 0)
-            std::copy_n(w.state, x.state_elems(), saved + (c.state * x.HV + head) * x.state_elems());
-          ChunkOperands<T> chunk = x.chunk(c, head);
-          const T* state_in = has_state ? w.state : nullptr;
-          x.set_decay(c, head, w.decay);
-          chunk.v = w.values.make(chunk, w.decay, state_in);
-          chunk_output<T>(x.dims, chunk, w.decay, scale, state_in, w.buffers, out.at(c.begin, head));
-          advance_state<T>(x.dims, chunk, w.decay, has_state, w.buffers, w.state);
-          has_state = true;
-        }
-        if (span.ends_row) {
-          std::copy_n(w.state, x.state_elems(),
-                      result.final_state.data<T>() + (span.row * x.HV + head) * x.state_elems());
-        }
-      });
+/// Moves w.state over a unit's segment. visit(chunk in the list, its operands with what it writes into the
+/// state for v, the state before it or nullptr) comes before each step. w may be wider than x: Values then
+/// makes zeros of the missing columns of v.
+template <class T, class Values, class F>
+void advance_segment(const ScanOperands<T>& x, const ScanUnit& unit, DecayPairs pairs, bool has_state,
+                     ScanWorkspace<T, Values>& w, F&& visit) {
+  for (int64_t i = unit.segment.first; i < unit.segment.last; ++i) {
+    const ChunkList::Chunk& c = x.chunks.chunks()[i];
+    ChunkOperands<T> chunk = x.chunk(c, unit.head);
+    const T* state_in = has_state ? w.state : nullptr;
+    x.set_decay(c, unit.head, pairs, w.decay);
+    chunk.v = w.values.make(chunk, w.decay, state_in);
+    visit(c, chunk, state_in);
+    advance_state<T>(w.dims, chunk, w.decay, has_state, w.buffers, w.state);
+    has_state = true;
+  }
 }
 
-/// Sums [tokens, HV, width] over the value heads of each key head, in order.
-template <class T>
-void sum_value_heads(const Context& ctx, int64_t H, int64_t HV, int64_t width, const Tensor& heads,
-                     const Tensor& out) {
-  const int64_t rows = out.numel() / width, group = HV / H;
-  const T* in = heads.data<T>();
-  T* sums = out.data<T>();
-  parallel_blocks(ctx, rows, 64, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const T* first = in + r * group * width;
-      T* sum = sums + r * width;
-      std::copy_n(first, width, sum);
-      for (int64_t j = 1; j < group; ++j) {
-        for (int64_t c = 0; c < width; ++c) sum[c] += first[j * width + c];
-      }
-    }
+/// The segments `which` names. result.out undefined: states only.
+template <class T, class Values>
+void scan_forward(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                  const LinearStateForward& result) {
+  const ScanOperands<T> x(call);
+  const T scale = T(call.scale);
+  const bool outputs = result.out.defined();
+  const HeadRows<T> out(result.out, x.HV, x.dims.V);
+  const HeadStates<T> saved(result.chunk_states, x.HV, x.dims), last(result.final_state, x.HV, x.dims);
+  using Workspace = ScanWorkspace<T, Values>;
+  for_each_unit(ctx, call.chunks, which, x.HV, Workspace::bytes(x.dims), [&](const ScanUnit& unit) {
+    Workspace w(x.dims, unit.scratch);
+    const T* initial = x.initial_state(unit);
+    if (initial) std::copy_n(initial, x.state_elems(), w.state);
+    advance_segment(x, unit, outputs ? DecayPairs::kAll : Values::kStatePairs, initial, w,
+                    [&](const ChunkList::Chunk& c, const ChunkOperands<T>& chunk, const T* state_in) {
+                      if (saved.defined() && c.state >= 0)
+                        std::copy_n(state_in, x.state_elems(), saved.at(c.state, unit.head));
+                      if (outputs)
+                        chunk_output<T>(x.dims, chunk, w.decay, scale, state_in, w.buffers,
+                                        out.at(c.begin, unit.head));
+                    });
+    if (unit.segment.ends_row) std::copy_n(w.state, x.state_elems(), last.at(unit.segment.row, unit.head));
   });
+}
+
+/// Sums [B, T, HV, width] over the value heads of each key head, in order, for the tokens of some segments.
+template <class T>
+void sum_value_heads(const Context& ctx, const LinearStateCall& call, SegmentSet which, const Tensor& heads,
+                     const Tensor& out) {
+  const int64_t H = out.dim(2), group = heads.dim(2) / H, width = out.dim(3);
+  for (const ChunkList::SegmentChunks& segment : call.chunks.select(which)) {
+    const ChunkList::Chunk &first = call.chunks.chunks()[segment.first],
+                           &last = call.chunks.chunks()[segment.last - 1];
+    const int64_t rows = (last.begin + last.length - first.begin) * H;
+    const T* in = heads.data<T>() + first.begin * H * group * width;
+    T* sums = out.data<T>() + first.begin * H * width;
+    parallel_blocks(ctx, rows, 64, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const T* from = in + r * group * width;
+        T* sum = sums + r * width;
+        std::copy_n(from, width, sum);
+        for (int64_t j = 1; j < group; ++j) {
+          for (int64_t c = 0; c < width; ++c) sum[c] += from[j * width + c];
+        }
+      }
+    });
+  }
 }
 
 /// dg = reverse cumulative sum of dG.
@@ -173,9 +218,10 @@ void suffix_sums(int64_t n, const double* dlog_sum, Strided<T> dlog_decay) {
   for (int64_t i = n - 1; i >= 0; --i) *dlog_decay.row(i) = T(sum += dlog_sum[i]);
 }
 
+/// The segments `which` names.
 template <class T, class Values>
-void scan_backward(Context& ctx, const LinearStateCall& call, const Tensor& chunk_states, const Tensor& dout,
-                   const Tensor& dfinal_state, const LinearStateGradients& result) {
+void scan_backward(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                   const LinearStateCotangents& from, const LinearStateGradients& result) {
   const ScanOperands<T> x(call);
   const T scale = T(call.scale);
   const int64_t K = x.dims.K, elems = x.state_elems();
@@ -185,47 +231,44 @@ void scan_backward(Context& ctx, const LinearStateCall& call, const Tensor& chun
   const Tensor dq_heads = shared ? Tensor::empty(ctx, per_value_head, call.q.dtype()) : result.dq;
   const Tensor dk_heads = shared ? Tensor::empty(ctx, per_value_head, call.q.dtype()) : result.dk;
   const HeadRows<T> dq(dq_heads, x.HV, K), dk(dk_heads, x.HV, K), dv(result.dv, x.HV, x.dims.V),
-      dbeta(result.dbeta, x.HV, 1), dlog_decay(result.dlog_decay, x.HV, 1), dout_rows(dout, x.HV, x.dims.V);
-  const T* saved = chunk_states.data<T>();
+      dbeta(result.dbeta, x.HV, 1), dlog_decay(result.dlog_decay, x.HV, 1), dout(from.dout, x.HV, x.dims.V);
+  const HeadStates<T> saved(from.chunk_states, x.HV, x.dims), dfinal(from.dfinal_state, x.HV, x.dims),
+      dinitial(result.dinitial_state, x.HV, x.dims);
   using Workspace = ScanWorkspace<T, Values>;
-  for_each_unit(
-      ctx, call.chunks, x.HV, Workspace::bytes(x.dims),
-      [&](const ChunkList::Span& span, int64_t head, Scratch& scratch) {
-        Workspace w(x.dims, scratch);
-        const T* initial = x.state_before(span, head);
-        const int64_t boundary = (span.row * x.HV + head) * elems;
-        bool has_dstate = span.ends_row && dfinal_state.defined();
-        if (has_dstate) std::copy_n(dfinal_state.data<T>() + boundary, elems, w.state);
-        for (int64_t i = span.last - 1; i >= span.first; --i) {
-          const ChunkList::Chunk& c = call.chunks.chunks()[i];
-          const T* state_in = c.state < 0 ? initial : saved + (c.state * x.HV + head) * elems;
-          const ChunkOperands<T> chunk = x.chunk(c, head);
-          ChunkOperands<T> with_values = chunk;
-          x.set_decay(c, head, w.decay);
-          with_values.v = w.values.make(chunk, w.decay, state_in);
-          const Strided<T> dv_rows = dv.at(c.begin, head), dlog_rows = dlog_decay.at(c.begin, head);
-          const Strided<const T> dout_chunk = dout_rows.at(c.begin, head);
-          const ChunkGradients<T> grads{dq.at(c.begin, head), dk.at(c.begin, head),
-                                        w.values.gradients(dv_rows), dlog_rows.data ? w.dlog_sum : nullptr};
-          chunk_backward<T>(x.dims, with_values, w.decay, scale, state_in, has_dstate ? w.state : nullptr,
-                            dout_chunk, w.buffers, grads);
-          w.values.backward(chunk, w.decay, state_in, grads, dv_rows, dbeta.at(c.begin, head));
-          if (dlog_rows.data) {
-            suffix_sums<T>(c.length, w.dlog_sum, dlog_rows);
-            if (!state_in)
-              *dlog_rows.row(0) = 0;  // decays nothing: zero to the last bit, not a sum of roundings
-          }
-          if (i == span.first && !(initial && result.dinitial_state.defined())) break;
-          retreat_state<T>(x.dims, chunk, w.decay, scale, dout_chunk, has_dstate, w.buffers, w.state);
-          w.values.retreat(chunk, w.decay, w.state);
-          has_dstate = true;
-        }
-        if (initial && result.dinitial_state.defined())
-          std::copy_n(w.state, elems, result.dinitial_state.data<T>() + boundary);
-      });
+  for_each_unit(ctx, call.chunks, which, x.HV, Workspace::bytes(x.dims), [&](const ScanUnit& unit) {
+    const auto& [segment, head, scratch] = unit;
+    Workspace w(x.dims, scratch);
+    const T* initial = x.initial_state(unit);
+    bool has_dstate = segment.ends_row && dfinal.defined();
+    if (has_dstate) std::copy_n(dfinal.at(segment.row, head), elems, w.state);
+    for (int64_t i = segment.last - 1; i >= segment.first; --i) {
+      const ChunkList::Chunk& c = call.chunks.chunks()[i];
+      const T* state_in = c.state < 0 ? initial : saved.at(c.state, head);
+      const ChunkOperands<T> chunk = x.chunk(c, head);
+      ChunkOperands<T> with_values = chunk;
+      x.set_decay(c, head, DecayPairs::kAll, w.decay);
+      with_values.v = w.values.make(chunk, w.decay, state_in);
+      const Strided<T> dv_rows = dv.at(c.begin, head), dlog_rows = dlog_decay.at(c.begin, head);
+      const Strided<const T> dout_chunk = dout.at(c.begin, head);
+      const ChunkGradients<T> grads{dq.at(c.begin, head), dk.at(c.begin, head), w.values.gradients(dv_rows),
+                                    dlog_rows.data ? w.dlog_sum : nullptr};
+      chunk_backward<T>(x.dims, with_values, w.decay, scale, state_in, has_dstate ? w.state : nullptr,
+                        dout_chunk, w.buffers, grads);
+      w.values.backward(chunk, w.decay, state_in, grads, dv_rows, dbeta.at(c.begin, head));
+      if (dlog_rows.data) {
+        suffix_sums<T>(c.length, w.dlog_sum, dlog_rows);
+        if (!state_in) *dlog_rows.row(0) = 0;  // decays nothing: zero to the last bit, not a sum of roundings
+      }
+      if (i == segment.first && !(initial && dinitial.defined())) break;
+      retreat_state<T>(x.dims, chunk, w.decay, scale, dout_chunk, has_dstate, w.buffers, w.state);
+      w.values.retreat(chunk, w.decay, w.state);
+      has_dstate = true;
+    }
+    if (initial && dinitial.defined()) std::copy_n(w.state, elems, dinitial.at(segment.row, head));
+  });
   if (shared) {
-    sum_value_heads<T>(ctx, x.H, x.HV, K, dq_heads, result.dq);
-    sum_value_heads<T>(ctx, x.H, x.HV, K, dk_heads, result.dk);
+    sum_value_heads<T>(ctx, call, which, dq_heads, result.dq);
+    sum_value_heads<T>(ctx, call, which, dk_heads, result.dk);
   }
 }
 

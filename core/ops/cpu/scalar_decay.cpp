@@ -1,6 +1,6 @@
 #include "core/ops/scalar_decay.h"
 
-#include "core/ops/cpu/linear_scan.h"
+#include "core/ops/cpu/linear_spans.h"
 #include "core/ops/cpu/linear_step.h"
 
 namespace spanwise::cpu {
@@ -10,28 +10,121 @@ namespace {
 /// The state takes v as it is.
 template <class T>
 struct PlainValues {
+  static constexpr DecayPairs kStatePairs = DecayPairs::kToEnd;
   PlainValues(const StateDims&, Scratch&) {}
   Strided<const T> make(const ChunkOperands<T>& x, const ChunkDecay<T>&, const T*) { return x.v; }
   Strided<T> gradients(Strided<T> dv) { return dv; }
   void backward(const ChunkOperands<T>&, const ChunkDecay<T>&, const T*, const ChunkGradients<T>&, Strided<T>,
                 Strided<T>) {}
+  void begin_retreat(const ChunkOperands<T>&, const ChunkDecay<T>&, T, const T*, Strided<const T>,
+                     const ChunkBuffers<T>&) {}
   void retreat(const ChunkOperands<T>&, const ChunkDecay<T>&, T*) {}
 };
 
+// Rows as spans: the states are linear in the incoming one and the outputs in the states, so one scan from
+// zero gives B and states that the incoming one, decayed, is added to afterwards.
+
+/// Outputs from the states of a scan from zero, but for the state's part in segments that continue.
+template <class T>
+void local_outputs(Context& ctx, const LinearStateCall& call, const LinearStateForward& f) {
+  const ScanOperands<T> x(call);
+  const HeadRows<T> out(f.out, x.HV, x.dims.V);
+  const HeadStates<T> states(f.chunk_states, x.HV, x.dims);
+  using Workspace = ScanWorkspace<T, PlainValues<T>>;
+  for_each_unit(ctx, call.chunks, SegmentSet::kAll, x.HV, Workspace::bytes(x.dims),
+                [&](const ScanUnit& unit) {
+                  Workspace w(x.dims, unit.scratch);
+                  for (int64_t i = unit.segment.first; i < unit.segment.last; ++i) {
+                    const ChunkList::Chunk& c = call.chunks.chunks()[i];
+                    const bool has_state = !unit.segment.continues && c.state >= 0;
+                    x.set_decay(c, unit.head, DecayPairs::kAll, w.decay);
+                    chunk_output<T>(x.dims, x.chunk(c, unit.head), w.decay, T(call.scale),
+                                    has_state ? states.at(c.state, unit.head) : nullptr, w.buffers,
+                                    out.at(c.begin, unit.head));
+                  }
+                });
+}
+
+template <class T>
+void add_to(int64_t n, const T* from, T* sum) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) sum[i] += from[i];
+}
+
+/// Adds what is left of the incoming states to the chunk states and the last ones, and then the states' part
+/// to the outputs.
+template <class T>
+void fold_states(Context& ctx, const LinearStateCall& call, const LinearStateForward& f) {
+  const ScanOperands<T> x(call);
+  const HeadRows<T> out(f.out, x.HV, x.dims.V);
+  const HeadStates<T> states(f.chunk_states, x.HV, x.dims), last(f.final_state, x.HV, x.dims);
+  const int64_t elems = x.state_elems();
+  using Workspace = ScanWorkspace<T, PlainValues<T>>;
+  for_each_unit(ctx, call.chunks, SegmentSet::kContinuing, x.HV, Workspace::bytes(x.dims),
+                [&](const ScanUnit& unit) {
+                  Workspace w(x.dims, unit.scratch);
+                  T* left = w.state;
+                  std::copy_n(x.initial_state(unit), elems, left);
+                  for (int64_t i = unit.segment.first; i < unit.segment.last; ++i) {
+                    const ChunkList::Chunk& c = call.chunks.chunks()[i];
+                    T* state = c.state < 0 ? left : states.at(c.state, unit.head);
+                    if (c.state >= 0) add_to(elems, left, state);
+                    x.set_decay(c, unit.head, DecayPairs::kToEnd, w.decay);
+                    add_state_output<T>(x.dims, x.chunk(c, unit.head), w.decay, T(call.scale), state,
+                                        w.buffers, out.at(c.begin, unit.head));
+                    const T total = w.decay.total();
+#pragma omp simd
+                    for (int64_t e = 0; e < elems; ++e) left[e] *= total;
+                  }
+                  if (unit.segment.ends_row) add_to(elems, left, last.at(unit.segment.row, unit.head));
+                });
+}
+
 }  // namespace
 
-void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
+void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                      const LinearStateForward& out) {
   dispatch_float(call.q.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    scan_forward<T, PlainValues<T>>(ctx, call, out);
+    scan_forward<T, PlainValues<T>>(ctx, call, which, out);
   });
 }
 
-void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, const Tensor& chunk_states,
-                      const Tensor& dout, const Tensor& dfinal_state, const LinearStateGradients& out) {
+void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                      const LinearStateCotangents& from, const LinearStateGradients& out) {
   dispatch_float(call.q.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    scan_backward<T, PlainValues<T>>(ctx, call, chunk_states, dout, dfinal_state, out);
+    scan_backward<T, PlainValues<T>>(ctx, call, which, from, out);
+  });
+}
+
+void scalar_decay_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
+                            LinearStateForward& out) {
+  const int64_t HV = call.v.dim(2), K = call.q.dim(3), V = call.v.dim(3);
+  if (!out.chunk_states.defined())
+    out.chunk_states = Tensor::empty(ctx, {call.chunks.num_states(), HV, K, V}, call.q.dtype());
+  dispatch_float(call.q.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    scan_forward<T, PlainValues<T>>(ctx, call, SegmentSet::kAll,
+                                    {.final_state = out.final_state, .chunk_states = out.chunk_states});
+    if (summary && summary->log_decay.defined()) sum_log_decays<T>(call, summary->log_decay);
+  });
+  if (summary) summary->state.copy_from(out.final_state);
+}
+
+void scalar_decay_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
+  dispatch_float(call.q.dtype(), [&](auto zero) { local_outputs<decltype(zero)>(ctx, call, out); });
+}
+
+void scalar_decay_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
+  dispatch_float(call.q.dtype(), [&](auto zero) { fold_states<decltype(zero)>(ctx, call, out); });
+}
+
+void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const Tensor& dout,
+                         const Tensor& dstate_in) {
+  dispatch_float(call.q.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    scan_state_gradients<T, PlainValues<T>>(ctx, call, dout, dstate_in);
   });
 }
 
