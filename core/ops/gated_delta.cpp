@@ -19,7 +19,9 @@ LinearStateResult gated_delta(Tape& tape, const Var& q, const Var& k, const Var&
                        .summarize = cpu::gated_delta_summarize,
                        .local = cpu::gated_delta_local,
                        .fold = cpu::gated_delta_fold,
-                       .dstate = cpu::gated_delta_dstate});
+                       .dstate = cpu::gated_delta_dstate,
+                       .local_bwd = cpu::gated_delta_local_bwd,
+                       .fold_bwd = cpu::gated_delta_fold_bwd});
 }
 
 Tensor gated_delta_step(Context& ctx, const LinearStateStep& step) {

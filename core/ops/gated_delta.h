@@ -39,6 +39,10 @@ void gated_delta_local(Context& ctx, const LinearStateCall& call, const LinearSt
 void gated_delta_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
 void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const Tensor& dout,
                         const Tensor& dstate_in);
+void gated_delta_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                           const LinearStateGradients& out);
+void gated_delta_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                          const LinearStateGradients& out);
 void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
 }  // namespace cpu
 

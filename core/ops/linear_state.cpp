@@ -95,10 +95,10 @@ void backward_spans(Context& ctx, const LinearStateKernels& kernels, SpanExchang
   const Tensor dstate_in = Tensor::zeros(ctx, state_shape(call), call.q.dtype());
   kernels.dstate(ctx, call, from.dout, dstate_in);
   const std::unique_ptr<SpanExchange::Backward> started = exchange.start_backward(dstate_in, saved);
-  kernels.backward(ctx, call, SegmentSet::kInsideRow, from, g);
+  kernels.local_bwd(ctx, call, from, g);
   from.dfinal_state = started->wait();
   check_exchanged("gradient of the last state", from.dfinal_state, call);
-  kernels.backward(ctx, call, SegmentSet::kEndingRow, from, g);
+  kernels.fold_bwd(ctx, call, from, g);
 }
 
 }  // namespace

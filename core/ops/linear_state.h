@@ -11,10 +11,10 @@
 // state after each row's last token; its gradient reaches the row's last segment alone.
 //
 // Spans (options.exchange, span.h): the op summarises its rows, starts the exchange, computes what needs no
-// incoming state (scalar decay: all but the incoming state's part; delta rule: the documents that start in
-// the row), waits, and goes on. Backward likewise, with the documents that end inside the row in between.
-// Scalar decay's summary is a by-product; the delta rule scans each row's last segment for it, states only.
-// Backward scans each row's first segment, states only.
+// incoming state, waits, and goes on; backward likewise. What is computed meanwhile: for scalar decay all but
+// the states' part of out, and in backward of dk, dv and dg; for the delta rule the documents that start
+// inside the row, in backward those that end there. Scalar decay's forward summary is a by-product; the delta
+// rule scans each row's last segment for it, states only, and backward scans each row's first segment.
 //
 // Memory: training saves the operands and the state before every chunk but a segment's first, at most
 // K·V/C elements a token and value head; backward recomputes the rest chunk by chunk. While it runs with
@@ -131,8 +131,14 @@ struct LinearStateKernels {
   void (*summarize)(Context&, const LinearStateCall&, const SpanSummary*, LinearStateForward&);
   void (*local)(Context&, const LinearStateCall&, const LinearStateForward&);
   void (*fold)(Context&, const LinearStateCall&, const LinearStateForward&);
-  /// Writes D (dout, D) for rows that continue.
+  // Backward of spans, in this order. local_bwd runs without dfinal_state, fold_bwd with it; together they
+  // write what backward does.
+  /// Writes D for rows that continue.
   void (*dstate)(Context&, const LinearStateCall&, const Tensor& dout, const Tensor& dstate_in);
+  void (*local_bwd)(Context&, const LinearStateCall&, const LinearStateCotangents&,
+                    const LinearStateGradients&);
+  void (*fold_bwd)(Context&, const LinearStateCall&, const LinearStateCotangents&,
+                   const LinearStateGradients&);
 };
 LinearStateResult linear_state(Tape& tape, const LinearStateVars& operands, const SequenceLayout& layout,
                                const LinearStateOptions& options, const LinearStateKernels& kernels);

@@ -18,7 +18,9 @@ LinearStateResult scalar_decay(Tape& tape, const Var& q, const Var& k, const Var
                        .summarize = cpu::scalar_decay_summarize,
                        .local = cpu::scalar_decay_local,
                        .fold = cpu::scalar_decay_fold,
-                       .dstate = cpu::scalar_decay_dstate});
+                       .dstate = cpu::scalar_decay_dstate,
+                       .local_bwd = cpu::scalar_decay_local_bwd,
+                       .fold_bwd = cpu::scalar_decay_fold_bwd});
 }
 
 Tensor scalar_decay_step(Context& ctx, const LinearStateStep& step) {

@@ -44,6 +44,10 @@ void scalar_decay_local(Context& ctx, const LinearStateCall& call, const LinearS
 void scalar_decay_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
 void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const Tensor& dout,
                          const Tensor& dstate_in);
+void scalar_decay_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                            const LinearStateGradients& out);
+void scalar_decay_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                           const LinearStateGradients& out);
 void scalar_decay_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
 }  // namespace cpu
 

@@ -234,6 +234,34 @@ void advance_state(const StateDims& dims, const ChunkOperands<T>& x, const Chunk
           has_state ? decay.total() : T(0), state, dims.V);
 }
 
+namespace {
+
+/// dk = e^{Ḡ−G}∘(V dS₁ᵀ). Returns ⟨S₁, dS₁⟩ = e^Ḡ ⟨S₀, dS₁⟩ + ⟨K, dk⟩ if dG is wanted: S₁ itself is not
+/// needed.
+template <class T>
+double state_key_gradients(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay,
+                           const T* state_in, const T* dstate_out, const ChunkGradients<T>& out) {
+  const auto [K, V, C] = dims;
+  gemm<T>(Trans::kNo, Trans::kYes, x.n, K, V, 1, x.v.data, x.v.stride, dstate_out, V, 0, out.dk.data,
+          out.dk.stride);
+  const Strided<const T> with = out.dlog_sum ? x.k : Strided<const T>{};
+  double last = scale_rows<T>(
+      x.n, K, [&](int64_t i) { return decay.to_end(i); }, with, out.dk);
+  if (out.dlog_sum && state_in) last += double(decay.total()) * double(dot<T>(state_in, dstate_out, K * V));
+  return last;
+}
+
+/// dv = beta dv + K̃ dS₁
+template <class T>
+void state_value_gradients(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay,
+                           const T* dstate_out, const ChunkBuffers<T>& buffers, T beta, Strided<T> dv) {
+  scale_keys(dims, x, decay, buffers.scaled_k);
+  gemm<T>(Trans::kNo, Trans::kNo, x.n, dims.V, dims.K, 1, buffers.scaled_k, dims.K, dstate_out, dims.V, beta,
+          dv.data, dv.stride);
+}
+
+}  // namespace
+
 template <class T>
 void chunk_backward(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay, T scale,
                     const T* state_in, const T* dstate_out, Strided<const T> dout,
@@ -252,15 +280,8 @@ void chunk_backward(const StateDims& dims, const ChunkOperands<T>& x, const Chun
   }
   lower_times<T>(dims, n, K, B, x.k, state_in ? 1 : 0, out.dq);
 
-  double last = 0;  // ⟨S₁, dS₁⟩ = e^Ḡ ⟨S₀, dS₁⟩ + ⟨K, e^{Ḡ−G}∘(V dS₁ᵀ)⟩: S₁ itself is not needed
-  if (dstate_out) {
-    gemm<T>(Trans::kNo, Trans::kYes, n, K, V, 1, x.v.data, x.v.stride, dstate_out, V, 0, out.dk.data,
-            out.dk.stride);
-    const Strided<const T> with = out.dlog_sum ? x.k : Strided<const T>{};
-    last = scale_rows<T>(
-        n, K, [&](int64_t i) { return decay.to_end(i); }, with, out.dk);
-    if (out.dlog_sum && state_in) last += double(decay.total()) * double(dot<T>(state_in, dstate_out, K * V));
-  }
+  double last = 0;
+  if (dstate_out) last = state_key_gradients(dims, x, decay, state_in, dstate_out, out);
   lower_transposed_times<T>(dims, n, K, B, x.q, dstate_out ? 1 : 0, out.dk);
   chunk_value_gradients<T>(dims, x, decay, scale, dstate_out, dout, buffers, out.dv);
 
@@ -276,6 +297,17 @@ void chunk_backward(const StateDims& dims, const ChunkOperands<T>& x, const Chun
 }
 
 template <class T>
+void chunk_state_backward(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay,
+                          const T* state_in, const T* dstate_out, const ChunkBuffers<T>& buffers,
+                          const ChunkGradients<T>& out) {
+  const double last = state_key_gradients(dims, x, decay, state_in, dstate_out, out);
+  state_value_gradients<T>(dims, x, decay, dstate_out, buffers, 1, out.dv);
+  if (!out.dlog_sum) return;
+  for (int64_t i = 0; i < x.n; ++i) out.dlog_sum[i] = -double(dot<T>(x.k.row(i), out.dk.row(i), dims.K));
+  out.dlog_sum[x.n - 1] += last;
+}
+
+template <class T>
 void chunk_value_gradients(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay,
                            T scale, const T* dstate_out, Strided<const T> dout,
                            const ChunkBuffers<T>& buffers, Strided<T> dv) {
@@ -283,10 +315,7 @@ void chunk_value_gradients(const StateDims& dims, const ChunkOperands<T>& x, con
   T* A = buffers.tile;
   lower_scores<T>(dims, x.n, K, x.q, x.k, A);
   mask_and_decay<T>(dims, x.n, decay, scale, {}, Diagonal::kIncluded, A);
-  if (dstate_out) {
-    scale_keys(dims, x, decay, buffers.scaled_k);
-    gemm<T>(Trans::kNo, Trans::kNo, x.n, V, K, 1, buffers.scaled_k, K, dstate_out, V, 0, dv.data, dv.stride);
-  }
+  if (dstate_out) state_value_gradients<T>(dims, x, decay, dstate_out, buffers, 0, dv);
   lower_transposed_times<T>(dims, x.n, V, A, dout, dstate_out ? 1 : 0, dv);
 }
 
@@ -318,6 +347,8 @@ void retreat_state(const StateDims& dims, const ChunkOperands<T>& x, const Chunk
   template void chunk_backward(const StateDims&, const ChunkOperands<T>&, const ChunkDecay<T>&, T, const T*, \
                                const T*, Strided<const T>, const ChunkBuffers<T>&,                           \
                                const ChunkGradients<T>&);                                                    \
+  template void chunk_state_backward(const StateDims&, const ChunkOperands<T>&, const ChunkDecay<T>&,        \
+                                     const T*, const T*, const ChunkBuffers<T>&, const ChunkGradients<T>&);  \
   template void chunk_value_gradients(const StateDims&, const ChunkOperands<T>&, const ChunkDecay<T>&, T,    \
                                       const T*, Strided<const T>, const ChunkBuffers<T>&, Strided<T>);       \
   template void retreat_state(const StateDims&, const ChunkOperands<T>&, const ChunkDecay<T>&, T,            \

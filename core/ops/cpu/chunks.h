@@ -145,6 +145,12 @@ template <class T>
 void chunk_backward(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay, T scale,
                     const T* state_in, const T* dstate_out, Strided<const T> dout,
                     const ChunkBuffers<T>& buffers, const ChunkGradients<T>& out);
+/// What dstate_out adds in chunk_backward: writes (=) dk = e^{Ḡ−G}∘(V dS₁ᵀ), adds (+=) K̃ dS₁ to dv, and
+/// writes its part of dG.
+template <class T>
+void chunk_state_backward(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay,
+                          const T* state_in, const T* dstate_out, const ChunkBuffers<T>& buffers,
+                          const ChunkGradients<T>& out);
 /// dv = K̃ dS₁ + Aᵀ dO, chunk_backward's. dstate_out nullptr: zero.
 template <class T>
 void chunk_value_gradients(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay,

@@ -176,6 +176,16 @@ void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const Tensor&
   });
 }
 
+void gated_delta_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                           const LinearStateGradients& out) {
+  gated_delta_bwd(ctx, call, SegmentSet::kInsideRow, from, out);
+}
+
+void gated_delta_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                          const LinearStateGradients& out) {
+  gated_delta_bwd(ctx, call, SegmentSet::kEndingRow, from, out);
+}
+
 void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& out) {
   linear_step(ctx, step, out);
 }

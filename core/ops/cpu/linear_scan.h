@@ -187,10 +187,12 @@ void scan_forward(Context& ctx, const LinearStateCall& call, SegmentSet which,
   });
 }
 
+enum class Write { kAssign, kAdd };
+
 /// Sums [B, T, HV, width] over the value heads of each key head, in order, for the tokens of some segments.
 template <class T>
 void sum_value_heads(const Context& ctx, const LinearStateCall& call, SegmentSet which, const Tensor& heads,
-                     const Tensor& out) {
+                     Write write, const Tensor& out) {
   const int64_t H = out.dim(2), group = heads.dim(2) / H, width = out.dim(3);
   for (const ChunkList::SegmentChunks& segment : call.chunks.select(which)) {
     const ChunkList::Chunk &first = call.chunks.chunks()[segment.first],
@@ -202,8 +204,8 @@ void sum_value_heads(const Context& ctx, const LinearStateCall& call, SegmentSet
       for (int64_t r = begin; r < end; ++r) {
         const T* from = in + r * group * width;
         T* sum = sums + r * width;
-        std::copy_n(from, width, sum);
-        for (int64_t j = 1; j < group; ++j) {
+        if (write == Write::kAssign) std::fill_n(sum, width, T(0));
+        for (int64_t j = 0; j < group; ++j) {
           for (int64_t c = 0; c < width; ++c) sum[c] += from[j * width + c];
         }
       }
@@ -211,17 +213,26 @@ void sum_value_heads(const Context& ctx, const LinearStateCall& call, SegmentSet
   }
 }
 
-/// dg = reverse cumulative sum of dG.
+/// dg = reverse cumulative sum of dG. Without a state before the chunk its first token decays nothing: then
+/// that element is zero to the last bit, not a sum of roundings.
 template <class T>
-void suffix_sums(int64_t n, const double* dlog_sum, Strided<T> dlog_decay) {
+void suffix_sums(int64_t n, const double* dlog_sum, bool has_state, Write write, Strided<T> dlog_decay) {
   double sum = 0;
-  for (int64_t i = n - 1; i >= 0; --i) *dlog_decay.row(i) = T(sum += dlog_sum[i]);
+  for (int64_t i = n - 1; i >= 0; --i) {
+    sum += dlog_sum[i];
+    const T dg = i == 0 && !has_state ? T(0) : T(sum);
+    *dlog_decay.row(i) = write == Write::kAdd ? *dlog_decay.row(i) + dg : dg;
+  }
 }
+
+/// Whether backward follows the gradient of the state over a segment, or leaves all it adds to others.
+enum class StateGradient { kFollowed, kLeftOut };
 
 /// The segments `which` names.
 template <class T, class Values>
 void scan_backward(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                   const LinearStateCotangents& from, const LinearStateGradients& result) {
+                   const LinearStateCotangents& from, const LinearStateGradients& result,
+                   StateGradient state_gradient = StateGradient::kFollowed) {
   const ScanOperands<T> x(call);
   const T scale = T(call.scale);
   const int64_t K = x.dims.K, elems = x.state_elems();
@@ -255,10 +266,8 @@ void scan_backward(Context& ctx, const LinearStateCall& call, SegmentSet which,
       chunk_backward<T>(x.dims, with_values, w.decay, scale, state_in, has_dstate ? w.state : nullptr,
                         dout_chunk, w.buffers, grads);
       w.values.backward(chunk, w.decay, state_in, grads, dv_rows, dbeta.at(c.begin, head));
-      if (dlog_rows.data) {
-        suffix_sums<T>(c.length, w.dlog_sum, dlog_rows);
-        if (!state_in) *dlog_rows.row(0) = 0;  // decays nothing: zero to the last bit, not a sum of roundings
-      }
+      if (dlog_rows.data) suffix_sums<T>(c.length, w.dlog_sum, state_in, Write::kAssign, dlog_rows);
+      if (state_gradient == StateGradient::kLeftOut) continue;
       if (i == segment.first && !(initial && dinitial.defined())) break;
       retreat_state<T>(x.dims, chunk, w.decay, scale, dout_chunk, has_dstate, w.buffers, w.state);
       w.values.retreat(chunk, w.decay, w.state);
@@ -267,8 +276,8 @@ void scan_backward(Context& ctx, const LinearStateCall& call, SegmentSet which,
     if (initial && dinitial.defined()) std::copy_n(w.state, elems, dinitial.at(segment.row, head));
   });
   if (shared) {
-    sum_value_heads<T>(ctx, call, which, dq_heads, result.dq);
-    sum_value_heads<T>(ctx, call, which, dk_heads, result.dk);
+    sum_value_heads<T>(ctx, call, which, dq_heads, Write::kAssign, result.dq);
+    sum_value_heads<T>(ctx, call, which, dk_heads, Write::kAssign, result.dk);
   }
 }
 

@@ -80,6 +80,42 @@ void fold_states(Context& ctx, const LinearStateCall& call, const LinearStateFor
                 });
 }
 
+/// Adds what the gradients of the rows' last states bring to those of k, v and the decays.
+template <class T>
+void fold_state_gradients(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                          const LinearStateGradients& g) {
+  const ScanOperands<T> x(call);
+  const Tensor dk_heads = Tensor::empty(ctx, {call.q.dim(0), call.q.dim(1), x.HV, x.dims.K}, call.q.dtype());
+  const HeadRows<T> dk(dk_heads, x.HV, x.dims.K), dv(g.dv, x.HV, x.dims.V), dlog_decay(g.dlog_decay, x.HV, 1),
+      dout(from.dout, x.HV, x.dims.V);
+  const HeadStates<T> states(from.chunk_states, x.HV, x.dims), dlast(from.dfinal_state, x.HV, x.dims);
+  using Workspace = ScanWorkspace<T, PlainValues<T>>;
+  for_each_unit(ctx, call.chunks, SegmentSet::kEndingRow, x.HV, Workspace::bytes(x.dims),
+                [&](const ScanUnit& unit) {
+                  const auto& [segment, head, scratch] = unit;
+                  Workspace w(x.dims, scratch);
+                  std::copy_n(dlast.at(segment.row, head), x.state_elems(), w.state);
+                  for (int64_t i = segment.last - 1; i >= segment.first; --i) {
+                    const ChunkList::Chunk& c = call.chunks.chunks()[i];
+                    const T* state_in = c.state < 0 ? x.initial_state(unit) : states.at(c.state, head);
+                    const ChunkOperands<T> chunk = x.chunk(c, head);
+                    const Strided<T> dlog_rows = dlog_decay.at(c.begin, head);
+                    x.set_decay(c, head, DecayPairs::kToEnd, w.decay);
+                    chunk_state_backward<T>(x.dims, chunk, w.decay, state_in, w.state, w.buffers,
+                                            {.dq = {},
+                                             .dk = dk.at(c.begin, head),
+                                             .dv = dv.at(c.begin, head),
+                                             .dlog_sum = dlog_rows.data ? w.dlog_sum : nullptr});
+                    if (dlog_rows.data)
+                      suffix_sums<T>(c.length, w.dlog_sum, state_in, Write::kAdd, dlog_rows);
+                    if (i > segment.first)
+                      retreat_state<T>(x.dims, chunk, w.decay, T(call.scale), dout.at(c.begin, head), true,
+                                       w.buffers, w.state);
+                  }
+                });
+  sum_value_heads<T>(ctx, call, SegmentSet::kEndingRow, dk_heads, Write::kAdd, g.dk);
+}
+
 }  // namespace
 
 void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
@@ -126,6 +162,21 @@ void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const Tensor
     using T = decltype(zero);
     scan_state_gradients<T, PlainValues<T>>(ctx, call, dout, dstate_in);
   });
+}
+
+void scalar_decay_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                            const LinearStateGradients& out) {
+  scalar_decay_bwd(ctx, call, SegmentSet::kInsideRow, from, out);
+  dispatch_float(call.q.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    scan_backward<T, PlainValues<T>>(ctx, call, SegmentSet::kEndingRow, from, out, StateGradient::kLeftOut);
+  });
+}
+
+void scalar_decay_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                           const LinearStateGradients& out) {
+  dispatch_float(call.q.dtype(),
+                 [&](auto zero) { fold_state_gradients<decltype(zero)>(ctx, call, from, out); });
 }
 
 void scalar_decay_step(Context& ctx, const LinearStateStep& step, const Tensor& out) {
