@@ -18,7 +18,8 @@
 //
 // Memory: training saves the operands and the state before every chunk but a segment's first, at most
 // K·V/C elements a token and value head; backward recomputes the rest chunk by chunk. While it runs with
-// HV > H, dq and dk are kept per value head, then summed in order.
+// HV > H, dq and dk are kept per value head, then summed in order. With an exchange scalar decay also needs
+// the chunks' states while an inference forward runs, and always dk per value head.
 
 #include <vector>
 
