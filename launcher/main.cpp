@@ -46,7 +46,7 @@ int run(Comm& world, const std::vector<std::string>& args) {
 // Every rank usually fails alike: rank 0 speaks first and ends the job; another rank is heard only if it
 // fails alone.
 void report(const Comm& world, const std::string& message) {
-  if (world.rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(2));
+  if (world.rank() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
   const std::string who = world.rank() > 0 ? fmt::format("rank {}: ", world.rank()) : "";
   std::cout.flush();
   // One write: ranks and mpirun share the terminal.

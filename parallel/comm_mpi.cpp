@@ -9,10 +9,12 @@
 #include <chrono>
 #include <cstdlib>
 #include <exception>
+#include <optional>
 #include <set>
 #include <thread>
 
 #include "parallel/comm_backend.h"
+#include "parallel/termination_watch.h"
 
 namespace spanwise {
 
@@ -130,7 +132,8 @@ class MpiCollective final : public Ticket::Pending {
   void check_received(const std::vector<MPI_Status>& statuses);
   int tag() const { return int(call_.sequence_number & 0x7fff); }  // 32767 is allowed everywhere
   [[noreturn]] void fail(const std::string& reason);
-  [[noreturn]] void fail_timeout();
+  /// "world rank 2, 3", as far as they are known.
+  std::string awaited_ranks() const;
 
   std::shared_ptr<MpiAxis> axis_;
   MpiRuntime& runtime_;
@@ -164,16 +167,14 @@ void MpiCollective::fail(const std::string& reason) {
   SPANWISE_FAIL("{}", text);
 }
 
-void MpiCollective::fail_timeout() {
+std::string MpiCollective::awaited_ranks() const {
   std::set<int> silent;
   for (size_t i = 0; i < requests_.size(); ++i) {
     int complete = 0;
     MPI_Request_get_status(requests_[i], &complete, MPI_STATUS_IGNORE);
     if (!complete && pending_[i].peer >= 0) silent.insert(axis_->world_rank(pending_[i].peer));
   }
-  fail(fmt::format("waited {} s{}; a rank has stopped, died, or takes longer than the timeout",
-                   runtime_.timeout_seconds,
-                   silent.empty() ? "" : fmt::format(" for world rank {}", fmt::join(silent, ", "))));
+  return silent.empty() ? "other ranks" : fmt::format("world rank {}", fmt::join(silent, ", "));
 }
 
 void MpiCollective::check_call(int code) {
@@ -322,17 +323,23 @@ void MpiCollective::check_received(const std::vector<MPI_Status>& statuses) {
 
 void MpiCollective::wait() {
   const auto begin = Clock::now();
+  std::optional<TerminationWatch> watch;
   // Every collective in flight is moved along, whatever this one waits for: ranks may wait in different
   // orders, and the others may need a later stage of another collective first.
   for (runtime_.progress(); !done_; runtime_.progress()) {
     const auto waited = Clock::now() - begin;
     if (runtime_.timeout_seconds > 0 && waited > std::chrono::duration<double>(runtime_.timeout_seconds)) {
-      fail_timeout();
+      fail(fmt::format("waited {} s for {}: stopped, dead, or slower than the timeout",
+                       runtime_.timeout_seconds, awaited_ranks()));
+    }
+    if (watch && watch->take()) {
+      fail(fmt::format("was told to end (SIGTERM) while it waited for {}", awaited_ranks()));
     }
     // Soon answered where every rank has a core; where ranks share cores, the others need this one.
     if (waited < kYieldTime) {
       std::this_thread::yield();
     } else {
+      if (!watch) watch.emplace();
       std::this_thread::sleep_for(kSleepTime);
     }
   }

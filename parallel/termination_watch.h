@@ -1,0 +1,25 @@
+#pragma once
+// While it lives, SIGTERM is remembered instead of ending the process: a rank that waits for others can then
+// say what for. (mpirun sends SIGTERM to all ranks when one has died, and SIGKILL a second later.) A program
+// that handles or ignores SIGTERM itself keeps doing so. One at a time.
+
+#include <signal.h>
+
+namespace spanwise {
+
+class TerminationWatch {
+ public:
+  TerminationWatch();
+  /// Restores what SIGTERM did before; one that came and was not taken then does it.
+  ~TerminationWatch();
+  TerminationWatch(const TerminationWatch&) = delete;
+  TerminationWatch& operator=(const TerminationWatch&) = delete;
+  /// True once after a SIGTERM.
+  bool take();
+
+ private:
+  struct sigaction before_ {};
+  bool installed_ = false;
+};
+
+}  // namespace spanwise

@@ -1,0 +1,47 @@
+// A job that loses a rank, for lost_rank_mpi_test: lost_rank_program HOW TIMEOUT_SECONDS PID_DIR
+// Every rank writes its process id to PID_DIR/<rank>. After three collectives the last rank does HOW (sleep,
+// stop, kill); the others go on.
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <iostream>
+
+#include "parallel/mesh.h"
+
+namespace spanwise {
+namespace {
+
+void lose(const std::string& how) {
+  if (how == "sleep") ::sleep(300);
+  if (how == "stop") ::raise(SIGSTOP);
+  if (how == "kill") ::raise(SIGKILL);
+  SPANWISE_FAIL("the rank to be lost by '{}' is still here", how);
+}
+
+void run(Comm& world, const std::string& how, double timeout_seconds, const std::string& pid_dir) {
+  std::ofstream(fmt::format("{}/{}", pid_dir, world.rank())) << ::getpid();
+  world.set_timeout(timeout_seconds);
+  const Mesh mesh(world, {world.size(), 1, 1});
+  Context ctx;
+  const Tensor gradients = Tensor::zeros(ctx, {100000}, DType::kF32);
+  for (int step = 0;; ++step) {
+    if (step == 3 && world.rank() == world.size() - 1) lose(how);
+    mesh.data().all_reduce("gradients", gradients).wait();
+  }
+}
+
+}  // namespace
+}  // namespace spanwise
+
+int main(int, char** argv) {
+  using namespace spanwise;
+  const std::unique_ptr<Comm> world = make_world_comm();
+  try {
+    run(*world, argv[1], std::stod(argv[2]), argv[3]);
+  } catch (const std::exception& error) {
+    std::cerr << "rank " << world->rank() << ": " << error.what() << std::endl;
+    world->abort(3);
+  }
+}
