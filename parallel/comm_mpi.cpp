@@ -178,7 +178,11 @@ std::string MpiCollective::awaited_ranks() const {
 }
 
 void MpiCollective::check_call(int code) {
-  if (code != MPI_SUCCESS) fail("got an error from MPI: " + error_text(code));
+  if (code == MPI_SUCCESS) return;
+  int error_class = code;
+  MPI_Error_class(code, &error_class);
+  fail(fmt::format("got an error from MPI: {}{}", error_text(code),
+                   error_class == MPI_ERR_TRUNCATE ? "; the ranks do not make the same calls" : ""));
 }
 
 MPI_Request& MpiCollective::add_request(int peer, int64_t received_bytes) {

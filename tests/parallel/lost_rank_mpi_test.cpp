@@ -132,5 +132,29 @@ TEST(LostRank, AKilledOneEndsTheJobBeforeTheTimeout) {
   EXPECT_NE(job.output().find("SIGTERM"), std::string::npos) << job.output();
 }
 
+void expect_ended_saying(LosingJob& job, const std::string& text) {
+  ASSERT_TRUE(job.ends_within(12)) << job.output();
+  EXPECT_GT(job.exit_code(), 0) << job.output();
+  EXPECT_NE(job.output().find(text), std::string::npos) << job.output();
+}
+
+TEST(LostRank, OneThatMakesAnotherCallEndsTheJob) {
+  LosingJob job("mismatch", "300");
+  expect_ended_saying(job, "the ranks do not make the same calls");
+}
+
+TEST(LostRank, ATicketThatNobodyWaitedForFailsTheNextCall) {
+  LosingJob job("forget", "300");
+  expect_ended_saying(
+      job,
+      "barrier 'next' #4 on axis data cannot start: all_reduce 'forgotten' #3 on axis data was "
+      "started, but nobody waited for it");
+}
+
+TEST(LostRank, AnErrorWithACollectiveInFlightIsNotHeldUp) {
+  LosingJob job("throw", "300");
+  expect_ended_saying(job, "rank 2: something else went wrong");
+}
+
 }  // namespace
 }  // namespace spanwise

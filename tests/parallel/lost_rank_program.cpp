@@ -1,6 +1,6 @@
 // A job that loses a rank, for lost_rank_mpi_test: lost_rank_program HOW TIMEOUT_SECONDS PID_DIR
 // Every rank writes its process id to PID_DIR/<rank>. After three collectives the last rank does HOW (sleep,
-// stop, kill); the others go on.
+// stop, kill, mismatch, forget, throw); the others go on.
 
 #include <signal.h>
 #include <unistd.h>
@@ -13,7 +13,14 @@
 namespace spanwise {
 namespace {
 
-void lose(const std::string& how) {
+void lose(const std::string& how, Comm& axis, const Tensor& gradients) {
+  if (how == "mismatch") axis.all_reduce("half", gradients.slice_flat(0, {gradients.numel() / 2})).wait();
+  if (how == "forget") axis.all_reduce("forgotten", gradients);
+  if (how == "forget") axis.barrier("next");
+  if (how == "throw") {
+    const Ticket ticket = axis.all_reduce("gradients", gradients);
+    throw Error("something else went wrong");
+  }
   if (how == "sleep") ::sleep(300);
   if (how == "stop") ::raise(SIGSTOP);
   if (how == "kill") ::raise(SIGKILL);
@@ -27,7 +34,7 @@ void run(Comm& world, const std::string& how, double timeout_seconds, const std:
   Context ctx;
   const Tensor gradients = Tensor::zeros(ctx, {100000}, DType::kF32);
   for (int step = 0;; ++step) {
-    if (step == 3 && world.rank() == world.size() - 1) lose(how);
+    if (step == 3 && world.rank() == world.size() - 1) lose(how, mesh.data(), gradients);
     mesh.data().all_reduce("gradients", gradients).wait();
   }
 }
