@@ -2,21 +2,31 @@
 
 namespace spanwise {
 
+namespace {
+
+// The ids as rows of the weight, which holds some of the vocabulary; those of other parts fall outside it.
+std::vector<int32_t> rows_of(const std::vector<int32_t>& tokens, int64_t vocab, int64_t begin) {
+  std::vector<int32_t> rows = tokens;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= vocab) {
+      fail_user(
+          "Token id {} at position {} of the batch is outside the model's vocabulary of {}; use the "
+          "tokenizer that the model was made for, or raise the vocabulary size.",
+          tokens[i], i, vocab);
+    }
+    rows[i] = int32_t(tokens[i] - begin);
+  }
+  return rows;
+}
+
+}  // namespace
+
 Tensor embedding_fwd(Context& ctx, const std::vector<int32_t>& tokens, const Shape& leading,
                      const Tensor& weight) {
   SPANWISE_CHECK(weight.num_dims() == 2 && weight.contiguous(),
                  "an embedding weight is a matrix, got shape {}", weight.shape().str());
   SPANWISE_CHECK(int64_t(tokens.size()) == leading.numel(), "{} tokens for shape {}", tokens.size(),
                  leading.str());
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    if (tokens[i] < 0 || tokens[i] >= weight.dim(0)) {
-      fail_user(
-          "Token id {} at position {} of the batch is outside the model's vocabulary of {}; use the "
-          "tokenizer "
-          "that the model was made for, or raise the vocabulary size.",
-          tokens[i], i, weight.dim(0));
-    }
-  }
   std::vector<int64_t> dims = leading.to_vector();
   dims.push_back(weight.dim(1));
   Tensor y = Tensor::empty(ctx, Shape(dims), weight.dtype());
@@ -29,11 +39,14 @@ void embedding_bwd(Context& ctx, const Tensor& dy, const std::vector<int32_t>& t
   cpu::embedding_bwd(ctx, dy, tokens, dweight.tensor, dweight.accumulate);
 }
 
-Var embedding(Tape& tape, const std::vector<int32_t>& tokens, const Shape& leading, const Var& weight) {
+Var embedding(Tape& tape, const std::vector<int32_t>& tokens, const Shape& leading, const Var& weight,
+              const DimPart& part) {
   Context& ctx = tape.context();
-  Var y = tape.output(embedding_fwd(ctx, tokens, leading, weight.value()), {weight});
+  const std::vector<int32_t> rows =
+      rows_of(tokens, part.divided() ? part.whole : weight.dim(0), part.divided() ? part.begin : 0);
+  Var y = tape.output(embedding_fwd(ctx, rows, leading, weight.value()), {weight});
   tape.record({weight}, {y},
-              [&ctx, tokens, weight, y] { embedding_bwd(ctx, y.grad(), tokens, weight.grad_target(ctx)); });
+              [&ctx, rows, weight, y] { embedding_bwd(ctx, y.grad(), rows, weight.grad_target(ctx)); });
   return y;
 }
 

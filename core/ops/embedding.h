@@ -7,17 +7,22 @@
 //
 // Saves the ids. dW is added in the order of the tokens, whatever the thread count, directly into the
 // weight's gradient. An id outside [0, vocab) is a UserError. F32 or F64.
+//
+// With a DimPart the weight holds rows [begin, begin + its rows) of the vocabulary; ids of other rows give
+// zeros, so that the sum over the parts is y.
 
 #include <vector>
 
 #include "core/autograd.h"
+#include "core/ops/dim_part.h"
 
 namespace spanwise {
 
 /// leading: usually {B, T}.
-Var embedding(Tape& tape, const std::vector<int32_t>& tokens, const Shape& leading, const Var& weight);
+Var embedding(Tape& tape, const std::vector<int32_t>& tokens, const Shape& leading, const Var& weight,
+              const DimPart& part = {});
 
-// Tensor level.
+// Tensor level. Ids outside the weight's rows give zeros and no gradient.
 Tensor embedding_fwd(Context& ctx, const std::vector<int32_t>& tokens, const Shape& leading,
                      const Tensor& weight);
 /// Writes (=) or adds to (+=) the target.

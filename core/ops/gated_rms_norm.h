@@ -9,9 +9,10 @@
 //
 //   x, gate, y [..., D]   w [D], or [G·D] with G·D the product of trailing dimensions (one weight per group),
 //   or undefined (1). Saves x, gate and rstd [rows]. x and gate may be column blocks. Any float dtype, all
-//   equal. φ is kSiLU or kSigmoid.
+//   equal. φ is kSiLU or kSigmoid. A DimPart as in rms_norm.h.
 
 #include "core/autograd.h"
+#include "core/ops/dim_part.h"
 #include "core/ops/pointwise.h"
 
 namespace spanwise {
@@ -21,6 +22,7 @@ enum class GateOrder { kNormThenGate, kGateThenNorm };
 struct GatedNormOptions {
   Activation gate_activation = Activation::kSiLU;
   GateOrder order = GateOrder::kNormThenGate;
+  DimPart part{};
 };
 
 Var gated_rms_norm(Tape& tape, const Var& x, const Var& gate, const Var& weight, double eps,
@@ -39,7 +41,7 @@ namespace cpu {
 void gated_rms_norm_fwd(const Context& ctx, const GatedNormInputs& in, double eps, const Tensor& y,
                         const Tensor& rstd);
 /// Writes (=) every gradient.
-void gated_rms_norm_bwd(const Context& ctx, const Tensor& dy, const GatedNormInputs& in, const Tensor& rstd,
+void gated_rms_norm_bwd(Context& ctx, const Tensor& dy, const GatedNormInputs& in, const Tensor& rstd,
                         const GatedNormGradients& grads);
 }  // namespace cpu
 

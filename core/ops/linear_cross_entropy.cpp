@@ -33,7 +33,7 @@ double linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& wei
   SPANWISE_CHECK(int64_t(labels.size()) * x.dim(-1) == x.numel(), "{} labels for x {}", labels.size(),
                  x.shape().str());
   SPANWISE_CHECK(options.chunk_rows >= 1, "chunk_rows={} must be at least 1", options.chunk_rows);
-  check_labels(labels, weight.dim(0));
+  check_labels(labels, options.part.divided() ? options.part.whole : weight.dim(0));
   return cpu::linear_cross_entropy_fwd(ctx, x, weight, labels, options, grads);
 }
 

@@ -11,10 +11,15 @@
 // multiplies them by the incoming scalar. So it holds dx [..., D] and a temporary dW [vocab, D], and saves
 // nothing else. Memory of the logits: chunk_rows · vocab. The loss is summed in double. x may be a column
 // block. F32 or F64, all equal. A label outside [0, vocab) other than −100 is a UserError.
+//
+// With a DimPart the weight holds rows [begin, begin + its rows) of the vocabulary and nobody forms whole
+// logits: a chunk's maxima are reduced [n], then its sums of exponentials and target logits [2, n]. The loss
+// is the whole one on every rank; dx is this part's term of the sum that is the gradient, dW its own rows.
 
 #include <vector>
 
 #include "core/autograd.h"
+#include "core/ops/dim_part.h"
 
 namespace spanwise {
 
@@ -23,6 +28,7 @@ constexpr int32_t kIgnoredLabel = -100;
 struct CrossEntropyOptions {
   double loss_scale = 1.0;  ///< 1 / number of targets gives the mean
   int64_t chunk_rows = 256;
+  DimPart part{};
 };
 
 struct CrossEntropyResult {

@@ -5,7 +5,7 @@
 namespace spanwise {
 
 RmsNormForward rms_norm_fwd(Context& ctx, const Tensor& x, const Tensor& residual, const Tensor& weight,
-                            double eps) {
+                            double eps, const DimPart& part) {
   check_norm_weight("rms_norm", x, weight);
   RmsNormForward out;
   out.y = Tensor::empty(ctx, x.shape(), x.dtype());
@@ -15,27 +15,27 @@ RmsNormForward rms_norm_fwd(Context& ctx, const Tensor& x, const Tensor& residua
                    x.shape().str());
     out.sum = Tensor::empty(ctx, x.shape(), x.dtype());
   }
-  cpu::rms_norm_fwd(ctx, x, residual, weight, eps, out);
+  cpu::rms_norm_fwd(ctx, x, residual, weight, eps, out, part);
   return out;
 }
 
 RmsNormBackward rms_norm_bwd(Context& ctx, const Tensor& dy, const Tensor& dsum, const Tensor& x,
-                             const Tensor& weight, const Tensor& rstd) {
+                             const Tensor& weight, const Tensor& rstd, const DimPart& part) {
   RmsNormBackward out;
   out.dx = Tensor::empty(ctx, x.shape(), x.dtype());
   if (weight.defined()) out.dweight = Tensor::empty(ctx, weight.shape(), weight.dtype());
-  cpu::rms_norm_bwd(ctx, dy, dsum, x, weight, rstd, out);
+  cpu::rms_norm_bwd(ctx, dy, dsum, x, weight, rstd, out, part);
   return out;
 }
 
-Var rms_norm(Tape& tape, const Var& x, const Var& weight, double eps) {
-  return add_rms_norm(tape, x, Var(), weight, eps).normed;
-}
+namespace {
 
-AddRmsNorm add_rms_norm(Tape& tape, const Var& x, const Var& residual, const Var& weight, double eps) {
+AddRmsNorm add_norm(Tape& tape, const Var& x, const Var& residual, const Var& weight, double eps,
+                    const DimPart& part) {
   Context& ctx = tape.context();
   const Tensor w = weight.defined() ? weight.value() : Tensor();
-  RmsNormForward f = rms_norm_fwd(ctx, x.value(), residual.defined() ? residual.value() : Tensor(), w, eps);
+  RmsNormForward f = rms_norm_fwd(ctx, x.value(), residual.defined() ? residual.value() : Tensor(), w, eps,
+                                  reduced_once(tape, part));
   const Tensor summed = residual.defined() ? f.sum : x.value();
 
   AddRmsNorm out;
@@ -43,15 +43,26 @@ AddRmsNorm add_rms_norm(Tape& tape, const Var& x, const Var& residual, const Var
   out.sum = residual.defined() ? tape.output(f.sum, {x, residual}) : x;
   std::vector<Var> outputs{out.normed};
   if (residual.defined()) outputs.push_back(out.sum);
-  tape.record({x, residual, weight}, outputs,
-              [&ctx, x, residual, weight, w, summed, rstd = f.rstd, normed = out.normed, sum = out.sum] {
-                const Tensor dsum = residual.defined() ? sum.grad() : Tensor();
-                const RmsNormBackward b = rms_norm_bwd(ctx, normed.grad_or_zeros(ctx), dsum, summed, w, rstd);
-                x.add_grad(ctx, b.dx);
-                residual.add_grad(ctx, b.dx);
-                if (weight.defined()) weight.add_grad(ctx, b.dweight);
-              });
+  tape.record(
+      {x, residual, weight}, outputs,
+      [&ctx, x, residual, weight, w, summed, rstd = f.rstd, normed = out.normed, sum = out.sum, part] {
+        const Tensor dsum = residual.defined() ? sum.grad() : Tensor();
+        const RmsNormBackward b = rms_norm_bwd(ctx, normed.grad_or_zeros(ctx), dsum, summed, w, rstd, part);
+        x.add_grad(ctx, b.dx);
+        residual.add_grad(ctx, b.dx);
+        if (weight.defined()) weight.add_grad(ctx, b.dweight);
+      });
   return out;
+}
+
+}  // namespace
+
+Var rms_norm(Tape& tape, const Var& x, const Var& weight, double eps, const DimPart& part) {
+  return add_norm(tape, x, Var(), weight, eps, part).normed;
+}
+
+AddRmsNorm add_rms_norm(Tape& tape, const Var& x, const Var& residual, const Var& weight, double eps) {
+  return add_norm(tape, x, residual, weight, eps, {});
 }
 
 }  // namespace spanwise

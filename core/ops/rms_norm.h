@@ -6,12 +6,16 @@
 //
 //   x, y [..., D]   w [D], or [G·D] with G·D the product of trailing dimensions (one weight per group), or
 //   undefined (1) Saves x and rstd [rows]. x may be a column block. Any float dtype, all equal.
+//
+// With a DimPart, x, w and y hold D elements of rows of `whole`: the sums of squares and of w∘dy∘x are added
+// over the parts, one reduction [rows] each way; recomputation under checkpointing reduces nothing.
 
 #include "core/autograd.h"
+#include "core/ops/dim_part.h"
 
 namespace spanwise {
 
-Var rms_norm(Tape& tape, const Var& x, const Var& weight, double eps);
+Var rms_norm(Tape& tape, const Var& x, const Var& weight, double eps, const DimPart& part = {});
 
 struct AddRmsNorm {
   Var sum;     ///< x + residual: the new residual stream
@@ -26,20 +30,20 @@ struct RmsNormForward {
   Tensor y, rstd, sum;
 };
 RmsNormForward rms_norm_fwd(Context& ctx, const Tensor& x, const Tensor& residual, const Tensor& weight,
-                            double eps);
+                            double eps, const DimPart& part = {});
 
 struct RmsNormBackward {
   Tensor dx, dweight;  ///< dweight undefined when weight is
 };
 /// dx includes dsum (the gradient that reaches x through the residual stream) if it is defined. Writes (=).
 RmsNormBackward rms_norm_bwd(Context& ctx, const Tensor& dy, const Tensor& dsum, const Tensor& x,
-                             const Tensor& weight, const Tensor& rstd);
+                             const Tensor& weight, const Tensor& rstd, const DimPart& part = {});
 
 namespace cpu {
 void rms_norm_fwd(const Context& ctx, const Tensor& x, const Tensor& residual, const Tensor& weight,
-                  double eps, const RmsNormForward& out);
-void rms_norm_bwd(const Context& ctx, const Tensor& dy, const Tensor& dsum, const Tensor& x,
-                  const Tensor& weight, const Tensor& rstd, const RmsNormBackward& out);
+                  double eps, const RmsNormForward& out, const DimPart& part);
+void rms_norm_bwd(Context& ctx, const Tensor& dy, const Tensor& dsum, const Tensor& x, const Tensor& weight,
+                  const Tensor& rstd, const RmsNormBackward& out, const DimPart& part);
 }  // namespace cpu
 
 }  // namespace spanwise

@@ -65,5 +65,21 @@ TEST(Embedding, AnIdOutsideTheVocabularyIsNamedWithItsPosition) {
   }
 }
 
+TEST(Embedding, PartsOfTheVocabularyAddUpToTheWhole) {
+  const Tensor w = random_tensor({6, 9}, DType::kF64, "w");
+  const Tensor whole = evaluate(embed(kTokens, {10}), {w})[0];
+  const Tensor dw = gradients(embed(kTokens, {10}), {w})[0];
+  std::vector<double> sum(90, 0.0);
+  for (const auto& [begin, end] : {std::pair{0, 4}, std::pair{4, 6}}) {
+    const OpFunction op = [begin = begin](Tape& tape, const std::vector<Var>& x) {
+      return std::vector<Var>{embedding(tape, kTokens, {10}, x[0], {.begin = begin, .whole = 6})};
+    };
+    const std::vector<double> y = to_doubles(evaluate(op, {w.row_range(begin, end)})[0]);
+    for (size_t i = 0; i < y.size(); ++i) sum[i] += y[i];
+    EXPECT_TRUE(bitwise_equal(gradients(op, {w.row_range(begin, end)})[0], dw.row_range(begin, end)));
+  }
+  EXPECT_EQ(sum, to_doubles(whole));
+}
+
 }  // namespace
 }  // namespace spanwise::testing

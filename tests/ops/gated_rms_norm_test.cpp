@@ -7,7 +7,7 @@
 namespace spanwise::testing {
 namespace {
 
-constexpr GatedNormOptions kAllOptions[] = {
+const GatedNormOptions kAllOptions[] = {
     {Activation::kSiLU, GateOrder::kNormThenGate},
     {Activation::kSiLU, GateOrder::kGateThenNorm},
     {Activation::kSigmoid, GateOrder::kNormThenGate},

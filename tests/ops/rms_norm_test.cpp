@@ -61,5 +61,21 @@ TEST(RmsNorm, Fp32LiesWithinTheTable) {
   check_fp32(kAddNorm, {x, r, w});
 }
 
+TEST(RmsNorm, HalfARowWithTheOtherHalfsSquaresGivesHalfTheResult) {
+  const Tensor x = random_tensor({7, 10}, DType::kF64, "x"), w = random_tensor({10}, DType::kF64, "w");
+  const auto add_right_half = [&](const Tensor& sums) {
+    for (int64_t i = 0; i < 70; ++i)
+      sums.data<double>()[i / 10] += i % 10 < 5 ? 0 : x.data<double>()[i] * x.data<double>()[i];
+  };
+  const OpFunction half = [&](Tape& tape, const std::vector<Var>& v) {
+    return std::vector<Var>{rms_norm(tape, v[0], v[1], 1e-5, {.whole = 10, .sum = add_right_half})};
+  };
+  const OpFunction whole = [](Tape& tape, const std::vector<Var>& v) {
+    return std::vector<Var>{rms_norm(tape, v[0], v[1], 1e-5)};
+  };
+  const Tensor y = evaluate(half, {x.column_range(0, 5), w.slice_flat(0, {5})})[0];
+  EXPECT_TRUE(near(y, evaluate(whole, {x, w})[0].column_range(0, 5), kTolerance64.value));
+}
+
 }  // namespace
 }  // namespace spanwise::testing

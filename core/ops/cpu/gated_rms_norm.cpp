@@ -4,7 +4,7 @@
 
 #include "core/ops/cpu/activations.h"
 #include "core/ops/cpu/column_sums.h"
-#include "core/ops/cpu/parallel_for.h"
+#include "core/ops/cpu/reduce_rows.h"
 
 namespace spanwise::cpu {
 
@@ -24,9 +24,9 @@ struct Weight {
   const T* data;
 };
 
-// Returns rstd. y holds φ(gate) until it is overwritten.
+// The sum of squares of what is normalised; y holds φ(gate) after it.
 template <Activation kGate, GateOrder kOrder, class T>
-T forward_row(int64_t n, const T* x, const T* gate, const T* w, T eps, T* __restrict y) {
+T square_row(int64_t n, const T* x, const T* gate, T* __restrict y) {
   for (int64_t i = 0; i < n; ++i) y[i] = activate<kGate>(gate[i]);
   T square = 0;
 #pragma omp simd reduction(+ : square)
@@ -34,15 +34,13 @@ T forward_row(int64_t n, const T* x, const T* gate, const T* w, T eps, T* __rest
     const T u = kOrder == GateOrder::kGateThenNorm ? x[i] * y[i] : x[i];
     square += u * u;
   }
-  const T rstd = T(1) / std::sqrt(square / T(n) + eps);
-  for (int64_t i = 0; i < n; ++i) y[i] = x[i] * y[i] * (rstd * w[i]);
-  return rstd;
+  return square;
 }
 
-// dw is added to. dx and dgate hold φ(gate) and φ'(gate) until they are overwritten.
-template <Activation kGate, GateOrder kOrder, class T>
-void backward_row(int64_t n, const T* dy, const T* x, const T* gate, const T* w, T rstd, T* __restrict dx,
-                  T* __restrict dgate, T* __restrict dw) {
+// Σ dy∘w∘x∘φ(gate); dx and dgate hold φ(gate) and φ'(gate) after it.
+template <Activation kGate, class T>
+T backward_dot(int64_t n, const T* dy, const T* x, const T* gate, const T* w, T* __restrict dx,
+               T* __restrict dgate) {
   for (int64_t i = 0; i < n; ++i) {
     dx[i] = activate<kGate>(gate[i]);
     dgate[i] = activation_derivative<kGate>(gate[i]);
@@ -50,7 +48,13 @@ void backward_row(int64_t n, const T* dy, const T* x, const T* gate, const T* w,
   T dot = 0;
 #pragma omp simd reduction(+ : dot)
   for (int64_t i = 0; i < n; ++i) dot += dy[i] * w[i] * (x[i] * dx[i]);
-  const T mean = dot * rstd * rstd / T(n);
+  return dot;
+}
+
+// Overwrites φ(gate) and φ'(gate) in dx and dgate; dw is added to. `mean`: the dot · rstd² / width.
+template <GateOrder kOrder, class T>
+void backward_row(int64_t n, const T* dy, const T* x, const T* w, T rstd, T mean, T* __restrict dx,
+                  T* __restrict dgate, T* __restrict dw) {
   for (int64_t i = 0; i < n; ++i) {
     const T f = dx[i], df = dgate[i], dnormed = dy[i] * w[i];
     dw[i] += dy[i] * (x[i] * f) * rstd;
@@ -63,6 +67,10 @@ void backward_row(int64_t n, const T* dy, const T* x, const T* gate, const T* w,
       dgate[i] = du * x[i] * df;
     }
   }
+}
+
+int64_t whole_width(const GatedNormInputs& in) {
+  return in.options.part.divided() ? in.options.part.whole : in.x.dim(-1);
 }
 
 // fn(zero of the dtype, gate activation, order), the last two as compile-time constants.
@@ -93,33 +101,51 @@ void gated_rms_norm_fwd(const Context& ctx, const GatedNormInputs& in, double ep
   dispatch(in, [&](auto zero, auto gate, auto order) {
     using T = decltype(zero);
     const Weight<T> w(in.weight, width);
-    parallel_blocks(ctx, rstd.numel(), kRowsPerBlock, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        rstd.data<T>()[r] = forward_row<decltype(gate)::value, decltype(order)::value>(
-            width, x_rows.at<T>(r), gate_rows.at<T>(r), w.data + (r % w.groups) * width, T(eps),
-            y.data<T>() + r * width);
-      }
-    });
+    T* squares = rstd.data<T>();  // until they are reciprocal roots
+    const auto square = [&](int64_t r) {
+      squares[r] = square_row<decltype(gate)::value, decltype(order)::value>(
+          width, x_rows.at<T>(r), gate_rows.at<T>(r), y.data<T>() + r * width);
+    };
+    const auto normalise = [&](int64_t r) {
+      const T *xr = x_rows.at<T>(r), *wr = w.data + (r % w.groups) * width;
+      T* yr = y.data<T>() + r * width;
+      const T scale = T(1) / std::sqrt(squares[r] / T(whole_width(in)) + T(eps));
+      rstd.data<T>()[r] = scale;
+      for (int64_t i = 0; i < width; ++i) yr[i] = xr[i] * yr[i] * (scale * wr[i]);
+    };
+    reduce_rows(ctx, rstd.numel(), kRowsPerBlock, square, in.options.part, rstd, normalise);
   });
 }
 
-void gated_rms_norm_bwd(const Context& ctx, const Tensor& dy, const GatedNormInputs& in, const Tensor& rstd,
+void gated_rms_norm_bwd(Context& ctx, const Tensor& dy, const GatedNormInputs& in, const Tensor& rstd,
                         const GatedNormGradients& grads) {
   const int64_t width = in.x.dim(-1);
   const Rows x_rows(in.x, width), gate_rows(in.gate, width), dy_rows(dy, width);
   dispatch(in, [&](auto zero, auto gate, auto order) {
     using T = decltype(zero);
     const Weight<T> w(in.weight, width);
+    const Tensor dots = Tensor::empty(ctx, {rstd.numel()}, in.x.dtype());
+    const auto dot = [&](int64_t r) {
+      dots.data<T>()[r] = backward_dot<decltype(gate)::value>(
+          width, dy_rows.at<T>(r), x_rows.at<T>(r), gate_rows.at<T>(r), w.data + (r % w.groups) * width,
+          grads.dx.data<T>() + r * width, grads.dgate.data<T>() + r * width);
+    };
+    const DimPart& part = in.options.part;
+    if (part.divided()) {
+      parallel_for(ctx, rstd.numel(), dot);
+      part.sum(dots);
+    }
     std::vector<T> dw(size_t(w.groups * width));
     column_sums<T>(
         ctx, rstd.numel() / w.groups, w.groups * width, dw.data(),
         [&](int64_t row, T* sums) {
           for (int64_t g = 0; g < w.groups; ++g) {
             const int64_t r = row * w.groups + g;
-            backward_row<decltype(gate)::value, decltype(order)::value>(
-                width, dy_rows.at<T>(r), x_rows.at<T>(r), gate_rows.at<T>(r), w.data + g * width,
-                rstd.data<T>()[r], grads.dx.data<T>() + r * width, grads.dgate.data<T>() + r * width,
-                sums + g * width);
+            if (!part.divided()) dot(r);
+            const T scale = rstd.data<T>()[r], mean = dots.data<T>()[r] * scale * scale / T(whole_width(in));
+            backward_row<decltype(order)::value>(width, dy_rows.at<T>(r), x_rows.at<T>(r), w.data + g * width,
+                                                 scale, mean, grads.dx.data<T>() + r * width,
+                                                 grads.dgate.data<T>() + r * width, sums + g * width);
           }
         },
         /*min_rows=*/16);

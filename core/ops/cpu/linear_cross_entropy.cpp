@@ -13,15 +13,52 @@ namespace {
 
 constexpr int64_t kElemsPerBlock = 1 << 14;
 
-// −log softmax(z)[label]; z becomes scale · (softmax(z) − onehot(label)).
+// Losses of the rows of a chunk of logits z [num_rows, vocab], 0 without a label; z becomes the gradient of
+// scale · Σ losses. A row may go on in other parts: its maximum, then its sum of exponentials and its target
+// logit are reduced over them.
 template <class T>
-double softmax_loss(T* z, int64_t vocab, int32_t label, T scale) {
-  const T largest = max_of(z, vocab), target = z[label];
-  const T sum = exp_shifted(z, vocab, largest);
-  const T factor = scale / sum;
-  for (int64_t v = 0; v < vocab; ++v) z[v] *= factor;
-  z[label] -= scale;
-  return std::log(double(sum)) + double(largest) - double(target);
+void softmax_losses(Context& ctx, T* z, int64_t vocab, int64_t num_rows, const int32_t* labels, T scale,
+                    const DimPart& part, double* losses) {
+  const Tensor maxima = Tensor::empty(ctx, {num_rows}, dtype_of<T>());
+  const Tensor sums = Tensor::empty(ctx, {2, num_rows}, dtype_of<T>());
+  T *largest = maxima.data<T>(), *exp_sum = sums.data<T>(), *target = exp_sum + num_rows;
+  // −1: in another part, or none.
+  const auto local_label = [&](int64_t r) {
+    const int64_t label = labels[r] - part.begin;
+    return labels[r] != kIgnoredLabel && label >= 0 && label < vocab ? label : -1;
+  };
+  const auto find_largest = [&](int64_t r) { largest[r] = max_of(z + r * vocab, vocab); };
+  const auto sum_exponentials = [&](int64_t r) {
+    const int64_t label = local_label(r);
+    target[r] = label >= 0 ? z[r * vocab + label] : T(0);
+    exp_sum[r] = exp_shifted(z + r * vocab, vocab, largest[r]);
+  };
+  const auto finish = [&](int64_t r) {
+    T* row = z + r * vocab;
+    const T factor = scale / exp_sum[r];
+    for (int64_t v = 0; v < vocab; ++v) row[v] *= factor;
+    if (const int64_t label = local_label(r); label >= 0) row[label] -= scale;
+    losses[r] = std::log(double(exp_sum[r])) + double(largest[r]) - double(target[r]);
+  };
+  const auto ignore = [&](int64_t r) {
+    std::fill_n(z + r * vocab, vocab, T(0));
+    losses[r] = 0;
+  };
+  const auto counts = [&](int64_t r) { return labels[r] != kIgnoredLabel; };
+  if (!part.divided()) {
+    parallel_for(ctx, num_rows, [&](int64_t r) {
+      if (!counts(r)) return ignore(r);
+      find_largest(r);
+      sum_exponentials(r);
+      finish(r);
+    });
+    return;
+  }
+  parallel_for(ctx, num_rows, find_largest);
+  part.max(maxima);
+  parallel_for(ctx, num_rows, sum_exponentials);
+  part.sum(sums);
+  parallel_for(ctx, num_rows, [&](int64_t r) { counts(r) ? finish(r) : ignore(r); });
 }
 
 }  // namespace
@@ -43,12 +80,7 @@ double linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& wei
       const int64_t n = std::min(chunk, rows - begin);
       const T* xc = x.data<T>() + begin * stride;
       gemm<T>(Trans::kNo, Trans::kYes, n, vocab, width, T(1), xc, stride, w, width, T(0), z, vocab);
-      parallel_for(ctx, n, [&](int64_t r) {
-        const int32_t label = labels[begin + r];
-        const bool counts = label != kIgnoredLabel;
-        losses[r] = counts ? softmax_loss(z + r * vocab, vocab, label, scale) : 0.0;
-        if (!counts) std::fill_n(z + r * vocab, vocab, T(0));
-      });
+      softmax_losses(ctx, z, vocab, n, labels.data() + begin, scale, options.part, losses.data());
       for (int64_t r = 0; r < n; ++r) total += losses[r];
       if (grads.dx.defined()) {
         gemm<T>(Trans::kNo, Trans::kNo, n, width, vocab, T(1), z, vocab, w, width, T(0),
