@@ -1,0 +1,125 @@
+#include "parallel/tensor_parallel.h"
+
+#include <string>
+
+namespace spanwise {
+
+namespace {
+
+Tensor summed(Context& ctx, const TensorGroup& group, std::string_view name, const Tensor& x) {
+  const Tensor sum = Tensor::empty(ctx, x.shape(), x.dtype());
+  sum.copy_from(x);
+  group.comm->all_reduce(name, sum).wait();
+  return sum;
+}
+
+}  // namespace
+
+Var copy_to(Tape& tape, const TensorGroup& group, const Var& x) {
+  if (group.size() == 1) return x;
+  Context& ctx = tape.context();
+  const Var out = tape.output(x.value(), {x});
+  tape.record({x}, {out},
+              [&ctx, group, x, out] { x.add_grad(ctx, summed(ctx, group, "copy_to backward", out.grad())); });
+  return out;
+}
+
+Var reduce_from(Tape& tape, const TensorGroup& group, const Var& x) {
+  if (group.size() == 1) return x;
+  Context& ctx = tape.context();
+  const Tensor sum = tape.once([&] { return summed(ctx, group, "reduce_from", x.value()); });
+  const Var out = tape.output(sum, {x});
+  tape.record({x}, {out}, [&ctx, x, out] { x.add_grad(ctx, out.grad()); });
+  return out;
+}
+
+int64_t SplitDim::size() const {
+  int64_t held = 0;
+  for (const Placement::Range& range : ranges) held += range.end - range.begin;
+  return held;
+}
+
+SplitDim SplitDim::times(int64_t width) const {
+  SplitDim channels = *this;
+  channels.whole *= width;
+  for (Placement::Range& range : channels.ranges) range = {range.begin * width, range.end * width};
+  return channels;
+}
+
+SplitDim divide(const TensorGroup& group, int64_t heads, std::string_view field) {
+  if (heads % group.size() != 0) {
+    fail_user(
+        "{} = {} heads cannot be divided evenly over parallel.tensor = {} ranks; choose a multiple of {}.",
+        field, heads, group.size(), group.size());
+  }
+  const int64_t mine = heads / group.size();
+  return {heads, {{group.rank() * mine, (group.rank() + 1) * mine}}, false};
+}
+
+SplitDim divide_or_share(const TensorGroup& group, int64_t heads, std::string_view field) {
+  if (heads % group.size() == 0) return divide(group, heads, field);
+  if (group.size() % heads != 0) {
+    fail_user(
+        "{} = {} heads can neither be divided over parallel.tensor = {} ranks nor be held by equally many of "
+        "them each; choose a multiple or a divisor of {}.",
+        field, heads, group.size(), group.size());
+  }
+  const int64_t head = group.rank() / (group.size() / heads);
+  return {heads, {{head, head + 1}}, true};
+}
+
+SplitDim divide_unevenly(const TensorGroup& group, int64_t size, std::string_view field) {
+  const int64_t ranks = group.size(), rank = group.rank();
+  if (size < ranks) {
+    fail_user("{} = {} is less than parallel.tensor = {}; a rank would hold nothing of it.", field, size,
+              ranks);
+  }
+  return {size, {{size * rank / ranks, size * (rank + 1) / ranks}}, false};
+}
+
+SplitDim share(const TensorGroup& group, int64_t size) {
+  return {size, {{0, size}}, group.size() > 1};
+}
+
+SplitDim concatenate(std::initializer_list<SplitDim> parts) {
+  SplitDim all{0, {}, false};
+  for (const SplitDim& part : parts) {
+    for (const Placement::Range& range : part.ranges) {
+      const Placement::Range moved{all.whole + range.begin, all.whole + range.end};
+      if (!all.ranges.empty() && all.ranges.back().end == moved.begin) {
+        all.ranges.back().end = moved.end;
+      } else {
+        all.ranges.push_back(moved);
+      }
+    }
+    all.whole += part.whole;
+    all.partial_gradient |= part.partial_gradient;
+  }
+  return all;
+}
+
+Param split_param(const Shape& shape, int dim, const SplitDim& split, Init init, bool weight_decay) {
+  std::vector<int64_t> whole = shape.to_vector(), local = whole;
+  whole.at(size_t(dim)) = split.whole;
+  local.at(size_t(dim)) = split.size();
+  Param param{Shape(local), std::move(init), weight_decay};
+  if (split.divided()) param.placement = {.global = Shape(whole), .dim = dim, .ranges = split.ranges};
+  param.placement.partial_gradient = split.partial_gradient;
+  return param;
+}
+
+DimPart dim_part(const TensorGroup& group, const SplitDim& split, std::string_view name) {
+  if (!split.divided()) return {};
+  SPANWISE_CHECK(split.ranges.size() == 1 && !split.partial_gradient,
+                 "'{}' reduces along a dimension of which ranks hold several ranges or the same elements",
+                 name);
+  const auto reduce = [group, name = std::string(name)](Reduce op) {
+    return [group, name, op](const Tensor& t) { group.comm->all_reduce(name, t, op).wait(); };
+  };
+  return {.begin = split.ranges[0].begin,
+          .whole = split.whole,
+          .sum = reduce(Reduce::kSum),
+          .max = reduce(Reduce::kMax)};
+}
+
+}  // namespace spanwise

@@ -1,0 +1,74 @@
+#pragma once
+// Tensor parallelism (Shoeybi et al., arXiv 1909.08053): the ranks of the mesh's tensor axis see the same
+// tokens and divide heads, feed-forward columns and vocabulary rows.
+//
+//   y = reduce_from(rows(local work(columns(copy_to(x)))))
+//
+// columns: a linear layer whose output dimension is divided; rows: one whose input dimension is. Between the
+// pair each rank computes one term of a sum, and gradients are those of its own term: a parameter that
+// several ranks hold there gets a part of its gradient on each (Placement::partial_gradient). Outside the
+// pair values and gradients are the same on every rank, bit for bit. A group of one rank communicates nothing
+// and changes nothing.
+
+#include <initializer_list>
+#include <string_view>
+
+#include "core/autograd.h"
+#include "core/module.h"
+#include "core/ops/dim_part.h"
+#include "parallel/comm.h"
+
+namespace spanwise {
+
+/// The ranks that share one model. Passed by value; `comm` must outlive models built with it and every
+/// backward.
+struct TensorGroup {
+  Comm* comm = nullptr;  ///< null: one rank
+  int rank() const { return comm ? comm->rank() : 0; }
+  int size() const { return comm ? comm->size() : 1; }
+};
+
+/// Forward: x itself. Backward: dx = Σ over ranks of their dx.
+Var copy_to(Tape& tape, const TensorGroup& group, const Var& x);
+/// Forward: Σ over ranks of their x; kept under activation checkpointing, so that recomputation does not
+/// communicate. Backward: dx = dy.
+Var reduce_from(Tape& tape, const TensorGroup& group, const Var& x);
+
+/// A dimension of a parameter as one rank holds it.
+struct SplitDim {
+  int64_t whole;
+  std::vector<Placement::Range> ranges;  ///< held by this rank, ascending
+  bool partial_gradient = false;         ///< some elements lie on several ranks
+
+  /// Every rank holds all of it and computes its whole gradient. Implicit: a plain size is such a dimension.
+  SplitDim(int64_t size) : whole(size), ranges{{0, size}} {}  // NOLINT(google-explicit-constructor)
+  SplitDim(int64_t whole, std::vector<Placement::Range> ranges, bool partial_gradient)
+      : whole(whole), ranges(std::move(ranges)), partial_gradient(partial_gradient) {}
+  /// Elements held by this rank.
+  int64_t size() const;
+  bool divided() const { return size() != whole; }
+  /// Each element becomes `width` consecutive ones: heads → channels.
+  SplitDim times(int64_t width) const;
+};
+
+// `field` names the setting in errors; all throw UserError where the ranks cannot divide it.
+
+/// Equal parts: heads that belong to one rank each.
+SplitDim divide(const TensorGroup& group, int64_t heads, std::string_view field);
+/// Equal parts, or, with fewer heads than ranks, one head on size/heads neighbouring ranks each.
+SplitDim divide_or_share(const TensorGroup& group, int64_t heads, std::string_view field);
+/// Parts that differ by at most one element: rank r holds [r·n/W, (r + 1)·n/W).
+SplitDim divide_unevenly(const TensorGroup& group, int64_t size, std::string_view field);
+/// All of it on every rank, used between copy_to and reduce_from.
+SplitDim share(const TensorGroup& group, int64_t size);
+/// Dimensions one after another, as in a fused projection.
+SplitDim concatenate(std::initializer_list<SplitDim> parts);
+
+/// A parameter whose dimension `dim` is `split`; shape[dim] is taken from there.
+Param split_param(const Shape& shape, int dim, const SplitDim& split, Init init, bool weight_decay = true);
+
+/// What ops that reduce along a divided dimension need; nothing where it is not divided. `name` names the
+/// traffic. The dimension must be one range.
+DimPart dim_part(const TensorGroup& group, const SplitDim& split, std::string_view name);
+
+}  // namespace spanwise
