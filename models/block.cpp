@@ -5,10 +5,12 @@
 
 namespace spanwise {
 
-Mlp::Mlp(int64_t hidden, int64_t intermediate, double init_stddev)
-    : gate_proj_(hidden, intermediate, init_stddev),
-      up_proj_(hidden, intermediate, init_stddev),
-      down_proj_(intermediate, hidden, init_stddev) {}
+Mlp::Mlp(const TensorGroup& tensor, int64_t hidden, int64_t intermediate, double init_stddev) {
+  const SplitDim inner = divide_unevenly(tensor, intermediate, "model.intermediate_size");
+  gate_proj_ = Linear(hidden, inner, init_stddev);
+  up_proj_ = Linear(hidden, inner, init_stddev);
+  down_proj_ = Linear(inner, hidden, init_stddev);
+}
 
 Var Mlp::operator()(Tape& tape, const Var& x) const {
   return down_proj_(tape, swiglu(tape, gate_proj_(tape, x), up_proj_(tape, x)));
@@ -21,17 +23,19 @@ void Mlp::visit(const std::string& prefix, const ParamVisitor& visitor) {
 }
 
 Block::Block(MixerKind kind, const MixerOptions& options, int64_t intermediate)
-    : norm_eps_(options.norm_eps),
+    : tensor_(options.tensor),
+      norm_eps_(options.norm_eps),
       mixer_norm_(options.hidden),
       mlp_norm_(options.hidden),
       mixer_(make_mixer(kind, options)),
-      mlp_(options.hidden, intermediate, options.init_stddev) {}
+      mlp_(options.tensor, options.hidden, intermediate, options.init_stddev) {}
 
 Stream Block::forward(Tape& tape, const Stream& stream, const MixerContext& context) const {
   const AddRmsNorm before = add_rms_norm(tape, stream.delta, stream.residual, mixer_norm_.var(), norm_eps_);
-  const Var mixed = mixer_->forward(tape, before.normed, context);
+  const Var mixed =
+      reduce_from(tape, tensor_, mixer_->forward(tape, copy_to(tape, tensor_, before.normed), context));
   const AddRmsNorm between = add_rms_norm(tape, mixed, before.sum, mlp_norm_.var(), norm_eps_);
-  return {mlp_(tape, between.normed), between.sum};
+  return {reduce_from(tape, tensor_, mlp_(tape, copy_to(tape, tensor_, between.normed))), between.sum};
 }
 
 void Block::visit(const std::string& prefix, const ParamVisitor& visitor) {

@@ -1,5 +1,6 @@
 #pragma once
-// One pre-norm transformer block: h = x + mixer(norm(x)), out = h + mlp(norm(h)).
+// One pre-norm transformer block: h = x + mixer(norm(x)), out = h + mlp(norm(h)). The mixer and the MLP are
+// divided over the tensor ranks; the block adds their terms, so that the stream is whole on every rank.
 
 #include "models/layers.h"
 #include "models/mixers/mixer.h"
@@ -9,7 +10,8 @@ namespace spanwise {
 /// SwiGLU feed-forward (Shazeer, arXiv 2002.05202): down_proj(silu(gate_proj x) ∘ up_proj x).
 class Mlp : public Module {
  public:
-  Mlp(int64_t hidden, int64_t intermediate, double init_stddev);
+  Mlp(const TensorGroup& tensor, int64_t hidden, int64_t intermediate, double init_stddev);
+  /// Between copy_to and reduce_from.
   Var operator()(Tape& tape, const Var& x) const;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
 
@@ -30,6 +32,7 @@ class Block : public Module {
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
 
  private:
+  TensorGroup tensor_;
   double norm_eps_;
   NormWeight mixer_norm_, mlp_norm_;
   std::unique_ptr<Mixer> mixer_;

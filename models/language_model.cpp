@@ -18,10 +18,12 @@ LanguageModel::LanguageModel(const LanguageModelOptions& options)
   SPANWISE_CHECK(options.vocab_size > 0 && options.num_layers > 0 && !options.layer_pattern.empty(),
                  "vocab_size={}, num_layers={} and layer_pattern='{}' must not be empty", options.vocab_size,
                  options.num_layers, options.layer_pattern);
-  const int64_t hidden = options.mixer.hidden;
-  embeddings_ = {{options.vocab_size, hidden}, init::normal(options.mixer.init_stddev)};
-  if (!options.tie_embeddings)
-    lm_head_ = {{options.vocab_size, hidden}, init::normal(options.mixer.init_stddev)};
+  const TensorGroup& tensor = options.mixer.tensor;
+  const SplitDim vocabulary = divide_unevenly(tensor, options.vocab_size, "model.vocab_size");
+  const Init init = init::normal(options.mixer.init_stddev);
+  vocabulary_ = dim_part(tensor, vocabulary, "cross entropy");
+  embeddings_ = split_param({0, options.mixer.hidden}, 0, vocabulary, init);
+  if (!options.tie_embeddings) lm_head_ = split_param({0, options.mixer.hidden}, 0, vocabulary, init);
   for (int64_t i = 0; i < options.num_layers; ++i) {
     MixerOptions mixer = options.mixer;
     mixer.layer = i;
@@ -39,7 +41,9 @@ MixerKind LanguageModel::mixer_of(int64_t layer) const {
 
 Stream LanguageModel::forward(Tape& tape, const TokenBatch& batch, GenerationState* state) const {
   const SequenceLayout& layout = batch.layout;
-  Stream stream{embedding(tape, batch.tokens, {layout.batch(), layout.length()}, embeddings_), Var()};
+  const Var embedded =
+      embedding(tape, batch.tokens, {layout.batch(), layout.length()}, embeddings_, vocabulary_);
+  Stream stream{reduce_from(tape, options_.mixer.tensor, embedded), Var()};
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const Block& block = *blocks_[i];
     if (!options_.activation_checkpointing || !tape.saving()) {
@@ -60,14 +64,17 @@ Var LanguageModel::loss(Tape& tape, const TokenBatch& batch, double loss_scale) 
   const Stream stream = forward(tape, batch, nullptr);
   const Var h =
       add_rms_norm(tape, stream.delta, stream.residual, norm_.var(), options_.mixer.norm_eps).normed;
-  return linear_cross_entropy(tape, h, head(), batch.labels,
-                              {.loss_scale = loss_scale, .chunk_rows = options_.loss_chunk_rows})
+  return linear_cross_entropy(
+             tape, copy_to(tape, options_.mixer.tensor, h), head(), batch.labels,
+             {.loss_scale = loss_scale, .chunk_rows = options_.loss_chunk_rows, .part = vocabulary_})
       .loss;
 }
 
 Tensor LanguageModel::next_logits(Context& ctx, const std::vector<int32_t>& tokens,
                                   GenerationState& state) const {
   SPANWISE_CHECK(!tokens.empty(), "next_logits needs at least one token");
+  SPANWISE_CHECK(options_.mixer.tensor.size() == 1, "generation runs on one tensor rank, this model has {}",
+                 options_.mixer.tensor.size());
   state.layers.resize(blocks_.size());
   Tape tape(ctx, Tape::Mode::kInference);
   const int64_t length = int64_t(tokens.size());

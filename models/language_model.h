@@ -3,6 +3,9 @@
 // projection. Parameter names are fla's: model.embeddings.weight, model.layers.{i}.attn_norm.weight,
 // model.layers.{i}.attn.…, model.layers.{i}.mlp_norm.weight, model.layers.{i}.mlp.{gate,up,down}_proj.weight,
 // model.norm.weight, lm_head.weight.
+//
+// Over several tensor ranks (options.mixer.tensor) every rank gets the same tokens and returns the same loss;
+// heads, MLP columns and vocabulary rows are divided, the stream between blocks is whole on every rank.
 
 #include <memory>
 #include <string>
@@ -21,7 +24,7 @@ struct LanguageModelOptions {
   /// attention.
   std::string layer_pattern = "L";
   MixerKind linear_mixer = MixerKind::kGatedDeltaNet;
-  /// Hidden size, norms, heads; `layer` and `num_layers` are filled in for each layer.
+  /// Hidden size, norms, heads, tensor ranks; `layer` and `num_layers` are filled in for each layer.
   MixerOptions mixer;
   int64_t loss_chunk_rows = 256;
   bool activation_checkpointing = false;  ///< each block is recomputed in backward
@@ -51,7 +54,8 @@ class LanguageModel : public Module {
   /// gradients summed over ranks and micro-batches are those of the mean loss.
   Var loss(Tape& tape, const TokenBatch& batch, double loss_scale) const;
 
-  /// Feeds tokens (one sequence) and returns the logits [vocab] that follow the last one. Inference only.
+  /// Feeds tokens (one sequence) and returns the logits [vocab] that follow the last one. Inference only, on
+  /// one tensor rank.
   Tensor next_logits(Context& ctx, const std::vector<int32_t>& tokens, GenerationState& state) const;
 
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
@@ -63,6 +67,7 @@ class LanguageModel : public Module {
   const Var& head() const { return options_.tie_embeddings ? embeddings_.var : lm_head_.var; }
 
   LanguageModelOptions options_;
+  DimPart vocabulary_;
   Param embeddings_, lm_head_;
   std::vector<std::unique_ptr<Block>> blocks_;
   NormWeight norm_;

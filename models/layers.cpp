@@ -4,9 +4,14 @@
 
 namespace spanwise {
 
-Linear::Linear(int64_t in, int64_t out, double init_stddev, Bias bias) {
-  weight_ = {{out, in}, init::normal(init_stddev)};
-  if (bias == Bias::kYes) bias_ = {{out}, init::constant(0), false};
+Linear::Linear(const SplitDim& in, const SplitDim& out, double init_stddev, Bias bias) {
+  SPANWISE_CHECK(!in.divided() || (!out.divided() && bias == Bias::kNo),
+                 "a linear layer [{}, {}] whose input is divided needs a whole output and no bias", out.whole,
+                 in.whole);
+  const Init init = init::normal(init_stddev);
+  weight_ =
+      in.divided() ? split_param({out.whole, 0}, 1, in, init) : split_param({0, in.whole}, 0, out, init);
+  if (bias == Bias::kYes) bias_ = split_param({0}, 0, out, init::constant(0), false);
 }
 
 Var Linear::operator()(Tape& tape, const Var& x) const {
@@ -19,19 +24,19 @@ void Linear::visit(const std::string& prefix, const ParamVisitor& visitor) {
   if (bias_.shape.num_dims() > 0) visitor(prefix + "bias", bias_);
 }
 
-NormWeight::NormWeight(int64_t width) {
-  weight_ = {{width}, init::constant(1), false};
+NormWeight::NormWeight(const SplitDim& width) {
+  weight_ = split_param({0}, 0, width, init::constant(1), false);
 }
 
 void NormWeight::visit(const std::string& prefix, const ParamVisitor& visitor) {
   if (exists()) visitor(prefix + "weight", weight_);
 }
 
-ShortConv::ShortConv(int64_t channels, int64_t size, double init_stddev, Activation activation,
+ShortConv::ShortConv(const SplitDim& channels, int64_t size, double init_stddev, Activation activation,
                      Linear::Bias bias)
     : activation_(activation) {
-  weight_ = {{channels, 1, size}, init::normal(init_stddev)};
-  if (bias == Linear::Bias::kYes) bias_ = {{channels}, init::constant(0), false};
+  weight_ = split_param({0, 1, size}, 0, channels, init::normal(init_stddev));
+  if (bias == Linear::Bias::kYes) bias_ = split_param({0}, 0, channels, init::constant(0), false);
 }
 
 Var ShortConv::operator()(Tape& tape, const Var& x, const MixerContext& context, Tensor* state) const {

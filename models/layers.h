@@ -1,19 +1,24 @@
 #pragma once
 // The small layers every mixer and block is made of: parameters with their names, and the op that reads them.
+// Sizes are SplitDims: a plain number is a dimension that every tensor rank holds whole. No layer
+// communicates.
 
 #include "core/module.h"
 #include "core/ops/pointwise.h"
 #include "core/ops/short_conv.h"
 #include "models/mixer_context.h"
+#include "parallel/tensor_parallel.h"
 
 namespace spanwise {
 
-/// y = x Wᵀ (+ b). Parameters "weight" [out, in], "bias" [out].
+/// y = x Wᵀ (+ b). Parameters "weight" [out, in], "bias" [out]. With `out` divided y holds this rank's
+/// columns; with `in` divided x does, and y is one term of a sum over ranks; at most one is, and the bias
+/// goes with `out`.
 class Linear : public Module {
  public:
   enum class Bias { kNo, kYes };
   Linear() = default;
-  Linear(int64_t in, int64_t out, double init_stddev, Bias bias = Bias::kNo);
+  Linear(const SplitDim& in, const SplitDim& out, double init_stddev, Bias bias = Bias::kNo);
   Var operator()(Tape& tape, const Var& x) const;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
   /// A default-constructed layer does not exist: it visits nothing.
@@ -27,7 +32,7 @@ class Linear : public Module {
 class NormWeight : public Module {
  public:
   NormWeight() = default;
-  explicit NormWeight(int64_t width);
+  explicit NormWeight(const SplitDim& width);
   const Var& var() const { return weight_.var; }
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
   bool exists() const { return weight_.shape.num_dims() > 0; }
@@ -41,7 +46,7 @@ class NormWeight : public Module {
 class ShortConv : public Module {
  public:
   ShortConv() = default;
-  ShortConv(int64_t channels, int64_t size, double init_stddev, Activation activation,
+  ShortConv(const SplitDim& channels, int64_t size, double init_stddev, Activation activation,
             Linear::Bias bias = Linear::Bias::kNo);
   /// `state` [B, size − 1, channels]: the last inputs of the previous call, read if defined and replaced. May
   /// be null.

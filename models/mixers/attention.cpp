@@ -16,8 +16,11 @@ Attention::Attention(const MixerOptions& options) : options_(options.attention),
   const AttentionOptions& o = options_;
   SPANWISE_CHECK(o.num_heads % o.num_kv_heads == 0, "{} query heads are not a multiple of {} key/value heads",
                  o.num_heads, o.num_kv_heads);
-  const int64_t hidden = options.hidden, queries = o.num_heads * o.head_dim,
-                keys = o.num_kv_heads * o.head_dim;
+  const TensorGroup& tensor = options.tensor;
+  const SplitDim heads = divide(tensor, o.num_heads, "model.attention.num_heads"),
+                 kv_heads = divide_or_share(tensor, o.num_kv_heads, "model.attention.num_kv_heads");
+  const SplitDim queries = heads.times(o.head_dim), keys = kv_heads.times(o.head_dim);
+  const int64_t hidden = options.hidden;
   const auto bias = o.qkv_bias ? Linear::Bias::kYes : Linear::Bias::kNo;
   q_proj_ = Linear(hidden, queries, options.init_stddev, bias);
   k_proj_ = Linear(hidden, keys, options.init_stddev, bias);
@@ -25,9 +28,11 @@ Attention::Attention(const MixerOptions& options) : options_(options.attention),
   if (o.output_gate) g_proj_ = Linear(hidden, queries, options.init_stddev);
   o_proj_ = Linear(queries, hidden, options.init_stddev);
   if (o.qk_norm) {
-    q_norm_ = NormWeight(o.head_dim);
-    k_norm_ = NormWeight(o.head_dim);
+    q_norm_ = NormWeight(share(tensor, o.head_dim));
+    k_norm_ = NormWeight(share(tensor, o.head_dim));
   }
+  options_.num_heads = heads.size();
+  options_.num_kv_heads = kv_heads.size();
 }
 
 Var Attention::forward(Tape& tape, const Var& x, const MixerContext& context) const {

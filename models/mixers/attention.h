@@ -20,7 +20,7 @@ class Attention : public Mixer {
 
  private:
   Var attend_cached(Tape& tape, const Var& q, const Var& k, const Var& v, MixerState& state) const;
-  AttentionOptions options_;
+  AttentionOptions options_;  // with this rank's head counts
   double norm_eps_;
   Linear q_proj_, k_proj_, v_proj_, g_proj_, o_proj_;
   NormWeight q_norm_, k_norm_;

@@ -12,12 +12,12 @@ GatedDeltaNet::GatedDeltaNet(const MixerOptions& options, Decay decay)
       decay_(decay),
       qkv_(options, Activation::kSiLU, QkvConv::kAsConfigured),
       out_(options, "o_norm.", "o_norm.") {
-  const int64_t value_heads = options.linear.num_value_heads;
+  const SplitDim value_heads = split_over_ranks(options).values;
   b_proj_ = Linear(options.hidden, value_heads, options.init_stddev);
   if (decay == Decay::kNone) return;
   a_proj_ = Linear(options.hidden, value_heads, options.init_stddev);
-  A_log_ = {{value_heads}, init::log_uniform_range(0, 16), false};
-  dt_bias_ = {{value_heads}, init::dt_bias(), false};
+  A_log_ = split_param({0}, 0, value_heads, init::log_uniform_range(0, 16), false);
+  dt_bias_ = split_param({0}, 0, value_heads, init::dt_bias(), false);
 }
 
 Var GatedDeltaNet::forward(Tape& tape, const Var& x, const MixerContext& context) const {

@@ -21,13 +21,20 @@ Var merge_heads(Tape& tape, const Var& x) {
   return reshape(tape, x, {x.dim(0), x.dim(1), x.dim(2) * x.dim(3)});
 }
 
-QkvProjection::QkvProjection(const MixerOptions& options, Activation activation, QkvConv conv)
-    : activation_(activation),
-      num_heads_(options.linear.num_heads),
-      num_value_heads_(options.linear.num_value_heads) {
+HeadSplit split_over_ranks(const MixerOptions& options) {
   const LinearMixerOptions& o = options.linear;
-  const int64_t keys = o.num_heads * o.key_dim, values = o.num_value_heads * o.value_dim;
-  const int64_t widths[3] = {keys, keys, values};
+  return {divide_or_share(options.tensor, o.num_heads, "model.linear.num_heads"),
+          divide(options.tensor, o.num_value_heads, "model.linear.num_value_heads")};
+}
+
+QkvProjection::QkvProjection(const MixerOptions& options, Activation activation, QkvConv conv)
+    : activation_(activation) {
+  const LinearMixerOptions& o = options.linear;
+  const HeadSplit heads = split_over_ranks(options);
+  num_heads_ = heads.keys.size();
+  num_value_heads_ = heads.values.size();
+  const SplitDim keys = heads.keys.times(o.key_dim), values = heads.values.times(o.value_dim);
+  const SplitDim widths[3] = {keys, keys, values};
   for (int i = 0; i < 3; ++i) {
     proj_[i] = Linear(options.hidden, widths[i], options.init_stddev);
     if (conv == QkvConv::kAsConfigured && o.short_conv) {
@@ -59,10 +66,10 @@ void QkvProjection::visit(const std::string& prefix, const ParamVisitor& visitor
 
 GatedOutput::GatedOutput(const MixerOptions& options, std::string gated_norm_name,
                          const std::string& plain_norm_name)
-    : norm_(options.linear.value_dim),
+    : norm_(share(options.tensor, options.linear.value_dim)),
       norm_name_(options.linear.output_gate ? std::move(gated_norm_name) : plain_norm_name),
       norm_eps_(options.norm_eps) {
-  const int64_t values = options.linear.num_value_heads * options.linear.value_dim;
+  const SplitDim values = split_over_ranks(options).values.times(options.linear.value_dim);
   if (options.linear.output_gate) g_proj_ = Linear(options.hidden, values, options.init_stddev);
   o_proj_ = Linear(values, options.hidden, options.init_stddev);
 }
@@ -136,11 +143,12 @@ Var run_gated_delta(Tape& tape, const QkvProjection::Heads& heads, const Var& lo
   return run_family(tape, heads, context.state, operands, chunked, gated_delta_step);
 }
 
-Tensor per_head_tensor(Context& ctx, DType dtype, const std::vector<double>& values) {
-  Tensor t = Tensor::empty(ctx, {int64_t(values.size())}, dtype);
+Tensor per_head_tensor(Context& ctx, DType dtype, const std::vector<double>& all, const SplitDim& heads) {
+  Tensor t = Tensor::empty(ctx, {heads.size()}, dtype);
+  const int64_t first = heads.ranges.front().begin;
   dispatch_float(dtype, [&](auto zero) {
     using T = decltype(zero);
-    for (size_t i = 0; i < values.size(); ++i) t.data<T>()[i] = T(values[i]);
+    for (int64_t i = 0; i < heads.size(); ++i) t.data<T>()[i] = T(all[first + i]);
   });
   return t;
 }

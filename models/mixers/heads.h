@@ -13,6 +13,12 @@ namespace spanwise {
 Var split_heads(Tape& tape, const Var& x, int64_t num_heads);
 Var merge_heads(Tape& tape, const Var& x);
 
+/// The query/key and value heads over the tensor ranks.
+struct HeadSplit {
+  SplitDim keys, values;
+};
+HeadSplit split_over_ranks(const MixerOptions& options);
+
 enum class QkvConv { kNone, kAsConfigured };
 
 /// Query, key and value per head: projection, then a short convolution with SiLU if the mixer has one and
@@ -33,7 +39,7 @@ class QkvProjection : public Module {
   Linear proj_[3];
   ShortConv conv_[3];
   Activation activation_;
-  int64_t num_heads_, num_value_heads_;
+  int64_t num_heads_, num_value_heads_;  // of this rank
 };
 
 /// o_proj(RMSNorm(y) ∘ silu(g_proj x)), the norm per value head; o_proj(RMSNorm(y)) without
@@ -60,7 +66,7 @@ Var run_scalar_decay(Tape& tape, const QkvProjection::Heads& heads, const Decay&
 Var run_gated_delta(Tape& tape, const QkvProjection::Heads& heads, const Var& log_decay, const Var& beta,
                     const MixerContext& context, const LinearStateOptions& options);
 
-/// A constant log decay per head.
-Tensor per_head_tensor(Context& ctx, DType dtype, const std::vector<double>& values);
+/// A constant log decay for each of this rank's heads, out of all heads' values.
+Tensor per_head_tensor(Context& ctx, DType dtype, const std::vector<double>& all, const SplitDim& heads);
 
 }  // namespace spanwise

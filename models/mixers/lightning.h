@@ -23,9 +23,11 @@ class Lightning : public Mixer {
 
  private:
   MixerOptions options_;
+  SplitDim heads_;
   QkvProjection qkv_;
   Linear g_proj_, o_proj_;
   NormWeight norm_;
+  DimPart norm_part_;
 };
 
 }  // namespace spanwise

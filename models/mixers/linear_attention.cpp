@@ -11,13 +11,14 @@ LinearAttention::LinearAttention(const MixerOptions& options)
     : options_(options), qkv_(options, Activation::kNone, QkvConv::kNone) {
   const LinearMixerOptions& o = options.linear;
   if (o.feature_map == FeatureMap::kElementwiseProduct) {
+    const SplitDim features = share(options.tensor, o.key_dim);
     for (ProductMap* map : {&map_q_, &map_k_}) {
-      map->layer1 = Linear(o.key_dim, o.key_dim, options.init_stddev, Linear::Bias::kYes);
-      map->layer2 = Linear(o.key_dim, o.key_dim, options.init_stddev, Linear::Bias::kYes);
+      map->layer1 = Linear(o.key_dim, features, options.init_stddev, Linear::Bias::kYes);
+      map->layer2 = Linear(o.key_dim, features, options.init_stddev, Linear::Bias::kYes);
     }
   }
-  norm_ = NormWeight(o.value_dim);
-  o_proj_ = Linear(o.num_value_heads * o.value_dim, options.hidden, options.init_stddev);
+  norm_ = NormWeight(share(options.tensor, o.value_dim));
+  o_proj_ = Linear(split_over_ranks(options).values.times(o.value_dim), options.hidden, options.init_stddev);
 }
 
 Var LinearAttention::feature_map(Tape& tape, const Var& x, const ProductMap& map) const {

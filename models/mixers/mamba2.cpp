@@ -6,36 +6,42 @@
 
 namespace spanwise {
 
-Mamba2::Mamba2(const MixerOptions& options)
-    : options_(options),
-      inner_(options.linear.num_value_heads * options.linear.value_dim),
-      group_(options.linear.num_heads * options.linear.key_dim) {
+Mamba2::Mamba2(const MixerOptions& options) : options_(options) {
   const LinearMixerOptions& o = options.linear;
-  in_proj_ = Linear(options.hidden, 2 * inner_ + 2 * group_ + o.num_value_heads, options.init_stddev);
-  conv_ = ShortConv(inner_ + 2 * group_, o.conv_size, options.init_stddev, Activation::kSiLU,
-                    o.conv_bias ? Linear::Bias::kYes : Linear::Bias::kNo);
-  A_log_ = {{o.num_value_heads}, init::log_uniform_range(1, 16), false};
-  D_ = {{o.num_value_heads}, init::constant(1), false};
-  dt_bias_ = {{o.num_value_heads}, init::dt_bias(), false};
-  norm_ = NormWeight(inner_);
-  out_proj_ = Linear(inner_, options.hidden, options.init_stddev);
+  const SplitDim heads = divide(options.tensor, o.num_value_heads, "model.linear.num_heads");
+  const SplitDim groups = divide_or_share(options.tensor, o.num_heads, "model.linear.num_groups");
+  const SplitDim inner = heads.times(o.value_dim), group_columns = groups.times(o.key_dim);
+  heads_ = heads.size();
+  groups_ = groups.size();
+  inner_ = inner.size();
+  group_columns_ = group_columns.size();
+  in_proj_ = Linear(options.hidden, concatenate({inner, inner, group_columns, group_columns, heads}),
+                    options.init_stddev);
+  conv_ = ShortConv(concatenate({inner, group_columns, group_columns}), o.conv_size, options.init_stddev,
+                    Activation::kSiLU, o.conv_bias ? Linear::Bias::kYes : Linear::Bias::kNo);
+  A_log_ = split_param({0}, 0, heads, init::log_uniform_range(1, 16), false);
+  D_ = split_param({0}, 0, heads, init::constant(1), false);
+  dt_bias_ = split_param({0}, 0, heads, init::dt_bias(), false);
+  norm_ = NormWeight(inner);
+  norm_part_ = dim_part(options.tensor, inner, "norm over heads");
+  out_proj_ = Linear(inner, options.hidden, options.init_stddev);
 }
 
 Var Mamba2::forward(Tape& tape, const Var& u, const MixerContext& context) const {
   const LinearMixerOptions& o = options_.linear;
   const std::vector<Var> zxbcdt =
-      split_columns(tape, in_proj_(tape, u), {inner_, inner_ + 2 * group_, o.num_value_heads});
+      split_columns(tape, in_proj_(tape, u), {inner_, inner_ + 2 * group_columns_, heads_});
   if (context.state) context.state->conv.resize(1);
   const Var xbc = conv_(tape, zxbcdt[1], context, context.state ? &context.state->conv[0] : nullptr);
-  const std::vector<Var> parts = split_columns(tape, xbc, {inner_, group_, group_});
-  const Var x = split_heads(tape, parts[0], o.num_value_heads);
+  const std::vector<Var> parts = split_columns(tape, xbc, {inner_, group_columns_, group_columns_});
+  const Var x = split_heads(tape, parts[0], heads_);
   const Mamba2Gates gates = mamba2_gates(tape, x, zxbcdt[2], A_log_, dt_bias_);
-  const QkvProjection::Heads heads{split_heads(tape, parts[2], o.num_heads),
-                                   split_heads(tape, parts[1], o.num_heads), gates.v};
+  const QkvProjection::Heads heads{split_heads(tape, parts[2], groups_), split_heads(tape, parts[1], groups_),
+                                   gates.v};
   Var y = run_scalar_decay(tape, heads, {.per_token = gates.g}, context, {.scale = 1.0, .chunk = o.chunk});
   y = merge_heads(tape, head_skip(tape, y, x, D_));
   return out_proj_(tape, gated_rms_norm(tape, y, zxbcdt[0], norm_.var(), options_.norm_eps,
-                                        {.order = GateOrder::kGateThenNorm}));
+                                        {.order = GateOrder::kGateThenNorm, .part = norm_part_}));
 }
 
 void Mamba2::visit(const std::string& prefix, const ParamVisitor& visitor) {

@@ -23,11 +23,13 @@ class Mamba2 : public Mixer {
 
  private:
   MixerOptions options_;
-  int64_t inner_, group_;  // H·P and G·N columns
+  int64_t heads_, groups_;         // of this rank
+  int64_t inner_, group_columns_;  // H·P and G·N columns, of this rank
   Linear in_proj_, out_proj_;
   ShortConv conv_;
   Param A_log_, D_, dt_bias_;
   NormWeight norm_;
+  DimPart norm_part_;
 };
 
 }  // namespace spanwise

@@ -1,6 +1,7 @@
 #pragma once
 // A token mixer: the sublayer of a block that lets tokens see earlier ones. A linear mixer is projections,
-// gates, one kernel family and an output norm; no mixer knows how many ranks there are.
+// gates, one kernel family and an output norm. Head counts in the options are the whole model's; a mixer
+// divides them over the tensor ranks when it is made and then works on its own heads alone.
 
 #include <memory>
 #include <string>
@@ -9,12 +10,14 @@
 
 #include "core/module.h"
 #include "models/mixer_context.h"
+#include "parallel/tensor_parallel.h"
 
 namespace spanwise {
 
 class Mixer : public Module {
  public:
-  /// x [B, T, hidden] → [B, T, hidden].
+  /// x [B, T, hidden] → [B, T, hidden]. With several tensor ranks x is copy_to's result and the mixer's is
+  /// this rank's heads' term of the sum that reduce_from forms (parallel/tensor_parallel.h).
   virtual Var forward(Tape& tape, const Var& x, const MixerContext& context) const = 0;
 };
 
@@ -65,6 +68,7 @@ struct MixerOptions {
   double init_stddev = 0.02;
   AttentionOptions attention;
   LinearMixerOptions linear;
+  TensorGroup tensor;  ///< the ranks that divide the heads
 };
 
 std::unique_ptr<Mixer> make_mixer(MixerKind kind, const MixerOptions& options);

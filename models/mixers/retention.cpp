@@ -14,6 +14,7 @@ std::vector<double> Retention::log_decays(int64_t num_heads) {
 
 Retention::Retention(const MixerOptions& options)
     : options_(options),
+      heads_(split_over_ranks(options).values),
       qkv_(options, Activation::kNone, QkvConv::kNone),
       out_(options, "g_norm_swish_gate.", "g_norm.") {}
 
@@ -22,7 +23,8 @@ Var Retention::forward(Tape& tape, const Var& x, const MixerContext& context) co
   QkvProjection::Heads heads = qkv_(tape, x, context);
   heads.q = rope(tape, heads.q, context.layout.positions(), o.rope_theta, 0);
   heads.k = rope(tape, heads.k, context.layout.positions(), o.rope_theta, 0);
-  const Tensor decay = per_head_tensor(tape.context(), x.value().dtype(), log_decays(o.num_value_heads));
+  const Tensor decay =
+      per_head_tensor(tape.context(), x.value().dtype(), log_decays(o.num_value_heads), heads_);
   const Var y = run_scalar_decay(tape, heads, {.per_head = decay}, context,
                                  {.scale = 1.0 / std::sqrt(double(o.key_dim)), .chunk = o.chunk});
   return out_(tape, y, x);

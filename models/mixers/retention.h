@@ -21,6 +21,7 @@ class Retention : public Mixer {
 
  private:
   MixerOptions options_;
+  SplitDim heads_;
   QkvProjection qkv_;
   GatedOutput out_;
 };
