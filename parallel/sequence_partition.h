@@ -68,6 +68,7 @@ class SequencePlan {
   int64_t document_begin(int64_t row, int64_t token) const;
 
  private:
+  SequenceLayout make_local() const;
   SequencePartition partition_;
   int rank_;
   int64_t batch_;
