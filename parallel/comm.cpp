@@ -8,6 +8,7 @@ namespace spanwise {
 
 using Operation = Collective::Operation;
 
+Ticket::Ticket() noexcept = default;
 Ticket::Ticket(std::unique_ptr<Pending> pending) : pending_(std::move(pending)) {}
 Ticket::Ticket(Ticket&&) noexcept = default;
 Ticket& Ticket::operator=(Ticket&&) noexcept = default;

@@ -42,7 +42,7 @@ struct Traffic {
 class Ticket {
  public:
   class Pending;       ///< what a backend keeps (comm_backend.h)
-  Ticket() = default;  ///< already complete
+  Ticket() noexcept;   ///< already complete
   explicit Ticket(std::unique_ptr<Pending> pending);
   Ticket(Ticket&&) noexcept;
   Ticket& operator=(Ticket&&) noexcept;
