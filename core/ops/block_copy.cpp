@@ -1,0 +1,45 @@
+#include "core/ops/block_copy.h"
+
+#include <utility>
+
+namespace spanwise {
+
+namespace {
+
+void check(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks) {
+  SPANWISE_CHECK(source.contiguous() && target.contiguous() && source.dtype() == target.dtype(),
+                 "blocks move between contiguous tensors of one dtype, not from {} {} to {} {}",
+                 name_of(source.dtype()), source.shape().str(), name_of(target.dtype()),
+                 target.shape().str());
+  for (const Block& b : blocks) {
+    if (b.rows == 0 || b.width == 0) continue;
+    const auto inside = [&](const Tensor& t, int64_t begin, int64_t stride) {
+      return begin >= 0 && stride >= 0 && begin + (b.rows - 1) * stride + b.width <= t.numel();
+    };
+    SPANWISE_CHECK(inside(source, b.from, b.from_stride) && inside(target, b.to, b.to_stride),
+                   "a block of {} x {} elements from {} (+{}) to {} (+{}) leaves {} or {}", b.rows, b.width,
+                   b.from, b.from_stride, b.to, b.to_stride, source.shape().str(), target.shape().str());
+  }
+}
+
+}  // namespace
+
+void copy_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks) {
+  check(source, target, blocks);
+  cpu::copy_blocks(source, target, blocks);
+}
+
+void add_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks) {
+  check(source, target, blocks);
+  cpu::add_blocks(source, target, blocks);
+}
+
+std::vector<Block> reversed(std::vector<Block> blocks) {
+  for (Block& b : blocks) {
+    std::swap(b.from, b.to);
+    std::swap(b.from_stride, b.to_stride);
+  }
+  return blocks;
+}
+
+}  // namespace spanwise

@@ -1,0 +1,31 @@
+#pragma once
+// Moves rectangles of elements between contiguous tensors: how buffers of collectives are packed and
+// unpacked.
+
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace spanwise {
+
+/// `rows` runs of `width` consecutive elements. Run i starts at element from + i · from_stride of the source
+/// and at to + i · to_stride of the target.
+struct Block {
+  int64_t rows, width;
+  int64_t from, from_stride;
+  int64_t to, to_stride;
+};
+
+/// target (=) source, block by block in the given order. Equal dtypes.
+void copy_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
+/// target (+=) source; F32 or F64.
+void add_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
+/// The same blocks read the other way: from target to source.
+std::vector<Block> reversed(std::vector<Block> blocks);
+
+namespace cpu {
+void copy_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
+void add_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
+}  // namespace cpu
+
+}  // namespace spanwise

@@ -1,0 +1,33 @@
+#include "core/ops/block_copy.h"
+
+#include <cstring>
+
+namespace spanwise::cpu {
+
+void copy_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks) {
+  const int64_t size = int64_t(size_of(source.dtype()));
+  const char* from = static_cast<const char*>(source.raw());
+  char* to = static_cast<char*>(target.raw());
+  for (const Block& b : blocks) {
+    for (int64_t i = 0; i < b.rows; ++i) {
+      std::memcpy(to + (b.to + i * b.to_stride) * size, from + (b.from + i * b.from_stride) * size,
+                  size_t(b.width * size));
+    }
+  }
+}
+
+void add_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks) {
+  dispatch_float(source.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    for (const Block& b : blocks) {
+      for (int64_t i = 0; i < b.rows; ++i) {
+        const T* from = source.data<T>() + b.from + i * b.from_stride;
+        T* to = target.data<T>() + b.to + i * b.to_stride;
+#pragma omp simd
+        for (int64_t c = 0; c < b.width; ++c) to[c] += from[c];
+      }
+    }
+  });
+}
+
+}  // namespace spanwise::cpu
