@@ -1,0 +1,37 @@
+#pragma once
+// The algebra of span summaries (span.h) for one row, on tensors: what exchanges of states are folded with.
+//
+//   apply             out = M·S + B              S, B, out [HV, K, V]
+//   apply_transposed  out = Mᵀ·dS + D
+//   compose           M = later · earlier
+//
+// F32 or F64, all equal and contiguous; every sum has one fixed order.
+
+#include "core/tensor.h"
+
+namespace spanwise {
+
+/// M of one row: both undefined is the identity.
+struct SpanTransition {
+  Tensor log_decay;  ///< [HV]: e^log_decay · I
+  Tensor dense;      ///< [HV, K, K]
+};
+
+Tensor apply_transition(Context& ctx, const SpanTransition& m, const Tensor& state, const Tensor& added);
+Tensor apply_transition_transposed(Context& ctx, const SpanTransition& m, const Tensor& dstate,
+                                   const Tensor& added);
+SpanTransition compose_transitions(Context& ctx, const SpanTransition& later, const SpanTransition& earlier);
+
+namespace cpu {
+/// a [HV, N, K] (transposed: [HV, K, N]) and b [HV, K, C]: out [HV, N, C] = op(a)·b per head, + out if
+/// `accumulate`.
+enum class Operand { kPlain, kTransposed };
+enum class Output { kWrite, kAccumulate };
+void multiply_heads(const Context& ctx, const Tensor& a, Operand op, const Tensor& b, const Tensor& out,
+                    Output output);
+/// out = e^log_decay[h] · state + added
+void decay_heads(const Context& ctx, const Tensor& log_decay, const Tensor& state, const Tensor& added,
+                 const Tensor& out);
+}  // namespace cpu
+
+}  // namespace spanwise
