@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/ops/operand_checks.h"
+
 namespace spanwise {
 
 namespace {
@@ -51,6 +53,14 @@ AttentionForward softmax_attention_fwd(Context& ctx, const AttentionInputs& in) 
   forward.log_sum_exp = Tensor::empty(ctx, {q.dim(0), q.dim(1), q.dim(2)}, q.dtype());
   cpu::softmax_attention_fwd(ctx, in, forward);
   return forward;
+}
+
+void merge_attention(Context& ctx, const AttentionForward& total, const AttentionForward& part,
+                     const KeyRanges& ranges) {
+  check_equal_shapes("merge_attention", "total", total.out, "part", part.out);
+  SPANWISE_CHECK(int64_t(ranges.begin.size()) == total.out.dim(0) * total.out.dim(1),
+                 "{} key ranges for outputs {}", ranges.begin.size(), total.out.shape().str());
+  cpu::merge_attention(ctx, total, part, ranges);
 }
 
 AttentionBackward softmax_attention_bwd(Context& ctx, const Tensor& dout, const AttentionInputs& in,

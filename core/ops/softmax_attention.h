@@ -43,6 +43,13 @@ struct AttentionForward {
 };
 AttentionForward softmax_attention_fwd(Context& ctx, const AttentionInputs& in);
 
+/// total ← attention over the keys of both, for the same queries over disjoint keys (ring attention): with
+/// L = log(e^La + e^Lb), out = e^(La − L) outa + e^(Lb − L) outb. `ranges` are part's: a query that reads
+/// none of its keys keeps its total; one that reads some has read some of total's. Backward over either's
+/// keys takes the merged total: P and δ are of the whole softmax.
+void merge_attention(Context& ctx, const AttentionForward& total, const AttentionForward& part,
+                     const KeyRanges& ranges);
+
 struct AttentionBackward {
   Tensor dq, dk, dv;
 };
@@ -51,6 +58,8 @@ AttentionBackward softmax_attention_bwd(Context& ctx, const Tensor& dout, const 
 
 namespace cpu {
 void softmax_attention_fwd(Context& ctx, const AttentionInputs& in, const AttentionForward& forward);
+void merge_attention(Context& ctx, const AttentionForward& total, const AttentionForward& part,
+                     const KeyRanges& ranges);
 /// grads hold zeros.
 void softmax_attention_bwd(Context& ctx, const Tensor& dout, const AttentionInputs& in,
                            const AttentionForward& forward, const AttentionBackward& grads);
