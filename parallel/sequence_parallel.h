@@ -24,7 +24,7 @@ enum class StateExchange {
 };
 
 enum class AttentionExchange {
-  kAllGather,  ///< LASP-2H: gather keys and values, reduce-scatter their gradients
+  kAllGather,  ///< LASP-2H: gather keys and values, reduce-scatter their gradients; windows fetch a halo
   kRing,       ///< pass keys and values round, merge by log-sum-exp
   kUlysses,    ///< all-to-all between tokens and heads
 };
@@ -37,8 +37,9 @@ struct SequenceParallelOptions {
 
 class SequenceParallel {
  public:
-  /// `comm` (the sequence axis) and `plan` must outlive this object and every backward of what it computed.
-  SequenceParallel(Comm& comm, const SequencePlan& plan, SequenceParallelOptions options);
+  /// `comm` is the sequence axis. All three, and this object, must outlive every backward of what it
+  /// computed.
+  SequenceParallel(Context& ctx, Comm& comm, const SequencePlan& plan, SequenceParallelOptions options);
   ~SequenceParallel();
 
   const SequencePlan& plan() const { return plan_; }
