@@ -23,6 +23,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::microseconds kYieldTime{500}, kSleepTime{50};
+constexpr std::chrono::milliseconds kGoodbyeTime{100};
 
 std::string error_text(int code) {
   char text[MPI_MAX_ERROR_STRING];
@@ -51,6 +52,11 @@ class MpiRuntime {
   }
   bool healthy() const { return failure.empty() && std::uncaught_exceptions() == 0; }
   void progress();
+
+  // A rank that ends the job has said why; it tells the others, which then need not say that they were ended.
+  // Goodbyes are all that MPI_COMM_WORLD itself carries.
+  void say_goodbye();
+  bool somebody_said_goodbye() const;
 
   const WorldOptions options;
   double timeout_seconds = 600;
@@ -149,6 +155,28 @@ class MpiCollective final : public Ticket::Pending {
 void MpiRuntime::progress() {
   // A collective may finish, but none starts or ends its life in here.
   for (MpiCollective* collective : in_flight) collective->progress();
+}
+
+void MpiRuntime::say_goodbye() {
+  int rank = 0, size = 1;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  std::vector<MPI_Request> requests;
+  for (int peer = 0; peer < size; ++peer) {
+    if (peer == rank) continue;
+    MPI_Isend(nullptr, 0, MPI_BYTE, peer, 0, MPI_COMM_WORLD, &requests.emplace_back(MPI_REQUEST_NULL));
+  }
+  const auto deadline = Clock::now() + kGoodbyeTime;
+  int complete = 0;
+  while (!complete && Clock::now() < deadline) {
+    MPI_Testall(int(requests.size()), requests.data(), &complete, MPI_STATUSES_IGNORE);
+  }
+}
+
+bool MpiRuntime::somebody_said_goodbye() const {
+  int arrived = 0;
+  MPI_Iprobe(MPI_ANY_SOURCE, 0, MPI_COMM_WORLD, &arrived, MPI_STATUS_IGNORE);
+  return arrived != 0;
 }
 
 MpiCollective::~MpiCollective() {
@@ -336,7 +364,10 @@ void MpiCollective::wait() {
       fail(fmt::format("waited {} s for {}: stopped, dead, or slower than the timeout",
                        runtime_.timeout_seconds, awaited_ranks()));
     }
-    if (watch && watch->take()) {
+    if (watch && watch->came()) {
+      // Where another rank has explained the end, SIGTERM stays with the watch and ends this process
+      // silently.
+      if (!runtime_.somebody_said_goodbye()) watch->take();
       fail(fmt::format("was told to end (SIGTERM) while it waited for {}", awaited_ranks()));
     }
     // Soon answered where every rank has a core; where ranks share cores, the others need this one.
@@ -370,6 +401,7 @@ class MpiComm final : public Comm {
   void abort(int exit_code) override {
     // Lost peers must not keep MPI_Abort from ending this process: SIGALRM does then.
     alarm(10);
+    axis_->runtime->say_goodbye();
     MPI_Abort(MPI_COMM_WORLD, exit_code);
     std::_Exit(exit_code);
   }

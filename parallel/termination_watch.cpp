@@ -27,10 +27,14 @@ TerminationWatch::~TerminationWatch() {
   if (take()) ::raise(SIGTERM);
 }
 
+bool TerminationWatch::came() const {
+  return terminated != 0;
+}
+
 bool TerminationWatch::take() {
-  const bool came = terminated != 0;
+  const bool was_there = came();
   terminated = 0;
-  return came;
+  return was_there;
 }
 
 }  // namespace spanwise

@@ -14,7 +14,8 @@ class TerminationWatch {
   ~TerminationWatch();
   TerminationWatch(const TerminationWatch&) = delete;
   TerminationWatch& operator=(const TerminationWatch&) = delete;
-  /// True once after a SIGTERM.
+  bool came() const;
+  /// Forgets a SIGTERM that came; true if there was one.
   bool take();
 
  private:

@@ -154,6 +154,8 @@ TEST(LostRank, ATicketThatNobodyWaitedForFailsTheNextCall) {
 TEST(LostRank, AnErrorWithACollectiveInFlightIsNotHeldUp) {
   LosingJob job("throw", "300");
   expect_ended_saying(job, "rank 2: something else went wrong");
+  // The others were ended because of it and have nothing to add.
+  EXPECT_EQ(job.output().find("SIGTERM"), std::string::npos) << job.output();
 }
 
 }  // namespace

@@ -9,7 +9,9 @@ TEST(TerminationWatch, RemembersASigtermOnce) {
   TerminationWatch watch;
   EXPECT_FALSE(watch.take());
   ::raise(SIGTERM);
+  EXPECT_TRUE(watch.came());
   EXPECT_TRUE(watch.take());
+  EXPECT_FALSE(watch.came());
   EXPECT_FALSE(watch.take());
 }
 
