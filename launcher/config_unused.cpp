@@ -83,6 +83,9 @@ std::vector<UnusedField> unused_fields(const RunConfig& config) {
   if (config.data().tokenizer().kind() == TokenizerConfig::BYTES) {
     unused.push_back({"data.tokenizer.model", "data.tokenizer.kind is BYTES"});
   }
+  if (config.parallel().exchange() != config::StateExchange::TWO_LEVEL) {
+    unused.push_back({"parallel.ranks_per_node", "parallel.exchange is not TWO_LEVEL"});
+  }
   const auto schedule = config.optimizer().schedule();
   const std::string reason = "optimizer.schedule is " + OptimizerConfig::Schedule_Name(schedule);
   if (schedule != OptimizerConfig::WSD) unused.push_back({"optimizer.decay_steps", reason});

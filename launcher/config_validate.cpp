@@ -133,9 +133,9 @@ class Validator {
     for (const auto& [path, size] : {std::pair{"parallel.sequence", parallel.sequence()},
                                      std::pair{"parallel.tensor", parallel.tensor()}}) {
       if (!at_least(1, path, size)) ok = false;
-      if (size <= 1) continue;
-      problem("{} is {}; this version trains with 1 only: set {}: 1 and use parallel.data", path, size, path);
-      ok = false;
+    }
+    if (!(parallel.timeout_seconds() >= 0)) {
+      problem("parallel.timeout_seconds is {}; it must be 0 or above", parallel.timeout_seconds());
     }
     if (!at_least(1, "train.global_batch", train.global_batch())) ok = false;
     if (!at_least(1, "train.micro_batch", train.micro_batch())) ok = false;
@@ -150,6 +150,48 @@ class Validator {
       return;
     }
     check_batch(data);
+    check_divided_heads();
+  }
+
+  /// `heads` over the `ranks` of an axis; `shared`: several ranks may hold the same head.
+  void check_division(const char* path, int64_t heads, const char* axis, int64_t ranks, bool shared) {
+    if (heads < 1 || heads % ranks == 0 || (shared && ranks % heads == 0)) return;
+    problem("{} {} cannot be divided over {} {}; set {}: {}", path, heads, axis, ranks, axis,
+            largest_divisor(heads, ranks));
+  }
+
+  void check_divided_heads() {
+    const auto& parallel = config_.parallel();
+    const int64_t tensor = parallel.tensor(), sequence = parallel.sequence();
+    const auto& attention = model_.attention();
+    const auto& linear = model_.linear();
+    if (model_.layer_pattern().find('N') != std::string::npos) {
+      check_division("model.attention.num_heads", attention.num_heads(), "parallel.tensor", tensor, false);
+      check_division("model.attention.num_kv_heads", attention_kv_heads(attention), "parallel.tensor", tensor,
+                     true);
+      if (parallel.attention() == config::AttentionExchange::ULYSSES && attention.num_heads() % tensor == 0) {
+        check_division("model.attention.num_heads (a tensor rank)", attention.num_heads() / tensor,
+                       "parallel.sequence", sequence, false);
+      }
+    }
+    if (model_.layer_pattern().find('L') != std::string::npos) {
+      const bool mamba2 = model_.linear_mixer() == ModelConfig::MAMBA2;
+      const int64_t value_heads =
+          linear.num_value_heads() > 0 && !mamba2 ? linear.num_value_heads() : linear.num_heads();
+      const int64_t key_heads = mamba2 ? linear.num_groups() : linear.num_heads();
+      check_division(mamba2 ? "model.linear.num_groups" : "model.linear.num_heads", key_heads,
+                     "parallel.tensor", tensor, true);
+      check_division("model.linear's value heads", value_heads, "parallel.tensor", tensor, false);
+      if (parallel.exchange() == config::StateExchange::HEAD_SPLIT && value_heads % tensor == 0) {
+        check_division("model.linear's value heads (a tensor rank)", value_heads / tensor,
+                       "parallel.sequence", sequence, false);
+      }
+    }
+    if (parallel.ranks_per_node() != 0 &&
+        (parallel.ranks_per_node() < 1 || sequence % parallel.ranks_per_node() != 0)) {
+      problem("parallel.ranks_per_node {} does not divide parallel.sequence {}", parallel.ranks_per_node(),
+              sequence);
+    }
   }
 
   void check_batch(int64_t data) {
