@@ -32,6 +32,13 @@ Var Var::make_parameter(Tensor value, Tensor grad) {
   return var;
 }
 
+Var Var::make_parameter(Tensor value, std::function<Tensor()> source) {
+  Var var(std::move(value), /*requires_grad=*/true);
+  var.node_->is_parameter = true;
+  var.node_->grad_source = std::move(source);
+  return var;
+}
+
 const Tensor& Var::value() const {
   SPANWISE_CHECK(node_, "the Var is undefined");
   return node_->value;
@@ -46,11 +53,16 @@ Tensor Var::grad_or_zeros(Context& ctx) const {
   return grad().defined() ? grad() : Tensor::zeros(ctx, shape(), value().dtype());
 }
 
+Tensor& Var::grad_memory() const {
+  if (!node_->grad.defined() && node_->grad_source) node_->grad = node_->grad_source();
+  return node_->grad;
+}
+
 void Var::add_grad(Context& ctx, const Tensor& g) const {
   if (!requires_grad()) return;
   SPANWISE_CHECK(g.defined() && g.numel() == value().numel(), "gradient of shape {} for a value of shape {}",
                  g.defined() ? g.shape().str() : "undefined", shape().str());
-  Tensor& mine = node_->grad;
+  Tensor& mine = grad_memory();
   if (!mine.defined()) {
     mine = g.to_contiguous(ctx).reshape(shape());
     return;
@@ -67,7 +79,7 @@ void Var::add_grad(Context& ctx, const Tensor& g) const {
 
 Var::GradTarget Var::grad_target(Context& ctx) const {
   SPANWISE_CHECK(requires_grad(), "grad_target of a Var that requires no gradient");
-  Tensor& mine = node_->grad;
+  Tensor& mine = grad_memory();
   const bool accumulate = mine.defined();
   if (!mine.defined()) {
     mine = Tensor::empty(ctx, shape(), value().dtype());
@@ -81,6 +93,17 @@ Var::GradTarget Var::grad_target(Context& ctx) const {
 
 void Var::clear_grad() const {
   SPANWISE_CHECK(node_ && !node_->is_parameter, "a parameter's gradient buffer is zeroed by its store");
+  node_->grad = {};
+}
+
+void Var::set_parameter_value(Tensor value) const {
+  SPANWISE_CHECK(node_ && node_->is_parameter, "only a parameter's store replaces its value");
+  node_->value = std::move(value);
+}
+
+void Var::release_parameter_grad() const {
+  SPANWISE_CHECK(node_ && node_->grad_source,
+                 "the parameter's gradient memory has no source to come back from");
   node_->grad = {};
 }
 

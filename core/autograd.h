@@ -30,6 +30,9 @@ class Var {
   /// A parameter: gradients are added (+=) into `grad`, which the caller zeroes; may be undefined for frozen
   /// ones.
   static Var make_parameter(Tensor value, Tensor grad);
+  /// A parameter whose gradient memory comes and goes: `source` gives zeros of its shape when the first
+  /// gradient arrives.
+  static Var make_parameter(Tensor value, std::function<Tensor()> source);
 
   bool defined() const { return node_ != nullptr; }
   const Tensor& value() const;
@@ -51,6 +54,9 @@ class Var {
   };
   GradTarget grad_target(Context& ctx) const;
   void clear_grad() const;
+  // For the store that owns a parameter's memory; undefined tensors where it is given back.
+  void set_parameter_value(Tensor value) const;
+  void release_parameter_grad() const;
 
   /// Called when every recorded use's gradient has been added. Parameters only.
   void set_hook(std::function<void(const Var&)> hook) const;
@@ -64,7 +70,9 @@ class Var {
     bool is_parameter = false;  // grad is a fixed slice of a flat buffer: always added in place
     int uses = 0;
     std::function<void(const Var&)> hook;
+    std::function<Tensor()> grad_source;
   };
+  Tensor& grad_memory() const;
   explicit Var(std::shared_ptr<Node> node) : node_(std::move(node)) {}
   std::shared_ptr<Node> node_;
 };

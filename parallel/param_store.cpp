@@ -1,7 +1,6 @@
 #include "parallel/param_store.h"
 
 #include <cstring>
-#include <set>
 
 #include "core/ops/cpu/parallel_for.h"
 
@@ -9,57 +8,193 @@ namespace spanwise {
 
 namespace {
 
-constexpr int64_t kAlignElems = 16;
+ParamLayoutOptions layout_options(const ParamStoreOptions& options, int stage, const Comm& data_sequence,
+                                  const Comm& tensor) {
+  SPANWISE_CHECK(options.zero_stage >= 0 && options.zero_stage <= 3, "zero_stage {} is none of 0, 1, 2, 3",
+                 options.zero_stage);
+  return {.num_slices = data_sequence.size(),
+          .slice = data_sequence.rank(),
+          .bucket_elems = std::max<int64_t>(options.bucket_bytes / int64_t(size_of(options.dtype)), 1),
+          .tensor_parallel = tensor.size() > 1,
+          .parts = stage == 3 ? options.parts : std::vector<std::string>{}};
+}
 
-void write_initial_values(const Context& ctx, const Tensor& value, const Param& param,
-                          const RandomStream& random) {
-  dispatch_float(value.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    for (const ElementRun& run : element_runs(param)) {
-      T* data = value.data<T>() + run.local;
-      cpu::parallel_blocks(ctx, run.count, 1 << 14, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) data[i] = T(param.init(random, uint64_t(run.global + i)));
-      });
-    }
-  });
+void set_zero(const Tensor& tensor) {
+  std::memset(tensor.raw(), 0, tensor.bytes());
 }
 
 }  // namespace
 
-ParamStore::ParamStore(Context& ctx, Module& module, DType dtype, uint64_t seed, Gradients gradients) {
-  int64_t total = 0;
-  std::set<std::string> names;
-  module.visit("", [&](const std::string& name, Param& param) {
-    SPANWISE_CHECK(names.insert(name).second, "two parameters are called '{}'", name);
-    entries_.push_back({name, &param, total});
-    num_parameters_ += param.numel();
-    total += (param.numel() + kAlignElems - 1) / kAlignElems * kAlignElems;
-  });
-  values_ = Tensor::zeros(ctx, {total}, dtype);
-  if (gradients == Gradients::kYes) grads_ = Tensor::zeros(ctx, {total}, dtype);
-  for (const ParamEntry& entry : entries_) {
-    const Tensor value = slice(values_, entry);
-    write_initial_values(ctx, value, *entry.param, RandomStream(seed, entry.name));
-    entry.param->var = Var::make_parameter(value, grads_.defined() ? slice(grads_, entry) : Tensor());
+ParamStore::ParamStore(Context& ctx, Module& module, const ParamStoreOptions& options, Comm& data_sequence,
+                       Comm& tensor)
+    : ctx_(ctx),
+      options_(options),
+      data_sequence_(data_sequence),
+      tensor_(tensor),
+      stage_(data_sequence.size() == 1 ? 0 : options.zero_stage),
+      layout_(module, layout_options(options, stage_, data_sequence, tensor)),
+      bucket_grads_(buckets().size()),
+      gathered_(buckets().size()) {
+  values_ = Tensor::zeros(ctx, {stage_ == 3 ? layout_.slice_numel() : layout_.numel()}, options.dtype);
+  if (options.gradients == Gradients::kYes) {
+    grads_ = Tensor::zeros(ctx, {stage_ >= 2 ? layout_.slice_numel() : layout_.numel()}, options.dtype);
   }
+  make_vars();
+  write_initial_values();
+  std::vector<const Param*> params;
+  for (const ParamEntry& entry : entries()) params.push_back(entry.param);
+  owned_ = find_owned_runs(ctx, params, tensor);
 }
 
-std::vector<ParamSpan> ParamStore::spans() const {
-  std::vector<ParamSpan> spans;
-  for (size_t i = 0; i < entries_.size(); ++i) {
-    const int64_t end = i + 1 < entries_.size() ? entries_[i + 1].offset : values_.numel();
-    const bool decay = entries_[i].param->weight_decay;
-    if (!spans.empty() && spans.back().weight_decay == decay) {
-      spans.back().end = end;
+ParamStore::ParamStore(Context& ctx, Module& module, const ParamStoreOptions& options,
+                       std::unique_ptr<Comm> self)
+    : ParamStore(ctx, module, options, *self, *self) {
+  self_ = std::move(self);
+}
+
+ParamStore::ParamStore(Context& ctx, Module& module, DType dtype, uint64_t seed, Gradients gradients)
+    : ParamStore(ctx, module, {.dtype = dtype, .seed = seed, .gradients = gradients}, make_self_comm()) {}
+
+void ParamStore::make_vars() {
+  for (const ParamEntry& entry : entries()) {
+    const Tensor value = stage_ == 3 ? Tensor() : slice(values_, entry);
+    if (grads_.defined() && stage_ >= 2) {
+      entry.param->var = Var::make_parameter(value, [this, &entry] {
+        return bucket_grad(entry.bucket)
+            .slice_flat(entry.offset - buckets()[entry.bucket].range.begin, entry.param->shape);
+      });
     } else {
-      spans.push_back({entries_[i].offset, end, decay});
+      entry.param->var = Var::make_parameter(value, grads_.defined() ? slice(grads_, entry) : Tensor());
     }
   }
-  return spans;
 }
 
-void ParamStore::zero_grads() const {
-  std::memset(grads_.raw(), 0, grads_.bytes());
+void ParamStore::write_initial_values() {
+  for (const ParamBucket& bucket : buckets()) {
+    const FlatRange stored = stored_range(values_, bucket);
+    layout_.for_each_entry(bucket, stored, [&](int e, FlatRange part) {
+      const ParamEntry& entry = entries()[e];
+      const Tensor values = view(values_, bucket, {entry.offset + part.begin, entry.offset + part.end});
+      const RandomStream random(options_.seed, entry.name);
+      dispatch_float(options_.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        for_each_run(element_runs(*entry.param), part, [&](const ElementRun& run) {
+          T* to = values.data<T>() + (run.local - part.begin);
+          cpu::parallel_blocks(ctx_, run.count, 1 << 14, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+              to[i] = T(entry.param->init(random, uint64_t(run.global + i)));
+            }
+          });
+        });
+      });
+    });
+  }
+}
+
+int64_t ParamStore::num_parameters() const {
+  int64_t total = 0;
+  for (const ParamEntry& entry : entries()) total += entry.param->global_shape().numel();
+  return total;
+}
+
+const Tensor& ParamStore::grads() const {
+  SPANWISE_CHECK(stage_ <= 1, "in ZeRO stage {} no rank holds all gradients", stage_);
+  return grads_;
+}
+
+const std::vector<ElementRun>& ParamStore::owned_runs(int entry) const {
+  SPANWISE_CHECK(owned_.incomplete < 0, "some elements of {} are held by no tensor rank",
+                 entries()[owned_.incomplete].name);
+  return owned_.runs[entry];
+}
+
+FlatRange ParamStore::stored_range(const Tensor& buffer, const ParamBucket& bucket) const {
+  if (buffer.numel() == layout_.numel()) return bucket.range;
+  SPANWISE_CHECK(buffer.numel() == layout_.slice_numel(),
+                 "a flat buffer of {} elements; all are {}, a slice {}", buffer.numel(), layout_.numel(),
+                 layout_.slice_numel());
+  return layout_.own_slice(bucket);
+}
+
+Tensor ParamStore::view(const Tensor& buffer, const ParamBucket& bucket, FlatRange range) const {
+  const FlatRange stored = stored_range(buffer, bucket);
+  SPANWISE_CHECK(range.begin >= stored.begin && range.end <= stored.end,
+                 "elements [{}, {}) of a bucket that is stored as [{}, {})", range.begin, range.end,
+                 stored.begin, stored.end);
+  const bool whole = buffer.numel() == layout_.numel();
+  const int64_t at = whole ? stored.begin : layout_.slice_offset(bucket);
+  return buffer.slice_flat(at + range.begin - stored.begin, {range.numel()});
+}
+
+FlatRange ParamStore::updated_range(const ParamBucket& bucket) const {
+  return stage_ == 0 ? bucket.range : layout_.own_slice(bucket);
+}
+
+Tensor ParamStore::make_moment() const {
+  return Tensor::zeros(ctx_, {stage_ == 0 ? layout_.numel() : layout_.slice_numel()}, options_.dtype);
+}
+
+void ParamStore::zero_grads() {
+  if (stage_ <= 1) {
+    set_zero(grads_);
+  } else {
+    for (size_t b = 0; b < buckets().size(); ++b) drop_bucket_grad(int(b));
+  }
+}
+
+Tensor ParamStore::bucket_grad(int bucket) {
+  SPANWISE_CHECK(grads_.defined(), "the parameters were made without gradients");
+  const FlatRange range = buckets()[bucket].range;
+  if (stage_ <= 1) return grads_.slice_flat(range.begin, {range.numel()});
+  Tensor& grad = bucket_grads_[bucket];
+  if (!grad.defined()) grad = Tensor::zeros(ctx_, {range.numel()}, options_.dtype);
+  return grad;
+}
+
+Tensor ParamStore::reduced_grad(int bucket) const {
+  return view(grads_, buckets()[bucket], updated_range(buckets()[bucket]));
+}
+
+void ParamStore::drop_bucket_grad(int bucket) {
+  if (stage_ <= 1) return;
+  for (const int e : buckets()[bucket].entries) entries()[e].param->var.release_parameter_grad();
+  bucket_grads_[bucket] = {};
+}
+
+Ticket ParamStore::share_updated_values(int bucket) {
+  if (stage_ != 1 && stage_ != 2) return {};
+  const ParamBucket& b = buckets()[bucket];
+  return data_sequence_.all_gather("param_gather", view(values_, b, layout_.own_slice(b)),
+                                   view(values_, b, b.range));
+}
+
+void ParamStore::acquire(int part) {
+  if (stage_ != 3) return;
+  std::vector<Ticket> tickets;
+  for (size_t i = 0; i < buckets().size(); ++i) {
+    const ParamBucket& bucket = buckets()[i];
+    if (bucket.part != part || gathered_[i].uses++ > 0) continue;
+    gathered_[i].values = Tensor::empty(ctx_, {bucket.range.numel()}, options_.dtype);
+    tickets.push_back(data_sequence_.all_gather(
+        "param_gather", view(values_, bucket, layout_.own_slice(bucket)), gathered_[i].values));
+    for (const int e : bucket.entries) {
+      const ParamEntry& entry = entries()[e];
+      entry.param->var.set_parameter_value(
+          gathered_[i].values.slice_flat(entry.offset - bucket.range.begin, entry.param->shape));
+    }
+  }
+  for (Ticket& ticket : tickets) ticket.wait();
+}
+
+void ParamStore::release(int part) {
+  if (stage_ != 3) return;
+  for (size_t i = 0; i < buckets().size(); ++i) {
+    if (buckets()[i].part != part) continue;
+    SPANWISE_CHECK(gathered_[i].uses > 0, "part {} is released but was not acquired", part);
+    if (--gathered_[i].uses > 0) continue;
+    for (const int e : buckets()[i].entries) entries()[e].param->var.set_parameter_value({});
+    gathered_[i].values = {};
+  }
 }
 
 }  // namespace spanwise

@@ -1,52 +1,125 @@
 #pragma once
-// Owns a module's parameters: values and gradients are slices of one flat buffer each, so reduction,
-// clipping, the optimizer and sharding work on ranges.
+// Owns a module's parameters: values and gradients are slices of flat buckets (parallel/param_layout.h), so
+// reduction, clipping, the optimizer and sharding work on ranges. With ZeRO (Rajbhandari et al., arXiv
+// 1910.02054) over the W ranks of the data × sequence axis a rank keeps, in elements of P parameters:
+//
+//   stage   values                 gradients                                    each moment
+//   0       P                      P, all-reduced                               P
+//   1       P                      P, reduce-scattered in place                 P / W
+//   2       P                      P / W + buckets not yet reduced              P / W
+//   3       P / W + acquired parts P / W + buckets not yet reduced              P / W
+//
+// With gradient accumulation the buckets of stages 2 and 3 stay until the last micro-batch, so that gradients
+// are reduced once. One rank is its own slice: all stages are stage 0.
 
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "core/module.h"
+#include "parallel/comm.h"
+#include "parallel/param_gate.h"
+#include "parallel/param_layout.h"
+#include "parallel/param_owners.h"
 
 namespace spanwise {
 
-struct ParamEntry {
-  std::string name;  ///< global name: the checkpoint's key
-  Param* param;
-  int64_t offset;  ///< first element in the flat buffers; a multiple of 16, so that slices stay aligned
-};
-
-/// Elements [begin, end) that share optimizer settings.
-struct ParamSpan {
-  int64_t begin, end;
-  bool weight_decay;
-};
-
-class ParamStore {
- public:
+struct ParamStoreOptions {
   enum class Gradients { kYes, kNo };
+  DType dtype = DType::kF32;
+  uint64_t seed = 0;
+  Gradients gradients = Gradients::kYes;
+  int zero_stage = 0;                ///< 0 to 3
+  int64_t bucket_bytes = 25 << 20;   ///< a larger parameter has a bucket of its own
+  std::vector<std::string> parts{};  ///< of the model (LanguageModel::parts); stage 3 gathers by these
+};
+
+class ParamStore : public ParamGate {
+ public:
+  using Gradients = ParamStoreOptions::Gradients;
 
   /// Visits the module, allocates the buffers, writes the initial values (the element of parameter
   /// `name` at global index i is init(RandomStream(seed, name), i)) and gives every Param its Var. The module
-  /// must outlive the store.
+  /// and the axes must outlive the store. Collective.
+  ParamStore(Context& ctx, Module& module, const ParamStoreOptions& options, Comm& data_sequence,
+             Comm& tensor);
+  /// One rank.
   ParamStore(Context& ctx, Module& module, DType dtype, uint64_t seed, Gradients gradients = Gradients::kYes);
+  ParamStore(const ParamStore&) = delete;
+  ParamStore& operator=(const ParamStore&) = delete;
 
-  const std::vector<ParamEntry>& entries() const { return entries_; }
-  int64_t num_parameters() const { return num_parameters_; }
-  /// Flat [numel], padding included (always zero).
+  Context& context() const { return ctx_; }
+  Comm& data_sequence() const { return data_sequence_; }
+  Comm& tensor() const { return tensor_; }
+  DType dtype() const { return options_.dtype; }
+  int zero_stage() const { return stage_; }
+  int64_t bucket_elems() const { return layout_.bucket_elems(); }
+  const ParamLayout& layout() const { return layout_; }
+  const std::vector<ParamEntry>& entries() const { return layout_.entries(); }
+  const std::vector<ParamBucket>& buckets() const { return layout_.buckets(); }
+  /// Of the whole model, in every layout.
+  int64_t num_parameters() const;
+
+  /// Flat, padding included (always zero); of stage 3 the own slices.
   const Tensor& values() const { return values_; }
-  const Tensor& grads() const { return grads_; }
-  /// Maximal runs of parameters of equal weight decay, covering the flat buffers.
-  std::vector<ParamSpan> spans() const;
-  /// The slice of a flat buffer laid out like values() that belongs to a parameter.
+  /// Flat, of stages 0 and 1 only.
+  const Tensor& grads() const;
+  /// The slice of a flat buffer of all elements that belongs to a parameter.
   Tensor slice(const Tensor& flat, const ParamEntry& entry) const {
     return flat.slice_flat(entry.offset, entry.param->shape);
   }
-  void zero_grads() const;
+
+  // Buffers hold all elements, or the own slices alone; both are told apart by their size.
+  /// What a buffer holds of a bucket.
+  FlatRange stored_range(const Tensor& buffer, const ParamBucket& bucket) const;
+  /// Elements `range` of a bucket, which the buffer holds.
+  Tensor view(const Tensor& buffer, const ParamBucket& bucket, FlatRange range) const;
+  /// What this rank's optimizer updates of a bucket: all of it in stage 0, else the own slice.
+  FlatRange updated_range(const ParamBucket& bucket) const;
+  /// Zeros for every updated element: a moment.
+  Tensor make_moment() const;
+
+  // Gradients.
+  /// Before the first micro-batch of a step.
+  void zero_grads();
+  /// This rank's whole bucket, before reduction.
+  Tensor bucket_grad(int bucket);
+  /// Where the reduced gradient of updated_range goes.
+  Tensor reduced_grad(int bucket) const;
+  /// Stages 2 and 3 give the whole bucket's memory back once it is reduced; the others keep it.
+  void drop_bucket_grad(int bucket);
+
+  /// After the optimizer changed the updated ranges: starts making the bucket's values whole again on every
+  /// rank, where they are kept whole.
+  Ticket share_updated_values(int bucket);
+
+  // ParamGate. Nothing is done before stage 3.
+  void acquire(int part) override;
+  void release(int part) override;
+
+  /// What counts for this tensor rank of entries()[entry]: every element of the whole has exactly one owner
+  /// among the tensor ranks. Error if one has none.
+  const std::vector<ElementRun>& owned_runs(int entry) const;
 
  private:
-  std::vector<ParamEntry> entries_;
-  int64_t num_parameters_ = 0;
-  Tensor values_, grads_;
+  ParamStore(Context& ctx, Module& module, const ParamStoreOptions& options, std::unique_ptr<Comm> self);
+  void make_vars();
+  void write_initial_values();
+
+  struct Gathered {
+    int uses = 0;
+    Tensor values;
+  };
+
+  Context& ctx_;
+  ParamStoreOptions options_;
+  std::unique_ptr<Comm> self_;  ///< of the one-rank constructor
+  Comm &data_sequence_, &tensor_;
+  int stage_;
+  ParamLayout layout_;
+  Tensor values_, grads_;  ///< grads_: the own slices in stages 2 and 3
+  std::vector<Tensor> bucket_grads_;
+  std::vector<Gathered> gathered_;  ///< stage 3, by bucket
+  OwnedRuns owned_;
 };
 
 }  // namespace spanwise

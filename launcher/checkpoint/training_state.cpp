@@ -1,9 +1,15 @@
 #include "launcher/checkpoint/training_state.h"
 
+#include <algorithm>
+#include <exception>
+#include <functional>
+#include <optional>
+
 #include "launcher/build_info.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
 #include "launcher/config_derived.h"
 #include "models/hf/safetensors.h"
+#include "parallel/whole_params.h"
 
 namespace spanwise {
 
@@ -11,56 +17,124 @@ namespace {
 
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
-constexpr const char* kFirstMoment = ".exp_avg";
-constexpr const char* kSecondMoment = ".exp_avg_sq";
 
-// The views of one flat buffer's parameters, their names followed by `suffix`.
-void append_views(const ParamStore& params, const Tensor& flat, const char* suffix,
-                  std::vector<SafetensorsView>& views) {
-  for (const ParamEntry& entry : params.entries()) {
-    const Tensor slice = params.slice(flat, entry);
-    views.push_back(
-        {entry.name + suffix, name_of(slice.dtype()), slice.shape().to_vector(), slice.raw(), slice.bytes()});
+// Whole tensors go between ranks and files in pieces of at most this many bytes.
+constexpr int64_t kPieceBytes = 16 << 20;
+
+// Parameters, or one of their moments: tensors NAME + suffix.
+struct NamedBuffer {
+  const char* suffix;
+  Tensor flat;
+};
+
+std::vector<NamedBuffer> model_buffers(const ParamStore& params) {
+  return {{"", params.values()}};
+}
+
+std::vector<NamedBuffer> optimizer_buffers(const ShardedAdamW& optimizer) {
+  return {{".exp_avg", optimizer.first_moment()}, {".exp_avg_sq", optimizer.second_moment()}};
+}
+
+// Calls fn(tensor name, buffer, index of the parameter) in the same order on every rank.
+template <class F>
+void for_each_tensor(const ParamStore& params, const std::vector<NamedBuffer>& buffers, F&& fn) {
+  for (const NamedBuffer& buffer : buffers) {
+    for (size_t e = 0; e < params.entries().size(); ++e) {
+      fn(params.entries()[e].name + buffer.suffix, buffer.flat, int(e));
+    }
   }
 }
 
-void read_views(const std::filesystem::path& file, const std::vector<SafetensorsView>& views) {
-  const SafetensorsReader reader(file);
-  for (const SafetensorsView& view : views) {
-    if (!reader.contains(view.name)) {
+// Calls fn(piece) for all of a whole parameter.
+template <class F>
+void for_each_piece(const ParamStore& params, int entry, F&& fn) {
+  const int64_t numel = params.entries()[entry].param->global_shape().numel();
+  const int64_t most = kPieceBytes / int64_t(size_of(params.dtype()));
+  for (int64_t begin = 0; begin < numel; begin += most) fn(FlatRange{begin, std::min(begin + most, numel)});
+}
+
+// What rank 0 alone does while all ranks take part in collectives: after its first error it does nothing
+// more, and the error is thrown when the others no longer wait for it.
+class OnRankZero {
+ public:
+  explicit OnRankZero(bool here) : here_(here) {}
+  template <class F>
+  void operator()(F&& fn) {
+    if (!here_ || error_) return;
+    try {
+      fn();
+    } catch (...) {
+      error_ = std::current_exception();
+    }
+  }
+  void rethrow() const {
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  bool here_;
+  std::exception_ptr error_;
+};
+
+void write_file(OnRankZero& on_rank_zero, const std::function<std::filesystem::path()>& path,
+                const ParamStore& params, const std::vector<NamedBuffer>& buffers) {
+  std::optional<SafetensorsWriter> writer;
+  on_rank_zero([&] {
+    std::vector<SafetensorsInfo> infos;
+    for_each_tensor(params, buffers, [&](const std::string& name, const Tensor& flat, int entry) {
+      infos.push_back({.name = name,
+                       .dtype = name_of(flat.dtype()),
+                       .shape = params.entries()[entry].param->global_shape().to_vector()});
+    });
+    writer.emplace(path(), std::move(infos), SafetensorsMetadata{{"format", "pt"}});
+  });
+  for_each_tensor(params, buffers, [&](const std::string& name, const Tensor& flat, int entry) {
+    for_each_piece(params, entry, [&](FlatRange piece) {
+      const Tensor values = gather_piece(params, flat, entry, piece);
+      on_rank_zero([&] { writer->append(name, values.raw(), values.bytes()); });
+    });
+  });
+  on_rank_zero([&] { writer->finish(); });
+}
+
+void check_tensors(const std::filesystem::path& file, const SafetensorsReader& reader,
+                   const ParamStore& params, const std::vector<NamedBuffer>& buffers) {
+  for_each_tensor(params, buffers, [&](const std::string& name, const Tensor& flat, int entry) {
+    if (!reader.contains(name)) {
       fail_user(
           "{} has no tensor {}: it belongs to another model; check the model section of the config or choose "
           "another run.dir.",
-          file.string(), view.name);
+          file.string(), name);
     }
-    const SafetensorsInfo& info = reader.info(view.name);
-    if (info.shape != view.shape || info.dtype != view.dtype) {
+    const SafetensorsInfo& info = reader.info(name);
+    const std::vector<int64_t> shape = params.entries()[entry].param->global_shape().to_vector();
+    if (info.shape != shape || info.dtype != name_of(flat.dtype())) {
       fail_user(
           "{}: tensor {} is {} [{}] but the config asks for {} [{}]; check model and train.precision or "
-          "choose "
-          "another run.dir.",
-          file.string(), view.name, info.dtype, fmt::join(info.shape, ", "), view.dtype,
-          fmt::join(view.shape, ", "));
+          "choose another run.dir.",
+          file.string(), name, info.dtype, fmt::join(info.shape, ", "), name_of(flat.dtype()),
+          fmt::join(shape, ", "));
     }
-  }
-  if (reader.tensors().size() != views.size()) {
+  });
+  const size_t expected = params.entries().size() * buffers.size();
+  if (reader.tensors().size() != expected) {
     fail_user("{} holds {} tensors but the config's model has {}; check the model section of the config.",
-              file.string(), reader.tensors().size(), views.size());
+              file.string(), reader.tensors().size(), expected);
   }
-  for (const SafetensorsView& view : views) reader.read(view.name, const_cast<void*>(view.data), view.bytes);
 }
 
-std::vector<SafetensorsView> model_views(const ParamStore& params) {
-  std::vector<SafetensorsView> views;
-  append_views(params, params.values(), "", views);
-  return views;
-}
-
-std::vector<SafetensorsView> optimizer_views(const ParamStore& params, const TrainingState& state) {
-  std::vector<SafetensorsView> views;
-  append_views(params, state.exp_avg, kFirstMoment, views);
-  append_views(params, state.exp_avg_sq, kSecondMoment, views);
-  return views;
+void read_file(const std::filesystem::path& file, const ParamStore& params,
+               const std::vector<NamedBuffer>& buffers) {
+  const SafetensorsReader reader(file);
+  check_tensors(file, reader, params, buffers);
+  for_each_tensor(params, buffers, [&](const std::string& name, const Tensor& flat, int entry) {
+    for_each_piece(params, entry, [&](FlatRange piece) {
+      if (!holds_piece(params, flat, entry, piece)) return;
+      const Tensor values = Tensor::empty(params.context(), {piece.numel()}, flat.dtype());
+      reader.read_part(name, uint64_t(piece.begin) * size_of(flat.dtype()), values.raw(), values.bytes());
+      scatter_piece(params, flat, entry, piece, values);
+    });
+  });
 }
 
 Manifest manifest_of(const RunConfig& config, const DataCursor& cursor, const ParamStore& params,
@@ -102,7 +176,7 @@ DataCursor cursor_of(const Manifest& manifest) {
 
 // Weights, two moments, headers.
 uint64_t needed_bytes(const ParamStore& params) {
-  return 3 * params.values().bytes() + (uint64_t{1} << 20);
+  return 3 * uint64_t(params.num_parameters()) * size_of(params.dtype()) + (uint64_t{1} << 20);
 }
 
 // The step to go on with; what does not fit is said of this checkpoint.
@@ -123,10 +197,6 @@ int64_t step_to_resume(const std::filesystem::path& directory, const Manifest& m
 }
 
 }  // namespace
-
-TrainingState::TrainingState(Context& ctx, const ParamStore& params)
-    : exp_avg(Tensor::zeros(ctx, params.values().shape(), params.values().dtype())),
-      exp_avg_sq(Tensor::zeros(ctx, params.values().shape(), params.values().dtype())) {}
 
 std::string checkpoint_to_resume(const RunConfig& config) {
   const std::string root = checkpoint_dir(config);
@@ -152,20 +222,26 @@ void check_checkpoint_dir(const RunConfig& config, const ParamStore& params, con
 }
 
 std::string save_checkpoint(const RunConfig& config, const Loader& loader, const ParamStore& params,
-                            const TrainingState& state) {
+                            const ShardedAdamW& optimizer, const TrainingState& state) {
   const std::string root = checkpoint_dir(config);
-  CheckpointWriter writer(root, state.step, needed_bytes(params));
-  const SafetensorsMetadata metadata{{"format", "pt"}};
-  write_safetensors(writer.path(kModelFile), model_views(params), metadata);
-  write_safetensors(writer.path(kOptimizerFile), optimizer_views(params, state), metadata);
-  const std::filesystem::path written =
-      writer.commit(manifest_of(config, loader.cursor(state.step), params, state));
-  prune_checkpoints(root, size_t(config.checkpoint().keep_last()), written);
+  OnRankZero on_rank_zero(params.data_sequence().rank() == 0 && params.tensor().rank() == 0);
+  std::optional<CheckpointWriter> writer;
+  on_rank_zero([&] { writer.emplace(root, state.step, needed_bytes(params)); });
+  write_file(
+      on_rank_zero, [&] { return writer->path(kModelFile); }, params, model_buffers(params));
+  write_file(
+      on_rank_zero, [&] { return writer->path(kOptimizerFile); }, params, optimizer_buffers(optimizer));
+  std::filesystem::path written;
+  on_rank_zero([&] {
+    written = writer->commit(manifest_of(config, loader.cursor(state.step), params, state));
+    prune_checkpoints(root, size_t(config.checkpoint().keep_last()), written);
+  });
+  on_rank_zero.rethrow();
   return written.string();
 }
 
 void load_checkpoint(const std::filesystem::path& directory, const RunConfig& config, const Loader& loader,
-                     const ParamStore& params, TrainingState& state) {
+                     const ParamStore& params, const ShardedAdamW& optimizer, TrainingState& state) {
   const Manifest manifest = verify_checkpoint(directory);
   const std::string precision = config::TrainConfig::Precision_Name(config.train().precision());
   if (manifest.precision() != precision) {
@@ -174,13 +250,13 @@ void load_checkpoint(const std::filesystem::path& directory, const RunConfig& co
   }
   state.step = step_to_resume(directory, manifest, config, loader);
   state.tokens_seen = manifest.tokens_seen();
-  read_views(directory / kModelFile, model_views(params));
-  read_views(directory / kOptimizerFile, optimizer_views(params, state));
+  read_file(directory / kModelFile, params, model_buffers(params));
+  read_file(directory / kOptimizerFile, params, optimizer_buffers(optimizer));
 }
 
 void load_model(const std::filesystem::path& directory, const ParamStore& params) {
   verify_checkpoint(directory);
-  read_views(directory / kModelFile, model_views(params));
+  read_file(directory / kModelFile, params, model_buffers(params));
 }
 
 }  // namespace spanwise

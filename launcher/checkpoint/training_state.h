@@ -1,6 +1,6 @@
 #pragma once
 // What training needs to go on where it stopped, and its two files:
-//   model.safetensors      every parameter under its global name and shape
+//   model.safetensors      every parameter under its global name, whole
 //   optimizer.safetensors  NAME.exp_avg and NAME.exp_avg_sq for every parameter
 // No layout is in the names. Random numbers and the schedule are pure functions of the seed and the step, so
 // the step, the data cursor and these tensors are all there is: N + N steps equal 2N steps byte for byte.
@@ -10,15 +10,13 @@
 
 #include "data/loader.h"
 #include "launcher/config.h"
-#include "parallel/param_store.h"
+#include "parallel/sharded_adamw.h"
 
 namespace spanwise {
 
 struct TrainingState {
-  TrainingState(Context& ctx, const ParamStore& params);
-  int64_t step = 0;            ///< optimizer steps done
-  int64_t tokens_seen = 0;     ///< over all ranks
-  Tensor exp_avg, exp_avg_sq;  ///< AdamW's moments, flat as ParamStore::values()
+  int64_t step = 0;         ///< optimizer steps done
+  int64_t tokens_seen = 0;  ///< over all ranks
 };
 
 /// The checkpoint directory to go on from as checkpoint.resume says; empty to start afresh. UserError if
@@ -29,15 +27,17 @@ std::string checkpoint_to_resume(const RunConfig& config);
 /// nothing but the directory.
 void check_checkpoint_dir(const RunConfig& config, const ParamStore& params, const TrainingState& state);
 
-/// Writes checkpoint_dir/step_…; keeps checkpoint.keep_last. Returns its directory. On an error what was
-/// there stays.
+/// Writes checkpoint_dir/step_…; keeps checkpoint.keep_last. Collective: rank 0 gets the others'
+/// parts piece by piece, writes the files and returns the directory; the others return "". An error of rank 0
+/// is thrown there once all ranks are done; what was there stays.
 std::string save_checkpoint(const RunConfig& config, const Loader& loader, const ParamStore& params,
-                            const TrainingState& state);
+                            const ShardedAdamW& optimizer, const TrainingState& state);
 
-/// Verifies every file, then fills parameters and state. UserError if a file is damaged, or if the model, the
-/// precision, the data or the global batch are not the config's.
+/// Verifies every file, then fills what this rank holds of parameters and moments, and the state; the layout
+/// may be another than the one that saved it. UserError if a file is damaged, or if the model, the precision,
+/// the data or the global batch are not the config's.
 void load_checkpoint(const std::filesystem::path& directory, const RunConfig& config, const Loader& loader,
-                     const ParamStore& params, TrainingState& state);
+                     const ParamStore& params, const ShardedAdamW& optimizer, TrainingState& state);
 
 /// Parameters only, for evaluation and generation.
 void load_model(const std::filesystem::path& directory, const ParamStore& params);

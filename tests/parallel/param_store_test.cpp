@@ -58,7 +58,7 @@ TEST(ParamStore, PaddingIsZeroSoThatNormsOfTheFlatBufferAreExact) {
 TEST(ParamStore, SpansCoverTheBufferAndSplitByWeightDecay) {
   TwoMatrices module;
   const ParamStore store(test_context(), module, DType::kF64, 1);
-  const std::vector<ParamSpan> spans = store.spans();
+  const std::vector<ParamSpan> spans = store.layout().spans({0, store.layout().numel()});
   ASSERT_EQ(spans.size(), 3u);
   EXPECT_EQ(spans.front().begin, 0);
   EXPECT_EQ(spans.back().end, store.values().numel());
