@@ -1,6 +1,7 @@
 #include "launcher/build_model.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "launcher/config_derived.h"
 
@@ -83,7 +84,70 @@ std::unique_ptr<Tokenizer> make_tokenizer(const config::TokenizerConfig& tokeniz
                                                             : load_sentencepiece(tokenizer.model());
 }
 
-LanguageModelOptions language_model_options(const config::RunConfig& config, int64_t vocab_size) {
+MeshShape mesh_shape(const config::RunConfig& config, int world_size) {
+  const config::ParallelConfig& parallel = config.parallel();
+  return {.data = int(data_ranks(parallel, world_size)),
+          .sequence = int(parallel.sequence()),
+          .tensor = int(parallel.tensor())};
+}
+
+namespace {
+
+StateExchange state_exchange(config::StateExchange::Kind kind) {
+  switch (kind) {
+    case config::StateExchange::AUTO:
+      return StateExchange::kAuto;
+    case config::StateExchange::ALL_GATHER:
+      return StateExchange::kAllGather;
+    case config::StateExchange::CHAIN:
+      return StateExchange::kChain;
+    case config::StateExchange::HEAD_SPLIT:
+      return StateExchange::kHeadSplit;
+    case config::StateExchange::TWO_LEVEL:
+      return StateExchange::kTwoLevel;
+  }
+  SPANWISE_FAIL("parallel.exchange {} is not in the table", int(kind));
+}
+
+AttentionExchange attention_exchange(config::AttentionExchange::Kind kind) {
+  switch (kind) {
+    case config::AttentionExchange::ALL_GATHER:
+      return AttentionExchange::kAllGather;
+    case config::AttentionExchange::RING:
+      return AttentionExchange::kRing;
+    case config::AttentionExchange::ULYSSES:
+      return AttentionExchange::kUlysses;
+  }
+  SPANWISE_FAIL("parallel.attention {} is not in the table", int(kind));
+}
+
+// Sequence neighbours on this machine: its ranks without those of the tensor axis, as far as they divide the
+// axis.
+int ranks_per_node(const config::ParallelConfig& parallel) {
+  if (parallel.ranks_per_node() > 0) return int(parallel.ranks_per_node());
+  const int64_t local = std::max<int64_t>(1, read_launch_info().local_size / parallel.tensor());
+  return int(std::gcd(local, parallel.sequence()));
+}
+
+}  // namespace
+
+SequenceOptions sequence_options(const config::RunConfig& config) {
+  const config::ParallelConfig& parallel = config.parallel();
+  return {.partition = parallel.partition() == config::ParallelConfig::ZIGZAG ? Partition::kZigzag
+                                                                              : Partition::kContiguous,
+          .parallel = {.exchange = state_exchange(parallel.exchange()),
+                       .attention = attention_exchange(parallel.attention()),
+                       .ranks_per_node = ranks_per_node(parallel)}};
+}
+
+ParamStoreOptions param_store_options(const config::RunConfig& config) {
+  return {.dtype = compute_dtype(config),
+          .seed = config.run().seed(),
+          .zero_stage = int(config.parallel().zero_stage())};
+}
+
+LanguageModelOptions language_model_options(const config::RunConfig& config, int64_t vocab_size,
+                                            const Mesh& mesh) {
   const ModelConfig& model = config.model();
   return {.vocab_size = model.vocab_size() > 0 ? model.vocab_size() : vocab_size,
           .num_layers = model.num_layers(),
@@ -95,7 +159,8 @@ LanguageModelOptions language_model_options(const config::RunConfig& config, int
                     .norm_eps = model.norm_eps(),
                     .init_stddev = model.initializer_range(),
                     .attention = attention_options(model),
-                    .linear = linear_options(model)},
+                    .linear = linear_options(model),
+                    .tensor = {mesh.tensor().size() > 1 ? &mesh.tensor() : nullptr}},
           .loss_chunk_rows = config.train().loss_chunk_tokens(),
           .activation_checkpointing = config.train().activation_checkpointing()};
 }

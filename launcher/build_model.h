@@ -8,14 +8,22 @@
 #include "core/optim/schedule.h"
 #include "data/loader.h"
 #include "data/tokenizer.h"
+#include "launcher/rank_batch.h"
 #include "models/language_model.h"
+#include "parallel/mesh.h"
+#include "parallel/param_store.h"
 
 namespace spanwise {
 
 // Only for configs without config_problems.
 DType compute_dtype(const config::RunConfig& config);
 std::unique_ptr<Tokenizer> make_tokenizer(const config::TokenizerConfig& tokenizer);
-LanguageModelOptions language_model_options(const config::RunConfig& config, int64_t vocab_size);
+MeshShape mesh_shape(const config::RunConfig& config, int world_size);
+SequenceOptions sequence_options(const config::RunConfig& config);
+ParamStoreOptions param_store_options(const config::RunConfig& config);
+/// The model as the mesh's tensor axis divides it; the mesh must outlive it.
+LanguageModelOptions language_model_options(const config::RunConfig& config, int64_t vocab_size,
+                                            const Mesh& mesh);
 Schedule schedule_of(const config::RunConfig& config);
 LoaderOptions loader_options(const config::RunConfig& config, int64_t vocab_size);
 

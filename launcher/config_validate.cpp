@@ -134,6 +134,9 @@ class Validator {
                                      std::pair{"parallel.tensor", parallel.tensor()}}) {
       if (!at_least(1, path, size)) ok = false;
     }
+    if (parallel.zero_stage() < 0 || parallel.zero_stage() > 3) {
+      problem("parallel.zero_stage is {}; it must be from 0 to 3", parallel.zero_stage());
+    }
     if (!(parallel.timeout_seconds() >= 0)) {
       problem("parallel.timeout_seconds is {}; it must be 0 or above", parallel.timeout_seconds());
     }

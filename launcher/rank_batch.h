@@ -19,8 +19,8 @@ struct SequenceOptions {
 
 class RankBatch {
  public:
-  /// `batch`: the whole rows, the same on every rank of the sequence and tensor axes. Must outlive every backward of what
-  /// was computed from it, as must the mesh.
+  /// `batch`: the whole rows, the same on every rank of the sequence and tensor axes. Must outlive every
+  /// backward of what was computed from it, as must the mesh.
   RankBatch(Context& ctx, const Mesh& mesh, const SequenceOptions& options, Batch batch);
 
   TokenBatch tokens() const;

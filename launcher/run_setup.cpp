@@ -27,11 +27,11 @@ void save_run_config(const RunConfig& config) {
                fmt::format("# Resolved config; built from commit {}.\n{}", git_hash(), print_config(config)));
 }
 
-TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, int world_size) {
-  validate(config, world_size);
+TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, Comm& world) {
+  validate(config, world.size());
   TrainedModel trained;
   trained.tokenizer = make_tokenizer(config.data().tokenizer());
-  validate(config, world_size, trained.tokenizer->vocab_size());
+  validate(config, world.size(), trained.tokenizer->vocab_size());
   trained.checkpoint = checkpoint;
   if (checkpoint.empty()) {
     const auto newest = newest_checkpoint(checkpoint_dir(config));
@@ -42,10 +42,15 @@ TrainedModel load_trained_model(const RunConfig& config, const std::string& chec
     trained.checkpoint = newest->string();
   }
   trained.ctx = make_context(config);
-  trained.model =
-      std::make_unique<LanguageModel>(language_model_options(config, trained.tokenizer->vocab_size()));
-  trained.params = std::make_unique<ParamStore>(*trained.ctx, *trained.model, compute_dtype(config),
-                                                config.run().seed(), ParamStore::Gradients::kNo);
+  world.set_timeout(config.parallel().timeout_seconds());
+  trained.mesh = std::make_unique<Mesh>(world, mesh_shape(config, world.size()));
+  trained.model = std::make_unique<LanguageModel>(
+      language_model_options(config, trained.tokenizer->vocab_size(), *trained.mesh));
+  ParamStoreOptions options = param_store_options(config);
+  options.gradients = ParamStoreOptions::Gradients::kNo;
+  options.zero_stage = 0;
+  trained.params = std::make_unique<ParamStore>(*trained.ctx, *trained.model, options,
+                                                trained.mesh->data_sequence(), trained.mesh->tensor());
   load_model(trained.checkpoint, *trained.params);
   return trained;
 }

@@ -8,6 +8,7 @@
 #include "launcher/arguments.h"
 #include "launcher/config.h"
 #include "models/language_model.h"
+#include "parallel/mesh.h"
 #include "parallel/param_store.h"
 
 namespace spanwise {
@@ -22,6 +23,7 @@ void save_run_config(const RunConfig& config);
 
 /// A trained model with its tokenizer.
 struct TrainedModel {
+  std::unique_ptr<Mesh> mesh;
   std::unique_ptr<Context> ctx;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<LanguageModel> model;
@@ -29,6 +31,6 @@ struct TrainedModel {
   std::string checkpoint;
 };
 /// Loads `checkpoint`, or the run's newest one if it is empty. UserError if there is none, or it is damaged.
-TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, int world_size);
+TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, Comm& world);
 
 }  // namespace spanwise

@@ -25,34 +25,30 @@ double scalar(const Tensor& t) {
   return dispatch_float(t.dtype(), [&](auto zero) { return double(t.data<decltype(zero)>()[0]); });
 }
 
-double norm(Context& ctx, const Tensor& flat) {
-  return dispatch_float(flat.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    return std::sqrt(squared_norm<T>(ctx, {flat.data<T>(), size_t(flat.numel())}));
-  });
-}
-
 }  // namespace
 
-Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, Comm& world, Context& ctx)
+Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh& mesh, Context& ctx)
     : config_(config),
-      world_(world),
+      mesh_(mesh),
       ctx_(ctx),
-      model_(language_model_options(config, tokenizer.vocab_size())),
-      params_(ctx, model_, compute_dtype(config), config.run().seed()),
-      state_(ctx, params_),
+      model_(language_model_options(config, tokenizer.vocab_size(), mesh)),
+      sequence_(sequence_options(config)),
+      params_(ctx, model_, param_store_options(config), mesh.data_sequence(), mesh.tensor()),
+      reducer_(params_),
+      optimizer_(params_),
       schedule_(schedule_of(config)),
       loader_(loader_options(config, model_.options().vocab_size)) {
   if (!config.data().validation().empty()) {
     validation_.emplace(config.data().validation(), config.train().sequence_length(),
                         model_.options().vocab_size);
   }
+  Comm& world = mesh.world();
   // Rank 0 decides which checkpoint, so that all ranks load the same one.
   std::string resume_from;
   if (world.rank() == 0) resume_from = checkpoint_to_resume(config);
   world.broadcast("resume_from", resume_from);
   if (!resume_from.empty()) {
-    load_checkpoint(resume_from, config, loader_, params_, state_);
+    load_checkpoint(resume_from, config, loader_, params_, optimizer_, state_);
     newest_checkpoint_ = resume_from;
   }
   if (world.rank() == 0) {
@@ -103,32 +99,33 @@ TrainSummary Trainer::run() {
 Trainer::StepResult Trainer::train_step(int64_t step) {
   StepResult result{};
   const auto start = Clock::now();
-  const int64_t passes = accumulation_passes(config_, world_.size()), rows = config_.train().micro_batch();
-  std::vector<Batch> batches;
+  const int64_t passes = accumulation_passes(config_, mesh_.world().size()),
+                rows = config_.train().micro_batch();
+  std::vector<RankBatch> batches;
   int64_t targets = 0;
   for (int64_t pass = 0; pass < passes; ++pass) {
-    batches.push_back(loader_.load(step - 1, (pass * world_.size() + world_.rank()) * rows, rows));
+    const int64_t first = (pass * mesh_.data().size() + mesh_.data().rank()) * rows;
+    batches.emplace_back(ctx_, mesh_, sequence_, loader_.load(step - 1, first, rows));
     targets += batches.back().num_targets();
   }
   std::vector<double> total{double(targets)};
-  world_.all_reduce("target_count", total);
+  mesh_.data_sequence().all_reduce("target_count", total);
   result.num_targets = int64_t(total[0]);
   result.data_ms = ms_since(start);
 
   params_.zero_grads();
   std::vector<double> loss{0.0};
-  for (const Batch& batch : batches) {
-    const SequenceLayout layout = layout_of(batch);
+  for (const RankBatch& batch : batches) {
+    if (&batch == &batches.back()) reducer_.expect_last_backward();
     Tape tape(ctx_);
-    const Var batch_loss =
-        model_.loss(tape, {batch.tokens, batch.labels, layout}, total[0] > 0 ? 1.0 / total[0] : 0.0);
+    const Var batch_loss = model_.loss(tape, batch.tokens(), total[0] > 0 ? 1.0 / total[0] : 0.0);
     loss[0] += scalar(batch_loss.value());
     tape.backward(batch_loss);
   }
-  world_.all_reduce("gradients", params_.grads()).wait();
-  world_.all_reduce("loss", loss);
+  reducer_.finish();
+  mesh_.data_sequence().all_reduce("loss", loss);
   result.loss = loss[0];
-  result.grad_norm = norm(ctx_, params_.grads());
+  result.grad_norm = optimizer_.grad_norm();
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
     fail_user(
         "Step {} has loss {} and gradient norm {}: training diverged. The newest checkpoint is kept; lower "
@@ -136,37 +133,23 @@ Trainer::StepResult Trainer::train_step(int64_t step) {
         step, result.loss, result.grad_norm);
   }
   result.lr = learning_rate(schedule_, step);
-  update_parameters(result.lr, clip_scale(result.grad_norm, config_.optimizer().clip_norm()), step);
+  const config::OptimizerConfig& o = config_.optimizer();
+  optimizer_.step({.lr = result.lr,
+                   .beta1 = o.beta1(),
+                   .beta2 = o.beta2(),
+                   .eps = o.eps(),
+                   .weight_decay = o.weight_decay(),
+                   .step = step,
+                   .grad_scale = clip_scale(result.grad_norm, o.clip_norm())});
 
   state_.step = step;
   state_.tokens_seen += config_.train().global_batch() * config_.train().sequence_length();
   return result;
 }
 
-void Trainer::update_parameters(double lr, double grad_scale, int64_t step) {
-  const config::OptimizerConfig& o = config_.optimizer();
-  for (const ParamSpan& span : params_.spans()) {
-    const AdamWHyper hyper{.lr = lr,
-                           .beta1 = o.beta1(),
-                           .beta2 = o.beta2(),
-                           .eps = o.eps(),
-                           .weight_decay = span.weight_decay ? o.weight_decay() : 0.0,
-                           .step = step,
-                           .grad_scale = grad_scale};
-    dispatch_float(params_.values().dtype(), [&](auto zero) {
-      using T = decltype(zero);
-      const auto at = [&](const Tensor& flat) { return flat.data<T>() + span.begin; };
-      adamw_step<T>(ctx_,
-                    {at(params_.values()), at(params_.grads()), at(state_.exp_avg), at(state_.exp_avg_sq),
-                     span.end - span.begin},
-                    hyper);
-    });
-  }
-}
-
 std::optional<double> Trainer::held_out_loss() const {
   if (!validation_) return std::nullopt;
-  return evaluate(model_, *validation_, world_, ctx_, config_.train().eval_sequences(),
+  return evaluate(model_, *validation_, mesh_, sequence_, ctx_, config_.train().eval_sequences(),
                   config_.train().micro_batch())
       .loss;
 }
@@ -184,23 +167,33 @@ void Trainer::write_metrics(int64_t step, const StepResult& result, double step_
                    .step_ms = step_ms,
                    .data_ms = result.data_ms,
                    .memory_bytes = int64_t(ctx_.memory().peak_bytes),
-                   .validation_loss = held_out});
+                   .validation_loss = held_out,
+                   .extra = traffic()});
+}
+
+std::vector<std::pair<std::string, double>> Trainer::traffic() const {
+  std::vector<std::pair<std::string, double>> bytes;
+  for (const Comm* axis : mesh_.axes()) {
+    for (const auto& [name, counted] : axis->traffic()) {
+      bytes.emplace_back(fmt::format("bytes/{}/{}", axis->axis(), name), double(counted.received_bytes));
+    }
+  }
+  return bytes;
 }
 
 void Trainer::save(int64_t step) {
   std::string failure;
-  if (world_.rank() == 0) {
-    metrics_->sync();
-    try {
-      newest_checkpoint_ = save_checkpoint(config_, loader_, params_, state_);
-    } catch (const UserError& error) {
-      // A full disk must not end a run whose weights are only in memory; the last step has nothing left to
-      // wait for.
-      if (step == config_.train().steps()) throw;
-      failure = error.what();
-    }
+  if (metrics_) metrics_->sync();
+  try {
+    const std::string written = save_checkpoint(config_, loader_, params_, optimizer_, state_);
+    if (!written.empty()) newest_checkpoint_ = written;
+  } catch (const UserError& error) {
+    // A full disk must not end a run whose weights are only in memory; the last step has nothing left to wait
+    // for.
+    if (step == config_.train().steps()) throw;
+    failure = error.what();
   }
-  world_.broadcast("newest_checkpoint", newest_checkpoint_);
+  mesh_.world().broadcast("newest_checkpoint", newest_checkpoint_);
   say(failure.empty()
           ? fmt::format("saved {}", newest_checkpoint_)
           : fmt::format("warning: no checkpoint at step {}; training goes on. {}", step, failure));

@@ -1,9 +1,9 @@
 #pragma once
 // The training loop. One step:
 //
-//   this rank's rows of the global batch → count of target tokens over all ranks → per micro-batch forward,
-//   backward with loss scaled by 1/count → gradients summed over ranks → global norm → clip → AdamW →
-//   metrics, evaluation, checkpoint
+//   this data rank's rows of the global batch, this sequence rank's spans of them → count of target tokens
+//   over all ranks → per micro-batch forward, backward with loss scaled by 1/count → gradients summed over
+//   ranks, during the last backward → global norm → clip → AdamW → metrics, evaluation, checkpoint
 //
 // The loss and the gradients are those of the mean over the global batch's target tokens, whatever the rank
 // count and micro-batch; a rank without targets adds zero.
@@ -11,16 +11,18 @@
 #include <memory>
 #include <optional>
 
-#include "core/optim/adamw.h"
 #include "core/optim/schedule.h"
 #include "data/loader.h"
 #include "data/tokenizer.h"
 #include "launcher/checkpoint/training_state.h"
 #include "launcher/config.h"
 #include "launcher/metrics/metrics.h"
+#include "launcher/rank_batch.h"
 #include "models/language_model.h"
-#include "parallel/comm.h"
+#include "parallel/gradient_reducer.h"
+#include "parallel/mesh.h"
 #include "parallel/param_store.h"
+#include "parallel/sharded_adamw.h"
 
 namespace spanwise {
 
@@ -35,7 +37,7 @@ class Trainer {
  public:
   /// Builds everything, and goes on from the newest checkpoint as checkpoint.resume says. `config` has no
   /// config_problems. UserError for anything in the files that does not fit.
-  Trainer(const RunConfig& config, const Tokenizer& tokenizer, Comm& world, Context& ctx);
+  Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh& mesh, Context& ctx);
 
   /// Trains up to train.steps.
   TrainSummary run();
@@ -48,17 +50,20 @@ class Trainer {
     int64_t num_targets;
   };
   StepResult train_step(int64_t step);
-  void update_parameters(double lr, double grad_scale, int64_t step);
   std::optional<double> held_out_loss() const;
   void write_metrics(int64_t step, const StepResult& result, double step_ms, std::optional<double> held_out);
+  std::vector<std::pair<std::string, double>> traffic() const;
   void save(int64_t step);
   void say(std::string_view text);
 
   RunConfig config_;
-  Comm& world_;
+  const Mesh& mesh_;
   Context& ctx_;
   LanguageModel model_;
+  SequenceOptions sequence_;
   ParamStore params_;
+  GradientReducer reducer_;
+  ShardedAdamW optimizer_;
   TrainingState state_;
   Schedule schedule_;
   Loader loader_;

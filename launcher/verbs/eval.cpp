@@ -3,6 +3,7 @@
 #include <cmath>
 #include <iostream>
 
+#include "launcher/build_model.h"
 #include "launcher/evaluate.h"
 #include "launcher/run_setup.h"
 #include "launcher/verb.h"
@@ -26,13 +27,13 @@ int run_eval(Comm& world, const std::vector<std::string>& args) {
   }
   const int64_t sequences = arguments.integer("sequences", 0, 1, INT64_MAX);
   const RunConfig config = load_run_config(arguments.positional()[0], arguments);
-  const TrainedModel trained = load_trained_model(config, arguments.get("checkpoint"), world.size());
+  const TrainedModel trained = load_trained_model(config, arguments.get("checkpoint"), world);
   const std::string data = arguments.get("data", config.data().validation());
   if (data.empty())
     fail_user("There is nothing to evaluate on: set data.validation in the config or give --data PREFIX.");
   const SequentialLoader loader(data, config.train().sequence_length(), trained.model->options().vocab_size);
-  const HeldOut result =
-      evaluate(*trained.model, loader, world, *trained.ctx, sequences, config.train().micro_batch());
+  const HeldOut result = evaluate(*trained.model, loader, *trained.mesh, sequence_options(config),
+                                  *trained.ctx, sequences, config.train().micro_batch());
   if (world.rank() == 0) {
     std::cout << fmt::format(
         "checkpoint  {}\ndata        {}\ntokens      {}\nloss        {:.6f} nats a token\nperplexity  "

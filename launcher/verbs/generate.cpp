@@ -33,8 +33,9 @@ int run_generate(Comm& world, const std::vector<std::string>& args) {
                                 .temperature = arguments.number("temperature", 0.8, 0, 100),
                                 .top_p = arguments.number("top-p", 0.95, 1e-9, 1),
                                 .seed = uint64_t(arguments.integer("seed", 1, 0, INT64_MAX))};
-  const RunConfig config = load_run_config(arguments.positional()[0], arguments);
-  const TrainedModel trained = load_trained_model(config, arguments.get("checkpoint"), 1);
+  RunConfig config = load_run_config(arguments.positional()[0], arguments);
+  config.clear_parallel();  // checkpoints have no layout: one rank reads what any number wrote
+  const TrainedModel trained = load_trained_model(config, arguments.get("checkpoint"), world);
   std::cout << arguments.get("prompt") << std::flush;
   generate(*trained.model, *trained.tokenizer, *trained.ctx, arguments.get("prompt"), options,
            [](const std::string& piece) { std::cout << piece << std::flush; });

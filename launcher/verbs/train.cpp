@@ -67,7 +67,9 @@ int run_train(Comm& world, const std::vector<std::string>& args) {
   validate(config, world.size(), tokenizer->vocab_size());
 
   const std::unique_ptr<Context> ctx = make_context(config);
-  Trainer trainer(config, *tokenizer, world, *ctx);
+  world.set_timeout(config.parallel().timeout_seconds());
+  const Mesh mesh(world, mesh_shape(config, world.size()));
+  Trainer trainer(config, *tokenizer, mesh, *ctx);
   if (world.rank() == 0) save_run_config(config);
   const TrainSummary summary = trainer.run();
   if (world.rank() == 0) {

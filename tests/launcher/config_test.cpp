@@ -86,9 +86,9 @@ TEST(ConfigText, FieldOfAnotherGroupIsPointedTo) {
 }
 
 TEST(ConfigText, FieldLikeNoOtherListsWhatThereIs) {
-  EXPECT_EQ(
-      parse_errors("parallel { pipeline: 2 }"),
-      (Lines{"configs/x.textproto:1:12: parallel has no field 'pipeline'; it has data, sequence, tensor"}));
+  EXPECT_EQ(parse_errors("parallel { pipeline: 2 }"),
+            (Lines{"configs/x.textproto:1:12: parallel has no field 'pipeline'; it has data, sequence, "
+                   "tensor, zero_stage, partition, exchange, attention, ranks_per_node, timeout_seconds"}));
 }
 
 TEST(ConfigText, WrongValuesSayWhatTheFieldTakes) {
@@ -277,13 +277,11 @@ TEST(ConfigValidate, EveryCrossFieldErrorNamesItsFieldsAndTheWayOut) {
       {{"train.eval_every=5"},
        "train.eval_every is 5 and data.validation is empty; name a held-out dataset or set train.eval_every: "
        "0"},
-      {{"parallel.sequence=2"},
-       "parallel.sequence is 2; this version trains with 1 only: set parallel.sequence: 1 and use "
-       "parallel.data",
-       2},
-      {{"parallel.tensor=2"},
-       "parallel.tensor is 2; this version trains with 1 only: set parallel.tensor: 1 and use parallel.data",
-       2},
+      {{"parallel.zero_stage=4"}, "parallel.zero_stage is 4; it must be from 0 to 3"},
+      {{"parallel.exchange=HEAD_SPLIT", "parallel.sequence=3"},
+       "model.linear's value heads (a tensor rank) 4 cannot be divided over parallel.sequence 3; set "
+       "parallel.sequence: 2",
+       3},
       {{"parallel.data=4"},
        "parallel.data 4 x parallel.sequence 1 x parallel.tensor 1 is not the number of ranks, 2; "
        "start 4 ranks or set parallel.data: 0",

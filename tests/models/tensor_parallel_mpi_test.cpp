@@ -148,7 +148,7 @@ TEST_P(TensorParallelMixers, RecomputationIsBitwiseEqualAndDoesNotCommunicateFor
   MixerOptions options = GetParam().options;
   options.tensor = all_ranks();
   const std::unique_ptr<Mixer> mixer = make_mixer(GetParam().kind, options);
-  const ParamStore params(test_context(), *mixer, DType::kF64, 7);
+  ParamStore params(test_context(), *mixer, DType::kF64, 7);
   const Tensor x = random_tensor({2, 11, kHidden}, DType::kF64, "x"),
                dy = random_tensor(x.shape(), DType::kF64, "dy");
   world().reset_traffic();
