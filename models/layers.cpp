@@ -40,7 +40,9 @@ ShortConv::ShortConv(const SplitDim& channels, int64_t size, double init_stddev,
 }
 
 Var ShortConv::operator()(Tape& tape, const Var& x, const MixerContext& context, Tensor* state) const {
-  const Var initial = state && state->defined() ? Var(*state) : Var();
+  context.check();
+  Var initial = state && state->defined() ? Var(*state) : Var();
+  if (context.sequence) initial = context.sequence->halo(tape, x, weight_.var.dim(-1) - 1);
   const ShortConvResult result =
       short_conv(tape, x, weight_, bias_.var, context.layout, activation_, initial);
   if (state) *state = result.final_state.value();

@@ -26,6 +26,15 @@ struct MixerContext {
   MixerState* state = nullptr;
   /// The rows are spans of longer ones that other ranks hold parts of; null: they are whole.
   const SequenceParallel* sequence = nullptr;
+
+  /// The exchange of span states, or null. Error if there is a state as well: generation takes whole rows.
+  SpanExchange* exchange() const {
+    check();
+    return sequence ? &sequence->spans() : nullptr;
+  }
+  void check() const {
+    SPANWISE_CHECK(!state || !sequence, "generation goes on from a state and takes whole rows, not spans");
+  }
 };
 
 }  // namespace spanwise

@@ -46,9 +46,15 @@ Var Attention::forward(Tape& tape, const Var& x, const MixerContext& context) co
   q = rope(tape, q, context.layout.positions(), options_.rope_theta, 0);
   k = rope(tape, k, context.layout.positions(), options_.rope_theta, 0);
   const double scale = 1.0 / std::sqrt(double(options_.head_dim));
-  Var o = context.state
-              ? attend_cached(tape, q, k, v, *context.state)
-              : softmax_attention(tape, q, k, v, causal_key_ranges(context.layout, options_.window), scale);
+  context.check();
+  Var o;
+  if (context.state) {
+    o = attend_cached(tape, q, k, v, *context.state);
+  } else if (context.sequence) {
+    o = context.sequence->attention(tape, q, k, v, options_.window, scale);
+  } else {
+    o = softmax_attention(tape, q, k, v, causal_key_ranges(context.layout, options_.window), scale);
+  }
   o = merge_heads(tape, o);
   if (options_.output_gate) o = multiply(tape, o, activation(tape, g_proj_(tape, x), Activation::kSigmoid));
   return o_proj_(tape, o);

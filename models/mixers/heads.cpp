@@ -122,7 +122,8 @@ Tensor token_gate(const Var& gate, const MixerState* state) {
 }  // namespace
 
 Var run_scalar_decay(Tape& tape, const QkvProjection::Heads& heads, const Decay& decay,
-                     const MixerContext& context, const LinearStateOptions& options) {
+                     const MixerContext& context, LinearStateOptions options) {
+  options.exchange = context.exchange();
   const auto chunked = [&](const Var& initial) {
     return scalar_decay(tape, heads.q, heads.k, heads.v, decay, context.layout, initial, options);
   };
@@ -133,7 +134,8 @@ Var run_scalar_decay(Tape& tape, const QkvProjection::Heads& heads, const Decay&
 }
 
 Var run_gated_delta(Tape& tape, const QkvProjection::Heads& heads, const Var& log_decay, const Var& beta,
-                    const MixerContext& context, const LinearStateOptions& options) {
+                    const MixerContext& context, LinearStateOptions options) {
+  options.exchange = context.exchange();
   const auto chunked = [&](const Var& initial) {
     return gated_delta(tape, heads.q, heads.k, heads.v, log_decay, beta, context.layout, initial, options);
   };

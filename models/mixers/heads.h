@@ -59,12 +59,12 @@ class GatedOutput : public Module {
   double norm_eps_;
 };
 
-/// scalar_decay and gated_delta, going on from state->recurrent and replacing it if `state` is given; a
-/// single token then takes the family's step.
+/// scalar_decay and gated_delta over the spans of a longer sequence if the context has one, or going on from
+/// state->recurrent and replacing it if `state` is given; a single token then takes the family's step.
 Var run_scalar_decay(Tape& tape, const QkvProjection::Heads& heads, const Decay& decay,
-                     const MixerContext& context, const LinearStateOptions& options);
+                     const MixerContext& context, LinearStateOptions options);
 Var run_gated_delta(Tape& tape, const QkvProjection::Heads& heads, const Var& log_decay, const Var& beta,
-                    const MixerContext& context, const LinearStateOptions& options);
+                    const MixerContext& context, LinearStateOptions options);
 
 /// A constant log decay for each of this rank's heads, out of all heads' values.
 Tensor per_head_tensor(Context& ctx, DType dtype, const std::vector<double>& all, const SplitDim& heads);
