@@ -68,7 +68,7 @@ TEST(AttentionExchange, EveryWayEqualsTheWholeRows) {
     for (const int64_t window : {0, 1, 3, 13, 100}) {
       for (const Heads& heads : head_cases()) {
         SCOPED_TRACE(fmt::format("window {}, {} query and {} key heads", window, heads.queries, heads.keys));
-        expect_equals_whole(plan, local_attention(sequence, window), whole_attention(whole, window),
+        expect_equals_whole(rows, plan, local_attention(sequence, window), whole_attention(whole, window),
                             operands_of(heads, rows.batch, rows.length));
       }
     }

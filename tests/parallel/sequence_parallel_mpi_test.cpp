@@ -92,7 +92,7 @@ TEST(StateExchange, EveryAlgorithmAndFamilyEqualsTheWholeRows) {
       for (const Family family : kFamilies) {
         SCOPED_TRACE(
             fmt::format("{} ({}), family {}", algorithm.name, algorithm.options.ranks_per_node, int(family)));
-        expect_equals_whole(plan, op_of(family, plan.local(), &sequence.spans()),
+        expect_equals_whole(rows, plan, op_of(family, plan.local(), &sequence.spans()),
                             op_of(family, whole, nullptr), operands_of(family, rows.batch, rows.length));
       }
     }
@@ -214,8 +214,8 @@ TEST(Halo, ShortConvolutionsEqualTheWholeRows) {
     for (const int64_t taps : {2, 4}) {
       const Tensor weight = random_tensor({6, 1, taps}, DType::kF64, "weight");
       const Tensor x = random_tensor({rows.batch, rows.length, 6}, DType::kF64, "x");
-      expect_equals_whole(plan, conv_of(plan.local(), &sequence, weight), conv_of(whole, nullptr, weight),
-                          {x});
+      expect_equals_whole(rows, plan, conv_of(plan.local(), &sequence, weight),
+                          conv_of(whole, nullptr, weight), {x});
       expect_no_leaks(rows, plan, conv_of(plan.local(), &sequence, weight), {x});
     }
   });

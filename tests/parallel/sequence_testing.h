@@ -65,6 +65,18 @@ inline Tensor take_local(const SequencePlan& plan, const Tensor& whole, double p
   return local;
 }
 
+/// Local values with zeros at padding, whose outputs are nobody's.
+inline Tensor without_padding(const SequencePlan& plan, const Tensor& local, const Rows& rows) {
+  const Tensor padding =
+      take_local(plan, Tensor::zeros(test_context(), {rows.batch, rows.length}, DType::kF64), 1);
+  const Tensor out = Tensor::zeros(test_context(), local.shape(), DType::kF64);
+  const int64_t width = local.numel() / padding.numel();
+  for (int64_t i = 0; i < out.numel(); ++i) {
+    if (padding.data<double>()[i / width] == 0) out.data<double>()[i] = local.data<double>()[i];
+  }
+  return out;
+}
+
 using Op = std::function<Var(Tape&, const std::vector<Var>&)>;
 
 struct Run {
@@ -93,7 +105,7 @@ inline Run run_op(const Op& op, const std::vector<Tensor>& operands, const Tenso
 
 /// The local op on this rank's tokens gives what the whole op gives there, and the same gradients; padding,
 /// whose values are arbitrary, gets no gradient. Checkpointing gives the same bits and the same traffic.
-inline void expect_equals_whole(const SequencePlan& plan, const Op& local, const Op& whole,
+inline void expect_equals_whole(const Rows& rows, const SequencePlan& plan, const Op& local, const Op& whole,
                                 const std::vector<Tensor>& operands) {
   std::vector<Tensor> parts;
   for (const Tensor& t : operands) parts.push_back(t.defined() ? take_local(plan, t, 2.5) : t);
@@ -106,13 +118,9 @@ inline void expect_equals_whole(const SequencePlan& plan, const Op& local, const
   world().reset_traffic();
   const Run actual = run_op(local, parts, take_local(plan, dout, 0));
   const auto traffic = world().traffic();
-  // Outputs at padding are nobody's.
-  const Tensor zeros = Tensor::zeros(test_context(), expected.out.shape(), DType::kF64);
-  const Tensor is_padding = take_local(plan, zeros, 1), out = take_local(plan, zeros, 0);
-  for (int64_t i = 0; i < out.numel(); ++i) {
-    if (is_padding.data<double>()[i] == 0) out.data<double>()[i] = actual.out.data<double>()[i];
-  }
-  EXPECT_TRUE(near(out, take_local(plan, expected.out, 0), kLayoutTolerance)) << "output";
+  EXPECT_TRUE(
+      near(without_padding(plan, actual.out, rows), take_local(plan, expected.out, 0), kLayoutTolerance))
+      << "output";
   for (size_t i = 0; i < operands.size(); ++i) {
     if (!operands[i].defined()) continue;
     EXPECT_TRUE(near(actual.grads[i], take_local(plan, expected.grads[i], 0), kLayoutTolerance))
