@@ -133,7 +133,11 @@ void Tape::record(std::vector<Var> inputs, std::vector<Var> outputs, std::functi
   // record.
   if (mode_ == Mode::kRecompute) inputs.clear();
   for (const Var& input : inputs) ++input.node_->uses;
-  records_.push_back({std::move(inputs), std::move(outputs), std::move(backward)});
+  records_.push_back({std::move(inputs), std::move(outputs), std::move(backward), /*always=*/false});
+}
+
+void Tape::on_backward(std::function<void()> work) {
+  if (saving()) records_.push_back({{}, {}, std::move(work), /*always=*/true});
 }
 
 void Tape::backward(const Var& loss) {
@@ -157,7 +161,7 @@ void Tape::run() {
   while (!records_.empty()) {
     Record record = std::move(records_.back());
     records_.pop_back();
-    bool reached = false;
+    bool reached = record.always;
     for (const Var& output : record.outputs) reached |= output.grad().defined();
     if (reached) record.backward();
     record.backward = nullptr;  // frees what was saved before a hook may start communication

@@ -112,6 +112,8 @@ class Tape {
   /// Appends an op. `backward` reads the outputs' grad() (at least one is defined when it runs) and calls
   /// add_grad on inputs that require it. Dropped when no output requires a gradient.
   void record(std::vector<Var> inputs, std::vector<Var> outputs, std::function<void()> backward);
+  /// Appends work that backward does at this point whichever gradients reach it. Nothing unless saving().
+  void on_backward(std::function<void()> work);
 
   /// Runs the closures in reverse with d(loss)/d(loss) = 1; loss has one element. Empties the tape.
   void backward(const Var& loss);
@@ -135,6 +137,7 @@ class Tape {
   struct Record {
     std::vector<Var> inputs, outputs;
     std::function<void()> backward;
+    bool always = false;  // runs even if no output has a gradient
   };
   void run();
 

@@ -140,10 +140,11 @@ SequenceOptions sequence_options(const config::RunConfig& config) {
                        .ranks_per_node = ranks_per_node(parallel)}};
 }
 
-ParamStoreOptions param_store_options(const config::RunConfig& config) {
+ParamStoreOptions param_store_options(const config::RunConfig& config, const LanguageModel& model) {
   return {.dtype = compute_dtype(config),
           .seed = config.run().seed(),
-          .zero_stage = int(config.parallel().zero_stage())};
+          .zero_stage = int(config.parallel().zero_stage()),
+          .parts = model.parts()};
 }
 
 LanguageModelOptions language_model_options(const config::RunConfig& config, int64_t vocab_size,

@@ -20,7 +20,7 @@ DType compute_dtype(const config::RunConfig& config);
 std::unique_ptr<Tokenizer> make_tokenizer(const config::TokenizerConfig& tokenizer);
 MeshShape mesh_shape(const config::RunConfig& config, int world_size);
 SequenceOptions sequence_options(const config::RunConfig& config);
-ParamStoreOptions param_store_options(const config::RunConfig& config);
+ParamStoreOptions param_store_options(const config::RunConfig& config, const LanguageModel& model);
 /// The model as the mesh's tensor axis divides it; the mesh must outlive it.
 LanguageModelOptions language_model_options(const config::RunConfig& config, int64_t vocab_size,
                                             const Mesh& mesh);

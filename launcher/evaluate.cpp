@@ -10,11 +10,16 @@ HeldOut evaluate(const LanguageModel& model, const SequentialLoader& loader, con
   if (max_sequences > 0) samples = std::min(samples, max_sequences);
   double loss = 0, targets = 0;
   // Micro-batch b is data rank b mod ranks' work; which samples share one does not depend on the rank count.
-  const int64_t stride = mesh.data().size() * micro_batch;
-  for (int64_t first = mesh.data().rank() * micro_batch; first < samples; first += stride) {
+  // A forward may be collective over the data axis too: a rank with none left in the last round takes part
+  // with one that does not count.
+  for (int64_t round = 0; round < samples; round += mesh.data().size() * micro_batch) {
+    const int64_t mine = round + mesh.data().rank() * micro_batch;
+    const bool counts = mine < samples;
+    const int64_t first = counts ? mine : 0;
     const RankBatch batch(ctx, mesh, sequence, loader.load(first, std::min(micro_batch, samples - first)));
     Tape tape(ctx, Tape::Mode::kInference);
     const Tensor sum = model.loss(tape, batch.tokens(), 1.0).value();
+    if (!counts) continue;
     dispatch_float(sum.dtype(), [&](auto zero) { loss += double(sum.data<decltype(zero)>()[0]); });
     targets += double(batch.num_targets());
   }

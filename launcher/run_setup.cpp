@@ -46,7 +46,7 @@ TrainedModel load_trained_model(const RunConfig& config, const std::string& chec
   trained.mesh = std::make_unique<Mesh>(world, mesh_shape(config, world.size()));
   trained.model = std::make_unique<LanguageModel>(
       language_model_options(config, trained.tokenizer->vocab_size(), *trained.mesh));
-  ParamStoreOptions options = param_store_options(config);
+  ParamStoreOptions options = param_store_options(config, *trained.model);
   options.gradients = ParamStoreOptions::Gradients::kNo;
   options.zero_stage = 0;
   trained.params = std::make_unique<ParamStore>(*trained.ctx, *trained.model, options,

@@ -33,11 +33,12 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
       ctx_(ctx),
       model_(language_model_options(config, tokenizer.vocab_size(), mesh)),
       sequence_(sequence_options(config)),
-      params_(ctx, model_, param_store_options(config), mesh.data_sequence(), mesh.tensor()),
+      params_(ctx, model_, param_store_options(config, model_), mesh.data_sequence(), mesh.tensor()),
       reducer_(params_),
       optimizer_(params_),
       schedule_(schedule_of(config)),
       loader_(loader_options(config, model_.options().vocab_size)) {
+  if (params_.zero_stage() == 3) model_.set_param_gate(&params_);
   if (!config.data().validation().empty()) {
     validation_.emplace(config.data().validation(), config.train().sequence_length(),
                         model_.options().vocab_size);
@@ -145,6 +146,10 @@ Trainer::StepResult Trainer::train_step(int64_t step) {
   state_.step = step;
   state_.tokens_seen += config_.train().global_batch() * config_.train().sequence_length();
   return result;
+}
+
+void Trainer::gather_parameters() {
+  for (size_t part = 0; part < model_.parts().size(); ++part) params_.acquire(int(part));
 }
 
 std::optional<double> Trainer::held_out_loss() const {

@@ -41,17 +41,22 @@ MixerKind LanguageModel::mixer_of(int64_t layer) const {
 
 Stream LanguageModel::forward(Tape& tape, const TokenBatch& batch, GenerationState* state) const {
   const SequenceLayout& layout = batch.layout;
-  const Var embedded =
-      embedding(tape, batch.tokens, {layout.batch(), layout.length()}, embeddings_, vocabulary_);
+  const Var embedded = with_part(tape, gate_, 0, [&] {
+    return embedding(tape, batch.tokens, {layout.batch(), layout.length()}, embeddings_, vocabulary_);
+  });
   Stream stream{reduce_from(tape, options_.mixer.tensor, embedded), Var()};
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    const Block& block = *blocks_[i];
+    const auto run_block = [&block = *blocks_[i], gate = gate_, part = layer_part(i)](
+                               Tape& t, const Stream& in, const MixerContext& context) {
+      return with_part(t, gate, part, [&] { return block.forward(t, in, context); });
+    };
     if (!options_.activation_checkpointing || !tape.saving()) {
-      stream = block.forward(tape, stream, {layout, state ? &state->layers[i] : nullptr, batch.sequence});
+      stream = run_block(tape, stream, {layout, state ? &state->layers[i] : nullptr, batch.sequence});
       continue;
     }
-    const auto segment = [&block, &layout, sequence = batch.sequence](Tape& t, const std::vector<Var>& in) {
-      const Stream out = block.forward(t, {in[0], in[1]}, {.layout = layout, .sequence = sequence});
+    const auto segment = [run_block, &layout, sequence = batch.sequence](Tape& t,
+                                                                         const std::vector<Var>& in) {
+      const Stream out = run_block(t, {in[0], in[1]}, {.layout = layout, .sequence = sequence});
       return std::vector<Var>{out.delta, out.residual};
     };
     const std::vector<Var> out = checkpoint(tape, segment, {stream.delta, stream.residual});
@@ -60,14 +65,21 @@ Stream LanguageModel::forward(Tape& tape, const TokenBatch& batch, GenerationSta
   return stream;
 }
 
+Var LanguageModel::final_norm(Tape& tape, const Var& delta, const Var& residual) const {
+  return with_part(tape, gate_, norm_part(), [&] {
+    return add_rms_norm(tape, delta, residual, norm_.var(), options_.mixer.norm_eps).normed;
+  });
+}
+
 Var LanguageModel::loss(Tape& tape, const TokenBatch& batch, double loss_scale) const {
   const Stream stream = forward(tape, batch, nullptr);
-  const Var h =
-      add_rms_norm(tape, stream.delta, stream.residual, norm_.var(), options_.mixer.norm_eps).normed;
-  return linear_cross_entropy(
-             tape, copy_to(tape, options_.mixer.tensor, h), head(), batch.labels,
-             {.loss_scale = loss_scale, .chunk_rows = options_.loss_chunk_rows, .part = vocabulary_})
-      .loss;
+  const Var h = copy_to(tape, options_.mixer.tensor, final_norm(tape, stream.delta, stream.residual));
+  return with_part(tape, gate_, head_part(), [&] {
+    return linear_cross_entropy(
+               tape, h, head(), batch.labels,
+               {.loss_scale = loss_scale, .chunk_rows = options_.loss_chunk_rows, .part = vocabulary_})
+        .loss;
+  });
 }
 
 Tensor LanguageModel::next_logits(Context& ctx, const std::vector<int32_t>& tokens,
@@ -86,10 +98,17 @@ Tensor LanguageModel::next_logits(Context& ctx, const std::vector<int32_t>& toke
   const auto last = [&](const Var& x) {
     return Var(x.value().reshape({length, hidden}).row_range(length - 1, length));
   };
-  const Var h =
-      add_rms_norm(tape, last(stream.delta), last(stream.residual), norm_.var(), options_.mixer.norm_eps)
-          .normed;
-  return linear(tape, h, head()).value().reshape({options_.vocab_size});
+  const Var h = final_norm(tape, last(stream.delta), last(stream.residual));
+  const Var logits = with_part(tape, gate_, head_part(), [&] { return linear(tape, h, head()); });
+  return logits.value().reshape({options_.vocab_size});
+}
+
+std::vector<std::string> LanguageModel::parts() const {
+  std::vector<std::string> parts{"model.embeddings."};
+  for (size_t i = 0; i < blocks_.size(); ++i) parts.push_back(fmt::format("model.layers.{}.", i));
+  parts.push_back("model.norm.");
+  if (!options_.tie_embeddings) parts.push_back("lm_head.");
+  return parts;
 }
 
 void LanguageModel::visit(const std::string& prefix, const ParamVisitor& visitor) {

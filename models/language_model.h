@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "models/block.h"
+#include "parallel/param_gate.h"
 
 namespace spanwise {
 
@@ -59,15 +60,26 @@ class LanguageModel : public Module {
   Tensor next_logits(Context& ctx, const std::vector<int32_t>& tokens, GenerationState& state) const;
 
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
+  /// Name prefixes of the parts that are read one after another: embeddings, each layer, norm, head.
+  std::vector<std::string> parts() const;
+  /// Asked for each part, by its index in parts(), around its use; null (the default): parameters are always
+  /// there. With a gate every forward and backward is collective.
+  void set_param_gate(ParamGate* gate) { gate_ = gate; }
   const LanguageModelOptions& options() const { return options_; }
   MixerKind mixer_of(int64_t layer) const;
 
  private:
   Stream forward(Tape& tape, const TokenBatch& batch, GenerationState* state) const;
+  Var final_norm(Tape& tape, const Var& delta, const Var& residual) const;
   const Var& head() const { return options_.tie_embeddings ? embeddings_.var : lm_head_.var; }
+
+  int layer_part(size_t layer) const { return 1 + int(layer); }
+  int norm_part() const { return layer_part(blocks_.size()); }
+  int head_part() const { return options_.tie_embeddings ? 0 : norm_part() + 1; }
 
   LanguageModelOptions options_;
   DimPart vocabulary_;
+  ParamGate* gate_ = nullptr;
   Param embeddings_, lm_head_;
   std::vector<std::unique_ptr<Block>> blocks_;
   NormWeight norm_;

@@ -162,6 +162,8 @@ void ParamStore::drop_bucket_grad(int bucket) {
 }
 
 Ticket ParamStore::share_updated_values(int bucket) {
+  SPANWISE_CHECK(gathered_[bucket].uses == 0, "bucket {} was updated while a part of the model was acquired",
+                 bucket);
   if (stage_ != 1 && stage_ != 2) return {};
   const ParamBucket& b = buckets()[bucket];
   return data_sequence_.all_gather("param_gather", view(values_, b, layout_.own_slice(b)),

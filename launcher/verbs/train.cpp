@@ -72,6 +72,7 @@ int run_train(Comm& world, const std::vector<std::string>& args) {
   Trainer trainer(config, *tokenizer, mesh, *ctx);
   if (world.rank() == 0) save_run_config(config);
   const TrainSummary summary = trainer.run();
+  if (!config.train().sample_prompt().empty()) trainer.gather_parameters();
   if (world.rank() == 0) {
     print_sample(config, trainer, *tokenizer, *ctx);
     print_summary(config, summary);

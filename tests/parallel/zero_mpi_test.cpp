@@ -26,11 +26,12 @@ Comm& world() {
 constexpr int64_t kLength = 9, kVocab = 17;
 constexpr int kRows = 12;  // a step's rows over all ranks: 1, 2, 3 and 4 divide it
 constexpr double kClipNorm = 0.5;
-constexpr int kNumStages = 3;
+constexpr int kNumStages = 4;
 
-LanguageModelOptions model_options(bool tied) {
+LanguageModelOptions model_options(bool tied, bool checkpointing) {
   LanguageModelOptions options{
       .vocab_size = kVocab, .num_layers = 2, .intermediate = 24, .tie_embeddings = tied};
+  options.activation_checkpointing = checkpointing;
   options.layer_pattern = "LN";
   options.mixer.hidden = 16;
   options.mixer.attention = {.num_heads = 2, .num_kv_heads = 1};
@@ -52,6 +53,7 @@ struct Setup {
   int64_t bucket_bytes = 4096;
   int passes = 1;  ///< micro-batches a step
   bool tied = false;
+  bool checkpointing = false;
 };
 
 // A model in training on some ranks; with a self Comm, the one-rank run.
@@ -60,15 +62,18 @@ class Training {
   Training(const Setup& setup, Comm& comm)
       : setup_(setup),
         comm_(comm),
-        model_(model_options(setup.tied)),
+        model_(model_options(setup.tied, setup.checkpointing)),
         params_(test_context(), model_,
                 {.dtype = DType::kF64,
                  .seed = 5,
                  .zero_stage = setup.zero_stage,
-                 .bucket_bytes = setup.bucket_bytes},
+                 .bucket_bytes = setup.bucket_bytes,
+                 .parts = model_.parts()},
                 comm, *tensor_),
         reducer_(params_),
-        optimizer_(params_) {}
+        optimizer_(params_) {
+    if (params_.zero_stage() == 3) model_.set_param_gate(&params_);
+  }
 
   // Each rank takes its own rows of the step, in `passes` micro-batches.
   void step() {
@@ -154,7 +159,12 @@ TEST_P(EveryStage, TrainsAsOneRankWithAllTheData) {
     for (const int64_t bucket_bytes : {1, 4096, 1 << 20}) {
       for (const int passes : {1, 3}) {
         if (kRows / world().size() % passes != 0) continue;
-        Training training({GetParam(), bucket_bytes, passes, tied}, world());
+        Training training({.zero_stage = GetParam(),
+                           .bucket_bytes = bucket_bytes,
+                           .passes = passes,
+                           .tied = tied,
+                           .checkpointing = passes == 3},
+                          world());
         for (int i = 0; i < kSteps; ++i) training.step();
         EXPECT_NEAR(training.norm(), alone.norm(), 1e-12 * alone.norm());
         expect_near(whole(training.params(), training.params().values()), expected, 1e-12);
@@ -194,6 +204,10 @@ TEST_P(EveryStage, ReducesOnceAStepWhateverTheMicroBatches) {
     if (stage == 1 || stage == 2) {
       EXPECT_EQ(traffic.at("param_gather").calls, num_buckets);
       EXPECT_EQ(traffic.at("param_gather").received_bytes, (ranks - 1) * bytes / ranks);
+    }
+    // Each part once forward and once backward.
+    if (stage == 3) {
+      EXPECT_EQ(traffic.at("param_gather").received_bytes, 2 * passes * (ranks - 1) * bytes / ranks);
     }
   }
 }
@@ -247,6 +261,23 @@ TEST_P(EveryStage, GoesOnFromAnotherLayoutsTensors) {
   }
 }
 
+TEST(ZeroStage3, HoldsTheValuesOfOnePartAtATime) {
+  if (world().size() == 1) {  // one rank's slice is everything
+    EXPECT_EQ(Training({.zero_stage = 3}, world()).params().zero_stage(), 0);
+    return;
+  }
+  Training training({.zero_stage = 3, .checkpointing = true}, world());
+  training.step();
+  for (const ParamEntry& entry : training.params().entries()) {
+    EXPECT_FALSE(entry.param->var.value().defined()) << entry.name << " stays after the step";
+  }
+  training.params().acquire(1);
+  for (const ParamEntry& entry : training.params().entries()) {
+    EXPECT_EQ(entry.param->var.value().defined(), entry.name.starts_with("model.layers.0."));
+  }
+  training.params().release(1);
+}
+
 // A parameter that only some ranks use must not change the order in which ranks reduce.
 TEST_P(EveryStage, ParametersUnusedOnSomeRanksAreReduced) {
   struct Sum : Module {
@@ -261,6 +292,7 @@ TEST_P(EveryStage, ParametersUnusedOnSomeRanksAreReduced) {
   ParamStore params(test_context(), module, {.zero_stage = GetParam(), .bucket_bytes = 1}, world(), *tensor);
   GradientReducer reducer(params);
   params.zero_grads();
+  params.acquire(0);
   reducer.expect_last_backward();
   Tape tape(test_context());
   std::vector<Var> outputs;
@@ -275,6 +307,7 @@ TEST_P(EveryStage, ParametersUnusedOnSomeRanksAreReduced) {
     });
   }
   tape.backward(outputs, grads);
+  params.release(0);
   reducer.finish();
   for (size_t b = 0; b < 3; ++b) {
     const ParamBucket& bucket = params.buckets()[b];

@@ -71,6 +71,22 @@ TEST_F(ProgramLayout, MicroBatchChangesNothing) {
   }
 }
 
+TEST_F(ProgramLayout, EveryZeroStageTrainsTheSameAndItsCheckpointsGoOnInOthers) {
+  const auto zero = [](int stage, int steps = 8) {
+    return std::vector<std::string>{fmt::format("parallel.zero_stage={}", stage),
+                                    fmt::format("train.steps={}", steps), "optimizer.schedule=CONSTANT"};
+  };
+  const std::string one = train_in({1, 1}, zero(0), "zero");
+  for (const int stage : {1, 2, 3}) {
+    expect_equal_runs<double>(one, train_in({2, 1}, zero(stage), fmt::format("zero{}", stage)), 1e-10);
+  }
+  // Four ranks stop after 4 steps; two and one go on.
+  train("handed_on", zero(3, 4), 4);
+  train("handed_on", zero(2, 6), 2);
+  train("handed_on", zero(0, 8));
+  expect_equal_runs<double>(one, "handed_on", 1e-10);
+}
+
 TEST_F(ProgramLayout, SinglePrecisionAgreesToItsRounding) {
   const std::vector<std::string> settings = {"train.precision=F32"};
   const std::string one = train_in({1, 1}, settings, "f32");
