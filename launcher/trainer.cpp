@@ -148,10 +148,6 @@ Trainer::StepResult Trainer::train_step(int64_t step) {
   return result;
 }
 
-void Trainer::gather_parameters() {
-  for (size_t part = 0; part < model_.parts().size(); ++part) params_.acquire(int(part));
-}
-
 std::optional<double> Trainer::held_out_loss() const {
   if (!validation_) return std::nullopt;
   return evaluate(model_, *validation_, mesh_, sequence_, ctx_, config_.train().eval_sequences(),

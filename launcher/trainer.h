@@ -42,10 +42,6 @@ class Trainer {
   /// Trains up to train.steps.
   TrainSummary run();
 
-  const LanguageModel& model() const { return model_; }
-  /// Puts all parameters on every rank and keeps them there, so that one rank can run the model alone.
-  /// Collective.
-  void gather_parameters();
 
  private:
   struct StepResult {

@@ -14,11 +14,16 @@ namespace spanwise {
 
 namespace {
 
-void print_sample(const RunConfig& config, const Trainer& trainer, const Tokenizer& tokenizer, Context& ctx) {
+// From the checkpoint, which any layout writes and one rank reads.
+void print_sample(const RunConfig& config, const std::string& checkpoint) {
   const std::string& prompt = config.train().sample_prompt();
   if (prompt.empty()) return;
+  RunConfig one_rank = config;
+  one_rank.clear_parallel();
+  const std::unique_ptr<Comm> self = make_self_comm();
+  const TrainedModel trained = load_trained_model(one_rank, checkpoint, *self);
   const std::string text =
-      generate(trainer.model(), tokenizer, ctx, prompt,
+      generate(*trained.model, *trained.tokenizer, *trained.ctx, prompt,
                {.num_tokens = config.train().sample_tokens(), .seed = config.run().seed()});
   std::cout << "\nSample:\n  " << prompt << text << "\n";
 }
@@ -72,9 +77,8 @@ int run_train(Comm& world, const std::vector<std::string>& args) {
   Trainer trainer(config, *tokenizer, mesh, *ctx);
   if (world.rank() == 0) save_run_config(config);
   const TrainSummary summary = trainer.run();
-  if (!config.train().sample_prompt().empty()) trainer.gather_parameters();
   if (world.rank() == 0) {
-    print_sample(config, trainer, *tokenizer, *ctx);
+    print_sample(config, summary.checkpoint);
     print_summary(config, summary);
   }
   world.barrier("end_of_training");

@@ -182,7 +182,7 @@ TEST_F(ProgramBadInput, ConfigThatCannotBeHonoured) {
   expect_refused_by_train("train.steps", {"--set train.steps"});
   expect_refused_by_train("train.steps=many", {"train.steps", "many"});
   expect_refused_by_train("train.precision=BF16", {"BF16", "CPU"});
-  expect_refused_by_train("parallel.tensor=2", {"parallel.tensor"});
+  expect_refused_by_train("parallel.tensor=3", {"parallel.tensor 3"});
   expect_refused_by_train("parallel.data=4", {"parallel.data 4"});
   expect_refused_by_train("model.vocab_size=100", {"model.vocab_size 100"});
 }
