@@ -143,6 +143,13 @@ class Validator {
     if (!at_least(1, "train.global_batch", train.global_batch())) ok = false;
     if (!at_least(1, "train.micro_batch", train.micro_batch())) ok = false;
     if (!ok) return;
+    const int64_t shared = parallel.sequence() * parallel.tensor();
+    if (parallel.data() == 0 && world_size_ % shared != 0) {
+      problem(
+          "parallel.sequence {} x parallel.tensor {} does not divide the number of ranks, {}; start {} ranks",
+          parallel.sequence(), parallel.tensor(), world_size_, (world_size_ / shared + 1) * shared);
+      return;
+    }
     const int64_t data = data_ranks(parallel, world_size_);
     if (data * parallel.sequence() * parallel.tensor() != world_size_) {
       problem(
