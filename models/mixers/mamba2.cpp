@@ -1,5 +1,7 @@
 #include "models/mixers/mamba2.h"
 
+#include <algorithm>
+
 #include "core/ops/gated_rms_norm.h"
 #include "core/ops/gates.h"
 #include "core/ops/views.h"
@@ -23,7 +25,8 @@ Mamba2::Mamba2(const MixerOptions& options) : options_(options) {
   D_ = split_param({0}, 0, heads, init::constant(1), false);
   dt_bias_ = split_param({0}, 0, heads, init::dt_bias(), false);
   norm_ = NormWeight(inner);
-  norm_part_ = dim_part(options.tensor, inner, "norm over heads");
+  norm_part_ = grouped_dim_part(options.tensor, inner, o.num_heads, "norm over heads");
+  norm_groups_ = std::max<int64_t>(1, inner_ * o.num_heads / inner.whole);
   out_proj_ = Linear(inner, options.hidden, options.init_stddev);
 }
 
@@ -39,9 +42,12 @@ Var Mamba2::forward(Tape& tape, const Var& u, const MixerContext& context) const
   const QkvProjection::Heads heads{split_heads(tape, parts[2], groups_), split_heads(tape, parts[1], groups_),
                                    gates.v};
   Var y = run_scalar_decay(tape, heads, {.per_token = gates.g}, context, {.scale = 1.0, .chunk = o.chunk});
-  y = merge_heads(tape, head_skip(tape, y, x, D_));
-  return out_proj_(tape, gated_rms_norm(tape, y, zxbcdt[0], norm_.var(), options_.norm_eps,
-                                        {.order = GateOrder::kGateThenNorm, .part = norm_part_}));
+  // Each group's heads are normalised together.
+  const Shape merged = zxbcdt[0].shape(), grouped{u.dim(0), u.dim(1), norm_groups_, inner_ / norm_groups_};
+  y = reshape(tape, head_skip(tape, y, x, D_), grouped);
+  y = gated_rms_norm(tape, y, reshape(tape, zxbcdt[0], grouped), norm_.var(), options_.norm_eps,
+                     {.order = GateOrder::kGateThenNorm, .part = norm_part_});
+  return out_proj_(tape, reshape(tape, y, merged));
 }
 
 void Mamba2::visit(const std::string& prefix, const ParamVisitor& visitor) {

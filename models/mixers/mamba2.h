@@ -4,7 +4,7 @@
 //   [z | x | B | C | dt] = in_proj u;   x, B, C through one short convolution with SiLU
 //   Δ = softplus(dt + dt_bias),   g = −Δ e^{A_log}
 //   S_t = e^{g_t} S_{t-1} + B_t (Δ_t x_t)ᵀ,   y_t = C_tᵀ S_t + D_skip x_t
-//   out = out_proj(RMSNorm(y ∘ silu(z)))
+//   out = out_proj(RMSNorm(y ∘ silu(z))), each group's heads normalised apart
 //
 // H = num_value_heads heads of P = value_dim; num_heads groups share B and C of N = key_dim (n_groups and
 // state_size in published configs). Parameters: in_proj [2HP + 2GN + H, D], conv1d {weight [HP + 2GN, 1, W],
@@ -29,6 +29,7 @@ class Mamba2 : public Mixer {
   ShortConv conv_;
   Param A_log_, D_, dt_bias_;
   NormWeight norm_;
+  int64_t norm_groups_;  // of this rank's heads, each normalised apart
   DimPart norm_part_;
 };
 

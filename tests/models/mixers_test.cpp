@@ -193,6 +193,33 @@ TEST(MixerParameters, HaveTheNamesOfPublishedCheckpoints) {
                                    "g_norm_swish_gate.weight", "o_proj.weight"}));
 }
 
+TEST(Mamba2, NormalisesEachGroupApart) {
+  // 4 heads of 6 channels in 2 groups. With the second group's columns of out_proj at zero, the output is the
+  // first group's alone, and what the second group's heads do must not reach it through the norm.
+  const std::unique_ptr<Mixer> mixer = make_mixer(MixerKind::kMamba2, small_options());
+  const ParamStore params(test_context(), *mixer, DType::kF64, 7);
+  Tensor skip;
+  for (const ParamEntry& entry : params.entries()) {
+    const Tensor value = entry.param->var.value();
+    if (entry.name == "D") skip = value;
+    if (entry.name != "out_proj.weight") continue;
+    for (int64_t i = 0; i < value.numel(); ++i) {
+      if (i % 24 >= 12) value.data<double>()[i] = 0;
+    }
+  }
+  const Tensor x = random_tensor({1, 9, kHidden}, DType::kF64, "x");
+  const SequenceLayout layout(1, 9);
+  const auto forward = [&] {
+    Tape tape(test_context(), Tape::Mode::kInference);
+    return mixer->forward(tape, Var(x), {.layout = layout}).value();
+  };
+  const Tensor before = forward();
+  skip.data<double>()[2] += 1;
+  EXPECT_TRUE(bitwise_equal(forward(), before));
+  skip.data<double>()[1] += 1;
+  EXPECT_FALSE(bitwise_equal(forward(), before));
+}
+
 TEST(MixerDecays, FollowTheirPapers) {
   EXPECT_NEAR(Retention::log_decays(2)[0], std::log(1 - 1.0 / 32), 1e-15);
   EXPECT_NEAR(Retention::log_decays(2)[1], std::log(1 - 1.0 / 64), 1e-15);
