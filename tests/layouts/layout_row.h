@@ -1,0 +1,57 @@
+#pragma once
+// One row of the layout table: how a small model is spread over ranks, and the tables of rows.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "launcher/rank_batch.h"
+
+namespace spanwise::testing {
+
+constexpr int kWorldSize = 8;
+constexpr int kGlobalRows = 4;  ///< of a step; 1, 2 and 4 data ranks divide it
+constexpr int64_t kHeads = 4, kKvHeads = 2, kLinearHeads = 4, kLinearValueHeads = 8;
+
+/// What is trained, layout aside: rows of equal Task share the one-rank run they are compared with.
+struct Task {
+  enum class Text {
+    kPacked,  ///< 29 tokens: documents of one token, on and beside borders, one over all ranks
+    kShort,   ///< 9 tokens: some ranks have padding alone, and one row has no labels
+  };
+  MixerKind mixer = MixerKind::kGatedDeltaNet;
+  std::string pattern = "L";  ///< as LanguageModelOptions::layer_pattern
+  DType dtype = DType::kF64;
+  Text text = Text::kPacked;
+  bool tied = false;
+  int64_t window = 0;
+
+  std::string str() const;
+};
+
+struct Row {
+  Task task;
+  MeshShape mesh;
+  int zero_stage = 0;
+  Partition partition = Partition::kContiguous;
+  StateExchange exchange = StateExchange::kAllGather;
+  AttentionExchange attention = AttentionExchange::kAllGather;
+  bool checkpointing = false;
+  int passes = 1;  ///< micro-batches a step
+
+  std::string str() const;
+};
+
+/// False where the library refuses the row: heads that its exchange cannot divide.
+bool supported(const Row& row);
+
+/// Every feature in some layout, quick enough for every run.
+std::vector<Row> cheap_rows();
+/// Layouts × ZeRO stages × partitions × exchanges × checkpointing × mixers and a hybrid, in fp64.
+std::vector<Row> full_product();
+/// `count` different rows of the full product, drawn with a fixed seed.
+std::vector<Row> drawn_rows(size_t count);
+/// Layouts whose training is compared over many steps.
+std::vector<Row> trajectory_rows();
+
+}  // namespace spanwise::testing

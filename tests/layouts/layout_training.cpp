@@ -1,0 +1,184 @@
+#include "tests/layouts/layout_training.h"
+
+#include <cstring>
+
+#include "core/optim/clip.h"
+#include "parallel/whole_params.h"
+
+namespace spanwise::testing {
+
+namespace {
+
+constexpr int32_t kVocab = 23;
+constexpr double kClipNorm = 0.5;
+// At 1e-2 the one-rank run leaves itself by 1e-10 within 18 steps when only its micro-batches change.
+constexpr double kLearningRate = 3e-3;
+
+LanguageModelOptions model_options(const Row& row, const Mesh& mesh) {
+  LanguageModelOptions options{.vocab_size = kVocab,
+                               .num_layers = 2,
+                               .intermediate = 40,
+                               .tie_embeddings = row.task.tied,
+                               .layer_pattern = row.task.pattern,
+                               .linear_mixer = row.task.mixer,
+                               .loss_chunk_rows = 7,
+                               .activation_checkpointing = row.checkpointing};
+  options.mixer.hidden = 32;
+  options.mixer.init_stddev = 0.2;  // large weights, so that every path carries a visible gradient
+  options.mixer.attention = {.num_heads = kHeads,
+                             .num_kv_heads = kKvHeads,
+                             .head_dim = 8,
+                             .window = row.task.window,
+                             .qk_norm = true,
+                             .output_gate = true};
+  options.mixer.linear = {.num_heads = kLinearHeads,
+                          .num_value_heads = kLinearValueHeads,
+                          .key_dim = 4,
+                          .value_dim = 6,
+                          .conv_bias = true,
+                          .chunk = 4};
+  options.mixer.tensor = {mesh.tensor().size() > 1 ? &mesh.tensor() : nullptr};
+  return options;
+}
+
+// Where documents start in each of the kGlobalRows rows. Parts of 29 tokens begin at 15 (2 ranks); 8, 16, 24
+// (4 ranks, or 2 of zigzag); 4, 8, … (8, or 4 of zigzag); 2, 4, … (8 of zigzag).
+const std::vector<std::vector<int64_t>>& document_starts(Task::Text text) {
+  static const std::vector<std::vector<int64_t>> packed = {
+      {0, 7, 8, 9, 15, 16, 24, 28}, {0}, {0, 1, 2, 27}, {0, 14, 15, 16, 23}};
+  static const std::vector<std::vector<int64_t>> brief = {{0}, {0, 3, 4, 5}, {0, 1, 8}, {0, 2}};
+  return text == Task::Text::kPacked ? packed : brief;
+}
+
+Batch make_batch(Task::Text text, int step, int first_row, int num_rows) {
+  const bool packed = text == Task::Text::kPacked;
+  Batch batch{.num_sequences = num_rows, .sequence_length = packed ? 29 : 9};
+  const RandomStream tokens(uint64_t(step), "tokens"), labels(uint64_t(step), "labels"),
+      ignored(uint64_t(step), "ignored");
+  for (int row = first_row; row < first_row + num_rows; ++row) {
+    for (const int64_t start : document_starts(text)[size_t(row)]) {
+      batch.document_starts.push_back((row - first_row) * batch.sequence_length + start);
+    }
+    const bool none = !packed && row == kGlobalRows - 1;  // a data rank without a target
+    for (int64_t t = 0; t < batch.sequence_length; ++t) {
+      const uint64_t at = uint64_t(row * batch.sequence_length + t);
+      batch.tokens.push_back(int32_t(tokens.below(at, kVocab)));
+      batch.labels.push_back(none || ignored.below(at, 5) == 0 ? kIgnoreLabel
+                                                               : int32_t(labels.below(at, kVocab)));
+    }
+  }
+  return batch;
+}
+
+SequenceOptions sequence_options(const Row& row) {
+  return {.partition = row.partition,
+          .parallel = {.exchange = row.exchange,
+                       .attention = row.attention,
+                       .ranks_per_node = std::max(1, row.mesh.sequence / 2)}};
+}
+
+double scalar(const Tensor& t) {
+  return dispatch_float(t.dtype(), [&](auto zero) { return double(t.data<decltype(zero)>()[0]); });
+}
+
+std::vector<WholeTensor> gather_whole(const ParamStore& params, const Tensor& flat) {
+  std::vector<WholeTensor> tensors;
+  for (size_t e = 0; e < params.entries().size(); ++e) {
+    const ParamEntry& entry = params.entries()[e];
+    const FlatRange all{0, entry.param->global_shape().numel()};
+    tensors.push_back({entry.name, gather_piece(params, flat, int(e), all)});
+  }
+  return tensors;
+}
+
+}  // namespace
+
+Context& layout_context() {
+  static Context ctx({.num_threads = 1, .poison = true});
+  return ctx;
+}
+
+LayoutTraining::LayoutTraining(const Row& row, const Mesh& mesh)
+    : row_(row),
+      mesh_(mesh),
+      model_(model_options(row, mesh)),
+      params_(layout_context(), model_,
+              {.dtype = row.task.dtype,
+               .seed = 5,
+               .zero_stage = row.zero_stage,
+               .bucket_bytes = 4096,
+               .parts = model_.parts()},
+              mesh.data_sequence(), mesh.tensor()),
+      reducer_(params_),
+      optimizer_(params_) {
+  if (params_.zero_stage() == 3) model_.set_param_gate(&params_);
+}
+
+std::vector<RankBatch> LayoutTraining::load(int step) const {
+  const int rows = kGlobalRows / mesh_.data().size() / row_.passes;
+  SPANWISE_CHECK(rows * mesh_.data().size() * row_.passes == kGlobalRows, "{} rows do not divide",
+                 kGlobalRows);
+  std::vector<RankBatch> batches;
+  for (int pass = 0; pass < row_.passes; ++pass) {
+    const int first = (pass * mesh_.data().size() + mesh_.data().rank()) * rows;
+    batches.emplace_back(layout_context(), mesh_, sequence_options(row_),
+                         make_batch(row_.task.text, step, first, rows));
+  }
+  return batches;
+}
+
+double LayoutTraining::forward_backward(int step) {
+  const std::vector<RankBatch> batches = load(step);
+  std::vector<double> targets{0.0}, loss{0.0};
+  for (const RankBatch& batch : batches) targets[0] += double(batch.num_targets());
+  mesh_.data_sequence().all_reduce("target_count", targets);
+  params_.zero_grads();
+  for (const RankBatch& batch : batches) {
+    if (&batch == &batches.back()) reducer_.expect_last_backward();
+    Tape tape(layout_context());
+    const Var batch_loss = model_.loss(tape, batch.tokens(), 1.0 / targets[0]);
+    loss[0] += scalar(batch_loss.value());
+    tape.backward(batch_loss);
+  }
+  reducer_.finish();
+  mesh_.data_sequence().all_reduce("loss", loss);
+  return loss[0];
+}
+
+void LayoutTraining::update(int step) {
+  const double norm = optimizer_.grad_norm();
+  optimizer_.step(
+      {.lr = kLearningRate, .weight_decay = 0.1, .step = step, .grad_scale = clip_scale(norm, kClipNorm)});
+}
+
+std::vector<WholeTensor> LayoutTraining::values() const {
+  return gather_whole(params_, params_.values());
+}
+
+std::vector<WholeTensor> LayoutTraining::gradients() const {
+  const Tensor flat = params_.make_moment();
+  for (size_t b = 0; b < params_.buckets().size(); ++b) {
+    const ParamBucket& bucket = params_.buckets()[b];
+    params_.view(flat, bucket, params_.updated_range(bucket)).copy_from(params_.reduced_grad(int(b)));
+  }
+  std::vector<WholeTensor> tensors = gather_whole(params_, flat);
+  // Every holder of an element against its owner: what replicas would drift apart by.
+  const Tensor owners = params_.make_moment();
+  for (size_t e = 0; e < tensors.size(); ++e) {
+    scatter_piece(params_, owners, int(e), {0, tensors[e].values.numel()}, tensors[e].values);
+  }
+  for (const ParamEntry& entry : params_.entries()) {
+    const ParamBucket& bucket = params_.buckets()[entry.bucket];
+    params_.layout().for_each_entry(bucket, params_.updated_range(bucket), [&](int e, FlatRange part) {
+      const int64_t begin = params_.entries()[e].offset;
+      const FlatRange range{begin + part.begin, begin + part.end};
+      const Tensor mine = params_.view(flat, bucket, range), owner = params_.view(owners, bucket, range);
+      SPANWISE_CHECK(std::memcmp(mine.raw(), owner.raw(), mine.bytes()) == 0,
+                     "rank {} has other bits of the gradient of {} than its owner", mesh_.world().rank(),
+                     params_.entries()[e].name);
+    });
+  }
+  return tensors;
+}
+
+}  // namespace spanwise::testing

@@ -1,0 +1,47 @@
+#pragma once
+// A small model in training on the ranks of a mesh, and what is compared of it.
+
+#include <memory>
+
+#include "models/language_model.h"
+#include "parallel/gradient_reducer.h"
+#include "parallel/sharded_adamw.h"
+#include "tests/layouts/layout_row.h"
+
+namespace spanwise::testing {
+
+/// One thread, poisoned memory.
+Context& layout_context();
+
+/// A parameter, or its gradient, whatever the layout: whole.
+struct WholeTensor {
+  std::string name;
+  Tensor values;
+};
+
+class LayoutTraining {
+ public:
+  /// The mesh must have the row's shape and outlive this. Collective, as everything here.
+  LayoutTraining(const Row& row, const Mesh& mesh);
+
+  /// Forward and backward of the step's global batch, gradients reduced. The same loss on every rank.
+  double forward_backward(int step);
+  /// AdamW on these gradients, clipped.
+  void update(int step);
+
+  std::vector<WholeTensor> values() const;
+  /// After forward_backward. Error if a rank holds other bits than the owner of an element.
+  std::vector<WholeTensor> gradients() const;
+
+ private:
+  std::vector<RankBatch> load(int step) const;
+
+  Row row_;
+  const Mesh& mesh_;
+  LanguageModel model_;
+  ParamStore params_;
+  GradientReducer reducer_;
+  ShardedAdamW optimizer_;
+};
+
+}  // namespace spanwise::testing
