@@ -30,6 +30,17 @@ double largest_difference(const SafetensorsReader& expected, const SafetensorsRe
   return largest / scale;
 }
 
+struct MeshCase {
+  const char* name;
+  int ranks;
+  std::vector<std::string> settings;
+};
+std::vector<MeshCase> mesh_cases() {
+  return {{"tensor", 2, {"parallel.tensor=2", "parallel.zero_stage=1"}},
+          {"zigzag", 4, {"parallel.sequence=4", "parallel.partition=ZIGZAG"}},
+          {"both", 4, {"parallel.sequence=2", "parallel.tensor=2", "parallel.zero_stage=3"}}};
+}
+
 class ProgramLayout : public TinyRunTest {
  protected:
   std::string train_in(const Layout& layout, std::vector<std::string> settings, const std::string& name) {
@@ -115,6 +126,12 @@ TEST_F(ProgramLayout, InitialWeightsAreBitIdenticalInEveryLayout) {
     SCOPED_TRACE(mixer.name);
     const std::string one = initial({1, 1}, mixer.settings, mixer.name);
     EXPECT_TRUE(one == initial({1, 4}, mixer.settings, mixer.name));
+    for (const MeshCase& mesh : mesh_cases()) {
+      SCOPED_TRACE(mesh.name);
+      std::vector<std::string> all = mixer.settings;
+      all.insert(all.end(), mesh.settings.begin(), mesh.settings.end());
+      EXPECT_TRUE(one == initial({mesh.ranks, 1}, all, std::string(mixer.name) + mesh.name));
+    }
   }
   const std::string one = initial({1, 1}, {}, "same_seed");
   EXPECT_TRUE(one == initial({2, 1}, {}, "same_seed"));

@@ -97,6 +97,50 @@ TEST_F(ProgramResume, AnotherRankCountGoesOnWithTheSameNumbers) {
   }
 }
 
+TEST_F(ProgramResume, AnotherMeshGoesOnWithTheSameNumbers) {
+  struct Mesh {
+    const char* name;
+    int ranks;
+    std::vector<std::string> settings;
+  };
+  const std::vector<Mesh> meshes = {
+      {"one_rank", 0, {}},
+      {"tensor", 2, {"parallel.tensor=2"}},
+      {"zigzag", 4, {"parallel.sequence=4", "parallel.partition=ZIGZAG"}},
+      {"data_sequence",
+       4,
+       {"parallel.data=2", "parallel.sequence=2", "parallel.zero_stage=2", "parallel.exchange=CHAIN"}},
+      {"all_axes",
+       8,
+       {"parallel.data=2", "parallel.sequence=2", "parallel.tensor=2", "parallel.zero_stage=3",
+        "parallel.attention=RING"}},
+  };
+  train("whole");
+  const std::vector<StepRecord> whole = read_metrics(path("whole"));
+  ASSERT_EQ(whole.size(), 8);
+  for (const Mesh& first : meshes) {
+    if (first.ranks == 0) continue;
+    std::vector<std::string> settings = first.settings;
+    settings.push_back("train.steps=4");
+    train(first.name, settings, first.ranks);
+    for (const Mesh& second : meshes) {
+      if (&second == &first) continue;
+      SCOPED_TRACE(fmt::format("saved by {}, went on as {}", first.name, second.name));
+      const std::string run = fmt::format("{}_{}", first.name, second.name);
+      std::filesystem::copy(path(first.name), path(run), std::filesystem::copy_options::recursive);
+      const ProgramResult result = train(run, second.settings, second.ranks);
+      EXPECT_NE(result.output.find("resumed step 4"), std::string::npos) << result.output;
+      const std::vector<StepRecord> moved = read_metrics(path(run));
+      ASSERT_EQ(moved.size(), whole.size());
+      for (size_t i = 0; i < whole.size(); ++i) {
+        EXPECT_EQ(moved[i].lr, whole[i].lr);
+        EXPECT_NEAR(moved[i].loss, whole[i].loss, 1e-10 * whole[i].loss) << "step " << i + 1;
+        EXPECT_NEAR(moved[i].grad_norm, whole[i].grad_norm, 1e-10 * whole[i].grad_norm) << "step " << i + 1;
+      }
+    }
+  }
+}
+
 TEST_F(ProgramResume, FinishedRunTrainsNothingAndChangesNoCheckpoint) {
   train("run");
   const auto before = files_below(path("run/checkpoints"));
