@@ -155,6 +155,26 @@ std::vector<WholeTensor> LayoutTraining::values() const {
   return gather_whole(params_, params_.values());
 }
 
+std::vector<WholeTensor> LayoutTraining::state() const {
+  std::vector<WholeTensor> all = values();
+  for (const Tensor* moment : {&optimizer_.first_moment(), &optimizer_.second_moment()}) {
+    for (WholeTensor& tensor : gather_whole(params_, *moment)) all.push_back(std::move(tensor));
+  }
+  return all;
+}
+
+void LayoutTraining::set_state(const std::vector<WholeTensor>& state) {
+  const Tensor* const buffers[] = {&params_.values(), &optimizer_.first_moment(),
+                                   &optimizer_.second_moment()};
+  const size_t count = params_.entries().size();
+  SPANWISE_CHECK(state.size() == std::size(buffers) * count, "{} tensors for {} parameters", state.size(),
+                 count);
+  for (size_t i = 0; i < state.size(); ++i) {
+    scatter_piece(params_, *buffers[i / count], int(i % count), {0, state[i].values.numel()},
+                  state[i].values);
+  }
+}
+
 std::vector<WholeTensor> LayoutTraining::gradients() const {
   const Tensor flat = params_.make_moment();
   for (size_t b = 0; b < params_.buckets().size(); ++b) {

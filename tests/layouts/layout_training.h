@@ -30,6 +30,10 @@ class LayoutTraining {
   void update(int step);
 
   std::vector<WholeTensor> values() const;
+  /// What a checkpoint holds: values, first and second moments.
+  std::vector<WholeTensor> state() const;
+  /// Goes on from another layout's state: what loading a checkpoint does. Not collective.
+  void set_state(const std::vector<WholeTensor>& state);
   /// After forward_backward. Error if a rank holds other bits than the owner of an element.
   std::vector<WholeTensor> gradients() const;
 

@@ -12,6 +12,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 
 #include "tests/layouts/layout_training.h"
@@ -233,6 +234,41 @@ TEST(Layouts, TwentyStepsGiveTheLossesOfOneRank) {
     });
   }
   if (meshes().world().rank() == 0) fmt::print("worst loss {:.2g} {}\n", worst.error, worst.place);
+}
+
+// Meshes of all ranks hand their tensors to every other layout, so that each rank has them.
+TEST(Layouts, GoOnFromAnyOthersStateBitForBit) {
+  constexpr int kSteps = 3;
+  for (const Row& from : trajectory_rows()) {
+    if (from.mesh.size() != kWorldSize) continue;
+    std::vector<WholeTensor> state;
+    double next_loss = NAN;
+    run_row(from, [&](const Mesh& mesh) {
+      LayoutTraining training(from, mesh);
+      for (int step = 1; step <= kSteps; ++step) {
+        training.forward_backward(step);
+        training.update(step);
+      }
+      state = training.state();
+      next_loss = training.forward_backward(kSteps + 1);
+    });
+    for (const Row& to : trajectory_rows()) {
+      run_row(to, [&](const Mesh& mesh) {
+        SCOPED_TRACE("state of " + from.str());
+        LayoutTraining training(to, mesh);
+        training.set_state(state);
+        const std::vector<WholeTensor> taken = training.state();
+        ASSERT_EQ(taken.size(), state.size());
+        for (size_t i = 0; i < state.size(); ++i) {
+          EXPECT_TRUE(taken[i].name == state[i].name &&
+                      std::memcmp(taken[i].values.raw(), state[i].values.raw(), state[i].values.bytes()) == 0)
+              << state[i].name;
+        }
+        const double loss = training.forward_backward(kSteps + 1);
+        EXPECT_LE(std::abs(loss / next_loss - 1), loss_bound(to.task.dtype)) << loss << ", " << next_loss;
+      });
+    }
+  }
 }
 
 TEST(Layouts, TheTableNamesEachRowOnceAndTakesOnlySupportedOnes) {
