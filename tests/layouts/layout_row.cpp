@@ -1,6 +1,6 @@
 #include "tests/layouts/layout_row.h"
 
-#include <numeric>
+#include <algorithm>
 
 #include "core/check.h"
 #include "core/rng.h"
@@ -130,6 +130,8 @@ void add_stages(std::vector<Row>& rows) {
                       .partition = Partition::kZigzag,
                       .checkpointing = checkpointing});
     }
+    // One data rank has no target.
+    rows.push_back({.task = tied, .mesh = {4, 2, 1}, .zero_stage = stage});
     // Two micro-batches of one row each.
     rows.push_back({.task = kHybrid, .mesh = {2, 2, 1}, .zero_stage = stage, .passes = 2});
   }
@@ -160,7 +162,7 @@ bool supported(const Row& row) {
       kLinearValueHeads / tensor % ranks != 0) {
     return false;
   }
-  if (has_softmax(row.task) && row.attention == AttentionExchange::kUlysses && row.task.window == 0) {
+  if (has_softmax(row.task) && row.attention == AttentionExchange::kUlysses) {
     const int64_t heads = kHeads / tensor, kv_heads = std::max<int64_t>(1, kKvHeads / tensor);
     if (heads % ranks != 0 || (kv_heads % ranks != 0 && ranks % kv_heads != 0)) return false;
   }

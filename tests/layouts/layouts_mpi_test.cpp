@@ -184,6 +184,7 @@ void print(const Report& report) {
   if (meshes().world().rank() != 0) return;
   fmt::print("{} of {} layouts equal one rank\n", report.passed, report.rows);
   for (const int precision : {0, 1}) {
+    if (report.gradient[precision].place.empty()) continue;
     const char* name = precision == 0 ? "fp64" : "fp32";
     fmt::print("worst {} loss {:.2g} {}\n", name, report.loss[precision].error, report.loss[precision].place);
     fmt::print("worst {} gradient {:.2g} {}\n", name, report.gradient[precision].error,
