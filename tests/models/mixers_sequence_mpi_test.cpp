@@ -75,6 +75,46 @@ TEST(MixersOverSequenceRanks, EqualTheWholeRows) {
   }
 }
 
+using ReceivedBytes = std::map<std::string, int64_t>;  // by the collective's name
+
+/// Of one forward and backward on a row of `length` tokens, one document.
+ReceivedBytes received_bytes(MixerKind kind, Partition partition, const SequenceParallelOptions& options,
+                             int64_t length) {
+  const SequencePlan plan = plan_of({"", 1, length, {0}}, partition);
+  const SequenceParallel sequence(test_context(), world(), plan, options);
+  const Tensor x = take_local(plan, random_tensor({1, length, kHidden}, DType::kF64, "x"), 0);
+  world().reset_traffic();
+  run_mixer(kind, 0, {.layout = plan.local(), .sequence = &sequence}, x, x);
+  ReceivedBytes received;
+  for (const auto& [name, traffic] : world().traffic()) received[name] = traffic.received_bytes;
+  return received;
+}
+
+TEST(MixersOverSequenceRanks, LinearOnesReceiveTheSameBytesAtAnyLength) {
+  const int ranks = world().size();
+  for (const MixerName& mixer : mixer_names()) {
+    if (mixer.kind == MixerKind::kAttention) continue;
+    for (const Partition partition : partitions()) {
+      for (const SequenceParallelOptions& options :
+           {SequenceParallelOptions{.exchange = StateExchange::kAllGather},
+            SequenceParallelOptions{.exchange = StateExchange::kChain},
+            SequenceParallelOptions{.exchange = StateExchange::kHeadSplit},
+            SequenceParallelOptions{.exchange = StateExchange::kTwoLevel,
+            .ranks_per_node = ranks > 1 ? ranks / 2 : 1}}) {
+        SCOPED_TRACE(fmt::format("{}, {}, exchange {}", mixer.name, int(partition), int(options.exchange)));
+        const ReceivedBytes received = received_bytes(mixer.kind, partition, options, 64);
+        EXPECT_EQ(received, received_bytes(mixer.kind, partition, options, 2048));
+        const bool convolves = mixer.kind == MixerKind::kMamba2 || mixer.kind == MixerKind::kDeltaNet ||
+                               mixer.kind == MixerKind::kGatedDeltaNet;
+        EXPECT_EQ(received.contains("halo_forward"), convolves);
+        // A single rank passes the states of a chain on to itself.
+        EXPECT_EQ(received.contains("state_forward") && received.contains("state_backward"),
+                  ranks > 1 || options.exchange != StateExchange::kChain);
+      }
+    }
+  }
+}
+
 TEST(MixersOverSequenceRanks, RefuseAStateForGeneration) {
   const Rows rows = row_cases()[0];
   const SequencePlan plan = plan_of(rows, Partition::kContiguous);
