@@ -16,6 +16,7 @@ namespace {
 
 constexpr Verb kVerbs[] = {
     {"train", "train a model from a config", run_train},
+    {"plan", "memory and traffic of a config on any number of ranks, without running it", run_plan},
     {"eval", "held-out perplexity of a trained model", run_eval},
     {"generate", "continue a prompt", run_generate},
     {"data", "prepare or inspect datasets", run_data},

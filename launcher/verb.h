@@ -16,6 +16,7 @@ struct Verb {
 };
 
 int run_train(Comm& world, const std::vector<std::string>& args);
+int run_plan(Comm& world, const std::vector<std::string>& args);
 int run_eval(Comm& world, const std::vector<std::string>& args);
 int run_generate(Comm& world, const std::vector<std::string>& args);
 int run_data(Comm& world, const std::vector<std::string>& args);

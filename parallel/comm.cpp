@@ -79,7 +79,7 @@ void deliver_own_messages(Collective& exchange, int rank) {
 Ticket Comm::all_reduce(std::string_view name, const Tensor& tensor, Reduce op) {
   check_tensor(name, "tensor", tensor);
   check_reducible(name, tensor.dtype());
-  count(name, 2 * (size_ - 1) * int64_t(tensor.bytes()) / size_);
+  count(name, ReceivedBytes::all_reduce(size_, int64_t(tensor.bytes())));
   return launch({.operation = Operation::kAllReduce,
                  .name = std::string(name),
                  .output = Block(tensor),
@@ -89,7 +89,7 @@ Ticket Comm::all_reduce(std::string_view name, const Tensor& tensor, Reduce op) 
 
 void Comm::all_reduce(std::string_view name, std::vector<double>& values, Reduce op) {
   const Block block(values.data(), int64_t(values.size()), DType::kF64);
-  count(name, 2 * (size_ - 1) * block.bytes() / size_);
+  count(name, ReceivedBytes::all_reduce(size_, block.bytes()));
   launch({.operation = Operation::kAllReduce, .name = std::string(name), .output = block, .reduce = op})
       .wait();
 }
@@ -98,7 +98,7 @@ Ticket Comm::all_gather(std::string_view name, const Tensor& mine, const Tensor&
   check_tensor(name, "mine", mine);
   check_tensor(name, "all", all);
   check_gathered(name, mine, all, size_);
-  count(name, (size_ - 1) * int64_t(mine.bytes()));
+  count(name, ReceivedBytes::all_gather(size_, int64_t(mine.bytes())));
   copy(Block(mine), Block(all).slice(rank_, size_));
   return launch({.operation = Operation::kAllGather,
                  .name = std::string(name),
@@ -112,7 +112,7 @@ Ticket Comm::reduce_scatter(std::string_view name, const Tensor& all, const Tens
   check_tensor(name, "mine", mine);
   check_reducible(name, mine.dtype());
   check_gathered(name, mine, all, size_);
-  count(name, (size_ - 1) * int64_t(mine.bytes()));
+  count(name, ReceivedBytes::reduce_scatter(size_, int64_t(mine.bytes())));
   if (size_ == 1) copy(Block(all), Block(mine));
   return launch({.operation = Operation::kReduceScatter,
                  .name = std::string(name),
@@ -131,7 +131,7 @@ Ticket Comm::all_to_all(std::string_view name, const Tensor& send, const Tensor&
                  send.numel(), size_);
   SPANWISE_CHECK(send.raw() != receive.raw() || send.numel() == 0, "'{}': send and receive are one memory",
                  name);
-  count(name, (size_ - 1) * int64_t(send.bytes()) / size_);
+  count(name, ReceivedBytes::all_to_all(size_, int64_t(send.bytes())));
   copy(Block(send).slice(rank_, size_), Block(receive).slice(rank_, size_));
   return launch({.operation = Operation::kAllToAll,
                  .name = std::string(name),

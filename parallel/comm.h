@@ -32,6 +32,14 @@ namespace spanwise {
 
 enum class Reduce { kSum, kMax };
 
+/// The formulas above, for `ranks` ranks and n bytes.
+struct ReceivedBytes {
+  static constexpr int64_t all_reduce(int ranks, int64_t n) { return 2 * (ranks - 1) * n / ranks; }
+  static constexpr int64_t all_gather(int ranks, int64_t n) { return (ranks - 1) * n; }
+  static constexpr int64_t reduce_scatter(int ranks, int64_t n) { return (ranks - 1) * n; }
+  static constexpr int64_t all_to_all(int ranks, int64_t n) { return (ranks - 1) * n / ranks; }
+};
+
 struct Traffic {
   int64_t calls = 0;
   int64_t received_bytes = 0;
@@ -41,8 +49,8 @@ struct Traffic {
 /// except during stack unwinding: otherwise the next call on any Comm of its world is an Error.
 class Ticket {
  public:
-  class Pending;       ///< what a backend keeps (comm_backend.h)
-  Ticket() noexcept;   ///< already complete
+  class Pending;      ///< what a backend keeps (comm_backend.h)
+  Ticket() noexcept;  ///< already complete
   explicit Ticket(std::unique_ptr<Pending> pending);
   Ticket(Ticket&&) noexcept;
   Ticket& operator=(Ticket&&) noexcept;

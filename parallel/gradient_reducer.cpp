@@ -79,24 +79,22 @@ void GradientReducer::finish() {
   last_backward_ = false;
 }
 
-// Ranks may hold different ranges of a parameter, so that what they share lies at different places of their
-// buckets: the sum is taken over whole parameters. Groups are formed by global sizes, equal on every rank.
-void GradientReducer::sum_partial_gradients() {
-  std::vector<int> group;
-  int64_t numel = 0;
-  for (size_t e = 0; e < params_.entries().size(); ++e) {
-    const ParamEntry& entry = params_.entries()[e];
-    if (!params_.buckets()[entry.bucket].tensor_partial) continue;
+std::vector<PartialGradients> partial_gradient_groups(const ParamLayout& layout) {
+  std::vector<PartialGradients> groups;
+  for (size_t e = 0; e < layout.entries().size(); ++e) {
+    const ParamEntry& entry = layout.entries()[e];
+    if (!layout.buckets()[entry.bucket].tensor_partial) continue;
     const int64_t whole = entry.param->global_shape().numel();
-    if (!group.empty() && numel + whole > params_.bucket_elems()) {
-      sum_over_tensor(group, numel);
-      group.clear();
-      numel = 0;
-    }
-    group.push_back(int(e));
-    numel += whole;
+    if (groups.empty() || groups.back().numel + whole > layout.bucket_elems()) groups.emplace_back();
+    groups.back().entries.push_back(int(e));
+    groups.back().numel += whole;
   }
-  if (!group.empty()) sum_over_tensor(group, numel);
+  return groups;
+}
+
+void GradientReducer::sum_partial_gradients() {
+  for (const PartialGradients& group : partial_gradient_groups(params_.layout()))
+    sum_over_tensor(group.entries, group.numel);
 }
 
 void GradientReducer::sum_over_tensor(const std::vector<int>& group, int64_t numel) {

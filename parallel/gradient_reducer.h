@@ -21,6 +21,15 @@
 
 namespace spanwise {
 
+/// Parameters whose partial gradients are summed over the tensor ranks together. Ranks may hold different
+/// ranges of a parameter, so that what they share lies at different places of their buckets: the sum is taken
+/// over whole parameters. Groups are formed by global sizes, equal on every rank.
+struct PartialGradients {
+  std::vector<int> entries;
+  int64_t numel = 0;  ///< of the whole parameters
+};
+std::vector<PartialGradients> partial_gradient_groups(const ParamLayout& layout);
+
 class GradientReducer {
  public:
   /// Sets the parameters' hooks; the store must outlive the reducer.

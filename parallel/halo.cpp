@@ -74,6 +74,14 @@ int64_t Halo::received_tokens() const {
   return tokens;
 }
 
+int64_t Halo::given_tokens() const {
+  int64_t tokens = 0;
+  for (const Piece& piece : pieces_) {
+    if (piece.to_rank != plan_.rank()) tokens += piece.count;
+  }
+  return tokens;
+}
+
 Tensor Halo::fetch(Context& ctx, Comm& comm, std::string_view name, const Tensor& x) const {
   const int64_t channels = x.dim(2);
   const int rank = plan_.rank();

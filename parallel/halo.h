@@ -25,6 +25,8 @@ class Halo {
                  const Tensor& dx) const;
   /// Tokens received from other ranks by fetch.
   int64_t received_tokens() const;
+  /// Tokens sent to other ranks by fetch, whose gradients give_back receives.
+  int64_t given_tokens() const;
 
  private:
   /// `count` tokens of one local row of a rank that another one's halo shows; in tokens of the flat tensors.

@@ -6,18 +6,23 @@
 
 namespace spanwise {
 
-namespace {
+int effective_zero_stage(const ParamStoreOptions& options, const Comm& data_sequence) {
+  return data_sequence.size() == 1 ? 0 : options.zero_stage;
+}
 
-ParamLayoutOptions layout_options(const ParamStoreOptions& options, int stage, const Comm& data_sequence,
-                                  const Comm& tensor) {
+ParamLayoutOptions param_layout_options(const ParamStoreOptions& options, const Comm& data_sequence,
+                                        const Comm& tensor) {
   SPANWISE_CHECK(options.zero_stage >= 0 && options.zero_stage <= 3, "zero_stage {} is none of 0, 1, 2, 3",
                  options.zero_stage);
   return {.num_slices = data_sequence.size(),
           .slice = data_sequence.rank(),
           .bucket_elems = std::max<int64_t>(options.bucket_bytes / int64_t(size_of(options.dtype)), 1),
           .tensor_parallel = tensor.size() > 1,
-          .parts = stage == 3 ? options.parts : std::vector<std::string>{}};
+          .parts =
+              effective_zero_stage(options, data_sequence) == 3 ? options.parts : std::vector<std::string>{}};
 }
+
+namespace {
 
 void set_zero(const Tensor& tensor) {
   std::memset(tensor.raw(), 0, tensor.bytes());
@@ -31,8 +36,8 @@ ParamStore::ParamStore(Context& ctx, Module& module, const ParamStoreOptions& op
       options_(options),
       data_sequence_(data_sequence),
       tensor_(tensor),
-      stage_(data_sequence.size() == 1 ? 0 : options.zero_stage),
-      layout_(module, layout_options(options, stage_, data_sequence, tensor)),
+      stage_(effective_zero_stage(options, data_sequence)),
+      layout_(module, param_layout_options(options, data_sequence, tensor)),
       bucket_grads_(buckets().size()),
       gathered_(buckets().size()) {
   values_ = Tensor::zeros(ctx, {stage_ == 3 ? layout_.slice_numel() : layout_.numel()}, options.dtype);

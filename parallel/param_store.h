@@ -33,6 +33,12 @@ struct ParamStoreOptions {
   std::vector<std::string> parts{};  ///< of the model (LanguageModel::parts); stage 3 gathers by these
 };
 
+/// One rank is its own slice: stage 0.
+int effective_zero_stage(const ParamStoreOptions& options, const Comm& data_sequence);
+/// How a store with these options lays its parameters out.
+ParamLayoutOptions param_layout_options(const ParamStoreOptions& options, const Comm& data_sequence,
+                                        const Comm& tensor);
+
 class ParamStore : public ParamGate {
  public:
   using Gradients = ParamStoreOptions::Gradients;

@@ -142,6 +142,8 @@ std::unique_ptr<SpanExchange> make_chain_exchange(Context& ctx, Comm& comm, cons
 std::unique_ptr<SpanExchange> make_head_split_exchange(Context& ctx, Comm& comm, const SequencePlan& plan);
 std::unique_ptr<SpanExchange> make_two_level_exchange(Context& ctx, Comm& comm, const SequencePlan& plan,
                                                       int ranks_per_node);
+/// The rule of StateExchange::kAuto, on a rank's summary.
+bool prefers_head_split(const SpanShape& shape, int num_ranks);
 /// StateExchange::kAuto: the all-gather or the head split, decided anew for each summary's sizes.
 std::unique_ptr<SpanExchange> make_auto_exchange(Context& ctx, Comm& comm, const SequencePlan& plan);
 

@@ -111,11 +111,14 @@ class HeadSplitExchange final : public PartExchange {
   }
 };
 
-/// The rule of StateExchange::kAuto, on a rank's summary.
+}  // namespace
+
 bool prefers_head_split(const SpanShape& shape, int num_ranks) {
   constexpr int64_t kAllGatherBytes = int64_t(4) << 20;
   return shape.elems() * int64_t(size_of(shape.dtype)) > kAllGatherBytes && shape.heads % num_ranks == 0;
 }
+
+namespace {
 
 class AutoExchange final : public PartExchange {
  public:
