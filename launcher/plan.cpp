@@ -47,6 +47,7 @@ RankPlan plan_rank(const RunConfig& config, int64_t tokenizer_vocab_size, int wo
   RankPlan plan{.rank = rank};
   for (const ParamEntry& entry : params.entries()) plan.num_parameters += entry.param->global_shape().numel();
   plan.memory = plan_memory(params, options.dtype, stage);
+  plan.activation_bytes = plan_activations(config, mesh, model);
   plan.traffic = plan_traffic(config, mesh, model, params, stage);
   return plan;
 }

@@ -8,6 +8,7 @@
 // same for any data.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,7 +35,8 @@ struct RankPlan {
   int rank = 0;
   int64_t num_parameters = 0;  ///< of the whole model
   PlannedMemory memory;
-  std::vector<PlannedTraffic> traffic;  ///< by axis, then name; axes of one rank have none
+  std::optional<int64_t> activation_bytes;  ///< plan_activations
+  std::vector<PlannedTraffic> traffic;      ///< by axis, then name; axes of one rank have none
   int64_t received_bytes() const;
 };
 
@@ -42,6 +44,12 @@ struct RankPlan {
 std::vector<PlannedTraffic> plan_traffic(const RunConfig& config, const Mesh& mesh,
                                          const LanguageModel& model, const ParamLayout& params,
                                          int zero_stage);
+
+/// Most bytes that one micro-batch's forward and backward hold beside the above, rows being one document
+/// each; none for what is not covered: mixers other than attention and the delta rules, and sequence or
+/// tensor ranks, whose exchanges need buffers as well. ZeRO's gathered and unreduced buckets are not counted.
+std::optional<int64_t> plan_activations(const RunConfig& config, const Mesh& mesh,
+                                        const LanguageModel& model);
 
 /// For a config without config_problems for `world_size` ranks. UserError where the layout depends on the
 /// machine and the config does not say (TWO_LEVEL without parallel.ranks_per_node).

@@ -26,7 +26,14 @@ std::string memory_table(const RankPlan& plan) {
   row("parameters", plan.memory.parameters);
   row("gradients", plan.memory.gradients);
   row("optimizer", plan.memory.optimizer);
-  row("total", plan.memory.total());
+  row("total held", plan.memory.total());
+  if (plan.activation_bytes) {
+    row("activations, at most about", *plan.activation_bytes);
+  } else {
+    text +=
+        "  Activations are planned for attention, DELTA_NET and GATED_DELTA_NET without sequence or tensor "
+        "ranks only.\n";
+  }
   return text;
 }
 

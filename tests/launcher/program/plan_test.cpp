@@ -155,6 +155,37 @@ TEST_F(ProgramPlan, ParametersAndOptimizerAreThoseOfTheCheckpoint) {
   EXPECT_EQ(planned.memory.optimizer, 2 * planned.memory.parameters);
 }
 
+TEST_F(ProgramPlan, ActivationsOfAHybridAreWithinATenthOfThoseMeasured) {
+  for (const char* checkpointing : {"false", "true"}) {
+    for (const PlanCase& c : {
+             PlanCase{"gated_delta", 1, {}},
+             {"wide_vocabulary", 1, {"model.vocab_size=3000", "train.loss_chunk_tokens=64"}},
+             {"all_options",
+              1,
+              {"model.attention={num_heads: 4 num_kv_heads: 2 qk_norm: true output_gate: true}",
+               "model.linear.num_value_heads=4", "train.precision=F32"}},
+             {"delta", 1, {"model.linear_mixer=DELTA_NET", "model.linear.output_gate=false"}},
+         }) {
+      PlanCase larger = c;
+      const std::string name = fmt::format("{}_{}", c.name, checkpointing);
+      larger.name = name.c_str();
+      for (const char* setting :
+           {"train.sequence_length=256", "model.hidden_size=64", "model.intermediate_size=160",
+            "train.micro_batch=2", "model.chunk_size=32"}) {
+        larger.settings.push_back(setting);
+      }
+      larger.settings.push_back(fmt::format("train.activation_checkpointing={}", checkpointing));
+      SCOPED_TRACE(name);
+      run_case(larger);
+      const RankPlan planned = plan(larger, 0);
+      const double measured =
+          double(fields_of(lines_[1], "memory_bytes").at("memory_bytes") - planned.memory.total());
+      ASSERT_TRUE(planned.activation_bytes);
+      EXPECT_NEAR(double(*planned.activation_bytes), measured, 0.1 * measured);
+    }
+  }
+}
+
 TEST_F(ProgramPlan, MemoryOfZeroStagesIsDividedAsTheirNumbersSay) {
   const auto memory = [&](int stage) {
     return plan({"", 4, {fmt::format("parallel.zero_stage={}", stage)}}, 0).memory;
