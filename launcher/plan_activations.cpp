@@ -66,11 +66,9 @@ class BlockSizes {
 
   int64_t stream() const { return n_ * model_.mixer.hidden; }
 
-  struct Result {
-    int sum;  ///< the residual stream after the mixer
-  };
-  /// Adds a block that reads the stream of op `residual`; `first`: the stream is not yet a sum.
-  Result add(SizeTape& tape, MixerKind kind, int residual, bool first) const {
+  /// Adds a block that reads the stream of op `residual`; `first`: the stream is not yet a sum. Returns
+  /// the op of the stream after the mixer.
+  int add(SizeTape& tape, MixerKind kind, int residual, bool first) const {
     const int before = first ? residual : tape.add({stream(), {residual}});
     const int x = tape.add({stream(), {before}, n_});
     kind == MixerKind::kAttention ? add_attention(tape, x) : add_delta(tape, x, kind);
@@ -80,7 +78,7 @@ class BlockSizes {
         n_ * divide_unevenly(model_.mixer.tensor, model_.intermediate, "model.intermediate_size").size();
     const int gate = tape.add({inner, {y}}), up = tape.add({inner, {y}});
     output(tape, tape.add({inner, {gate, up}}));
-    return {between};
+    return between;
   }
 
  private:
@@ -164,14 +162,14 @@ std::optional<int64_t> plan_activations(const RunConfig& config, const Mesh& mes
   int64_t peak = 0;
   for (int64_t layer = 0; layer < o.num_layers; ++layer) {
     if (!o.activation_checkpointing) {
-      residual = blocks.add(tape, model.mixer_of(layer), residual, layer == 0).sum;
+      residual = blocks.add(tape, model.mixer_of(layer), residual, layer == 0);
       continue;
     }
     // The block's results stay; in backward all of it is there once more, beside the stream's gradient.
     residual = tape.add({2 * stream, {}});
     SizeTape again;
     const int leaf = again.add({0, {}});
-    const int sum = blocks.add(again, model.mixer_of(layer), leaf, layer == 0).sum;
+    const int sum = blocks.add(again, model.mixer_of(layer), leaf, layer == 0);
     peak = std::max(peak, tape.live() + stream + again.backward_peak(sum) + stream);
   }
   const int sum = tape.add({stream, {residual}});

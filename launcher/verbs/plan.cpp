@@ -28,7 +28,7 @@ std::string memory_table(const RankPlan& plan) {
   row("optimizer", plan.memory.optimizer);
   row("total held", plan.memory.total());
   if (plan.activation_bytes) {
-    row("activations, at most about", *plan.activation_bytes);
+    row("activations, about", *plan.activation_bytes);
   } else {
     text +=
         "  Activations are planned for attention, DELTA_NET and GATED_DELTA_NET without sequence or tensor "
