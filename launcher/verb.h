@@ -1,9 +1,11 @@
 #pragma once
 // The verbs of the program, one a file in launcher/verbs/.
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "launcher/arguments.h"
 #include "parallel/comm.h"
 
 namespace spanwise {
@@ -14,6 +16,9 @@ struct Verb {
   /// Returns the exit code; throws Error.
   int (*run)(Comm& world, const std::vector<std::string>& args);
 };
+
+/// Prints how a verb is used, once, if --help asks for it or nothing was given; the exit code then.
+std::optional<int> print_usage(const Usage& usage, const Arguments& arguments, const Comm& world);
 
 int run_train(Comm& world, const std::vector<std::string>& args);
 int run_plan(Comm& world, const std::vector<std::string>& args);

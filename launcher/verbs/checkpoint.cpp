@@ -18,10 +18,7 @@ int run_checkpoint(Comm& world, const std::vector<std::string>& args) {
                     .max_positional = 2};
   const Arguments arguments(usage, args);
   const auto& words = arguments.positional();
-  if (arguments.has("help") || words.empty()) {
-    if (world.rank() == 0) std::cout << usage.text();
-    return arguments.has("help") ? 0 : 2;
-  }
+  if (const auto code = print_usage(usage, arguments, world)) return *code;
   if (words[0] != "inspect" || words.size() != 2) {
     fail_user("'spanwise checkpoint {}' is not complete.\n{}", words[0], usage.text());
   }

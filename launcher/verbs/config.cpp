@@ -20,10 +20,7 @@ int run_config(Comm& world, const std::vector<std::string>& args) {
       .max_positional = 2};
   const Arguments arguments(usage, args);
   const auto& words = arguments.positional();
-  if (arguments.has("help") || words.empty()) {
-    if (world.rank() == 0) std::cout << usage.text();
-    return arguments.has("help") ? 0 : 2;
-  }
+  if (const auto code = print_usage(usage, arguments, world)) return *code;
   if (words[0] == "help") {
     const std::string text = config_help(words.size() > 1 ? words[1] : "");
     if (world.rank() == 0) std::cout << text;

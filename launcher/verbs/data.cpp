@@ -103,10 +103,7 @@ int run_data(Comm& world, const std::vector<std::string>& args) {
       .max_positional = size_t{1} << 20};
   const Arguments arguments(usage, args);
   const auto& words = arguments.positional();
-  if (arguments.has("help") || words.empty()) {
-    if (world.rank() == 0) std::cout << usage.text();
-    return arguments.has("help") ? 0 : 2;
-  }
+  if (const auto code = print_usage(usage, arguments, world)) return *code;
   if (world.size() > 1)
     fail_user("'data' runs on one rank, not on {}; start it without mpirun.", world.size());
   if (words[0] == "prepare") {

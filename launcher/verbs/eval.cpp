@@ -21,10 +21,7 @@ int run_eval(Comm& world, const std::vector<std::string>& args) {
                     .min_positional = 0,
                     .max_positional = 1};
   const Arguments arguments(usage, args);
-  if (arguments.has("help") || arguments.positional().empty()) {
-    if (world.rank() == 0) std::cout << usage.text();
-    return arguments.has("help") ? 0 : 2;
-  }
+  if (const auto code = print_usage(usage, arguments, world)) return *code;
   const int64_t sequences = arguments.integer("sequences", 0, 1, INT64_MAX);
   const RunConfig config = load_run_config(arguments.positional()[0], arguments);
   const TrainedModel trained = load_trained_model(config, arguments.get("checkpoint"), world);

@@ -23,10 +23,7 @@ int run_generate(Comm& world, const std::vector<std::string>& args) {
       .min_positional = 0,
       .max_positional = 1};
   const Arguments arguments(usage, args);
-  if (arguments.has("help") || arguments.positional().empty()) {
-    if (world.rank() == 0) std::cout << usage.text();
-    return arguments.has("help") ? 0 : 2;
-  }
+  if (const auto code = print_usage(usage, arguments, world)) return *code;
   if (world.size() > 1)
     fail_user("'generate' runs on one rank, not on {}; start it without mpirun.", world.size());
   const SamplingOptions options{.num_tokens = arguments.integer("tokens", 100, 1, int64_t{1} << 40),

@@ -75,10 +75,7 @@ int run_plan(Comm& world, const std::vector<std::string>& args) {
                     .min_positional = 0,
                     .max_positional = 1};
   const Arguments arguments(usage, args);
-  if (arguments.has("help") || arguments.positional().empty()) {
-    if (world.rank() == 0) std::cout << usage.text();
-    return arguments.has("help") ? 0 : 2;
-  }
+  if (const auto code = print_usage(usage, arguments, world)) return *code;
   const int ranks = int(arguments.integer("ranks", world.size(), 1, kMaxRanks));
   const int rank = int(arguments.integer("rank", 0, 0, ranks - 1));
   const RunConfig config = load_run_config(arguments.positional()[0], arguments);

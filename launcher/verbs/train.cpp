@@ -62,10 +62,7 @@ int run_train(Comm& world, const std::vector<std::string>& args) {
       .min_positional = 0,
       .max_positional = 1};
   const Arguments arguments(usage, args);
-  if (arguments.has("help") || arguments.positional().empty()) {
-    if (world.rank() == 0) std::cout << usage.text();
-    return arguments.has("help") ? 0 : 2;
-  }
+  if (const auto code = print_usage(usage, arguments, world)) return *code;
   const RunConfig config = load_run_config(arguments.positional()[0], arguments);
   validate(config, world.size());
   const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(config.data().tokenizer());
