@@ -13,11 +13,12 @@ namespace {
 
 /// In elements.
 struct Op {
-  int64_t value;             ///< results
-  std::vector<int> inputs;   ///< ops whose gradients this one adds to
-  int64_t saved = 0;         ///< beside the results
-  int64_t backward = 0;      ///< temporaries of backward
-  bool grad_shared = false;  ///< the result's gradient is another one's memory
+  int64_t value;                    ///< results
+  std::vector<int> inputs;          ///< ops whose gradients this one adds to
+  int64_t saved = 0;                ///< beside the results
+  int64_t backward = 0;             ///< temporaries of backward
+  std::optional<int64_t> gradient;  ///< of the results, where not as large as they: views, shared memory
+  int64_t gradient_size() const { return gradient.value_or(value); }
 };
 
 class SizeTape {
@@ -39,7 +40,7 @@ class SizeTape {
       const Op& op = ops_[i];
       int64_t temporary = op.backward;
       for (const int input : op.inputs) {
-        const int64_t size = ops_[input].grad_shared ? 0 : ops_[input].value;
+        const int64_t size = ops_[input].gradient_size();
         if (reached[input]) {
           temporary += size;
         } else {
@@ -62,18 +63,27 @@ class SizeTape {
 class BlockSizes {
  public:
   BlockSizes(const LanguageModelOptions& model, int64_t rows, int64_t row_tokens)
-      : model_(model), rows_(rows), row_tokens_(row_tokens), n_(rows * row_tokens) {}
+      : model_(model),
+        rows_(rows),
+        row_tokens_(row_tokens),
+        n_(rows * row_tokens),
+        recomputes_(model.activation_checkpointing) {}
 
   int64_t stream() const { return n_ * model_.mixer.hidden; }
+  bool divided() const { return model_.mixer.tensor.size() > 1; }
+  /// What tensor ranks read of a normed stream: its memory, with a gradient of its own to be summed.
+  int copy(SizeTape& tape, int x) const {
+    return divided() ? tape.add({.value = 0, .inputs = {x}, .gradient = stream()}) : x;
+  }
 
   /// Adds a block that reads the stream of op `residual`; `first`: the stream is not yet a sum. Returns
   /// the op of the stream after the mixer.
   int add(SizeTape& tape, MixerKind kind, int residual, bool first) const {
     const int before = first ? residual : tape.add({stream(), {residual}});
-    const int x = tape.add({stream(), {before}, n_});
-    kind == MixerKind::kAttention ? add_attention(tape, x) : add_delta(tape, x, kind);
+    const int x = copy(tape, tape.add({stream(), {before}, n_}));
+    add_mixer(tape, x, kind);
     const int between = tape.add({stream(), {before}});
-    const int y = tape.add({stream(), {between}, n_});
+    const int y = copy(tape, tape.add({stream(), {between}, n_}));
     const int64_t inner =
         n_ * divide_unevenly(model_.mixer.tensor, model_.intermediate, "model.intermediate_size").size();
     const int gate = tape.add({inner, {y}}), up = tape.add({inner, {y}});
@@ -83,9 +93,10 @@ class BlockSizes {
 
  private:
   int64_t heads(int64_t all) const { return divide_or_share(model_.mixer.tensor, all, "heads").size(); }
-  /// A projection back into the stream.
+  /// A projection back into the stream, and tensor ranks' sum, which a recomputation finds still there.
   void output(SizeTape& tape, int x) const {
-    tape.add({.value = stream(), .inputs = {x}, .grad_shared = true});
+    const int y = tape.add({.value = stream(), .inputs = {x}, .gradient = 0});
+    if (divided()) tape.add({.value = recomputes_ ? 0 : stream(), .inputs = {y}, .gradient = 0});
   }
 
   void add_attention(SizeTape& tape, int x) const {
@@ -111,32 +122,122 @@ class BlockSizes {
     output(tape, out);
   }
 
+  void add_mixer(SizeTape& tape, int x, MixerKind kind) const {
+    switch (kind) {
+      case MixerKind::kAttention:
+        return add_attention(tape, x);
+      case MixerKind::kLinearAttention:
+        return add_linear_attention(tape, x);
+      case MixerKind::kLightning:
+        return add_lightning(tape, x);
+      case MixerKind::kRetention:
+        return add_retention(tape, x);
+      case MixerKind::kMamba2:
+        return add_mamba2(tape, x);
+      case MixerKind::kDeltaNet:
+      case MixerKind::kGatedDeltaNet:
+        return add_delta(tape, x, kind);
+    }
+    SPANWISE_FAIL("no sizes of mixer kind {}", int(kind));
+  }
+
+  int64_t key_heads() const { return heads(model_.mixer.linear.num_heads); }
+  int64_t value_heads() const { return heads(model_.mixer.linear.num_value_heads); }
+  /// Elements of all tokens' keys, and of their values.
+  int64_t keys() const { return n_ * key_heads() * model_.mixer.linear.key_dim; }
+  int64_t values() const { return n_ * value_heads() * model_.mixer.linear.value_dim; }
+
+  struct Qkv {
+    int q, k, v;
+  };
+  Qkv project_qkv(SizeTape& tape, int x) const {
+    return {tape.add({keys(), {x}}), tape.add({keys(), {x}}), tape.add({values(), {x}})};
+  }
+
+  /// The states of a family's chunks; returns its output.
+  int add_states(SizeTape& tape, std::vector<int> inputs) const {
+    const LinearMixerOptions& o = model_.mixer.linear;
+    const int64_t states = rows_ * ((row_tokens_ + o.chunk - 1) / o.chunk);  // before chunks, and the last
+    return tape.add({values(), std::move(inputs), states * value_heads() * o.key_dim * o.value_dim,
+                     value_heads() > key_heads() ? 2 * n_ * value_heads() * o.key_dim : 0});
+  }
+
+  /// Norm with `num_norms` sums a token, its gate, and projection.
+  void normed_output(SizeTape& tape, int y, int x, int64_t num_norms) const {
+    std::vector<int> inputs = {y};
+    if (model_.mixer.linear.output_gate) inputs.push_back(tape.add({values(), {x}}));
+    output(tape, tape.add({values(), inputs, n_ * num_norms}));
+  }
+
+  void add_linear_attention(SizeTape& tape, int x) const {
+    const FeatureMap map = model_.mixer.linear.feature_map;
+    Qkv h = project_qkv(tape, x);
+    const auto apply = [&](int& to) {
+      if (map == FeatureMap::kIdentity) return;
+      std::vector<int> inputs = {to};
+      if (map == FeatureMap::kElementwiseProduct)
+        inputs = {tape.add({keys(), {to}}), tape.add({keys(), {to}})};
+      to = tape.add({keys(), inputs});
+    };
+    apply(h.q);
+    apply(h.k);
+    const int y = add_states(tape, {h.q, h.k, h.v});
+    output(tape, tape.add({values(), {y}, n_ * value_heads()}));
+  }
+
+  void add_lightning(SizeTape& tape, int x) const {
+    Qkv h = project_qkv(tape, x);
+    h = {tape.add({keys(), {h.q}}), tape.add({keys(), {h.k}}), tape.add({values(), {h.v}})};
+    normed_output(tape, add_states(tape, {h.q, h.k, h.v}), x, 1);
+  }
+
+  void add_retention(SizeTape& tape, int x) const {
+    Qkv h = project_qkv(tape, x);
+    const int64_t table = row_tokens_ * model_.mixer.linear.key_dim;
+    h.q = tape.add({keys(), {h.q}, table});
+    h.k = tape.add({keys(), {h.k}, table});
+    normed_output(tape, add_states(tape, {h.q, h.k, h.v}), x, value_heads());
+  }
+
+  void add_mamba2(SizeTape& tape, int u) const {
+    const LinearMixerOptions& o = model_.mixer.linear;
+    const int64_t scalars = n_ * value_heads(), channels = values() + 2 * keys();
+    const auto view = [&](int64_t size, std::vector<int> of) {
+      return tape.add({.value = 0, .inputs = std::move(of), .gradient = size});
+    };
+    // Blocks of columns are views, whose gradients the last one's entry joins.
+    const int all = tape.add({values() + channels + scalars, {u}});
+    const int z = view(values(), {}), columns = view(channels, {}), dt = view(scalars, {all});
+    const int conv = tape.add({channels, {columns}, rows_ * (o.conv_size - 1) * channels / n_});
+    const int x = view(values(), {}), k = view(keys(), {}), q = view(keys(), {conv});
+    const int g = tape.add({scalars, {}}), v = tape.add({values(), {x, dt}, scalars});
+    const int y = add_states(tape, {q, k, v, g});
+    // The skip hands its gradient on to y, with which it is counted; the norm's backward makes it.
+    const int skip = tape.add({.value = values(), .inputs = {y, x}, .gradient = 0});
+    output(tape, tape.add({values(), {skip, z}, n_ * std::min(key_heads(), value_heads()), values()}));
+  }
+
   void add_delta(SizeTape& tape, int x, MixerKind kind) const {
     const LinearMixerOptions& o = model_.mixer.linear;
-    const int64_t H = heads(o.num_heads), HV = heads(o.num_value_heads), K = o.key_dim, V = o.value_dim;
-    const auto project = [&](int64_t channels) {
-      const int y = tape.add({n_ * channels, {x}});
-      return tape.add({n_ * channels, {y}, o.short_conv ? rows_ * (o.conv_size - 1) * channels : 0});
+    const auto project = [&](int64_t elems) {
+      const int y = tape.add({elems, {x}});
+      return tape.add({elems, {y}, o.short_conv ? rows_ * (o.conv_size - 1) * elems / n_ : 0});
     };
-    int q = project(H * K), k = project(H * K);
-    const int v = project(HV * V);
-    q = tape.add({n_ * H * K, {q}, n_ * H});
-    k = tape.add({n_ * H * K, {k}, n_ * H});
+    Qkv h{project(keys()), project(keys()), project(values())};
+    h.q = tape.add({keys(), {h.q}, n_ * key_heads()});
+    h.k = tape.add({keys(), {h.k}, n_ * key_heads()});
     const auto gate_of_heads = [&] {
-      const int y = tape.add({n_ * HV, {x}});
-      return tape.add({n_ * HV, {y}});
+      const int y = tape.add({n_ * value_heads(), {x}});
+      return tape.add({n_ * value_heads(), {y}});
     };
-    std::vector<int> inputs = {q, k, v, gate_of_heads()};
+    std::vector<int> inputs = {h.q, h.k, h.v, gate_of_heads()};
     if (kind == MixerKind::kGatedDeltaNet) inputs.push_back(gate_of_heads());
-    const int64_t states = rows_ * ((row_tokens_ + o.chunk - 1) / o.chunk);  // before chunks, and the last
-    const int y = tape.add({n_ * HV * V, inputs, states * HV * K * V, HV > H ? 2 * n_ * HV * K : 0});
-    std::vector<int> normed = {y};
-    if (o.output_gate) normed.push_back(tape.add({n_ * HV * V, {x}}));
-    output(tape, tape.add({n_ * HV * V, normed, n_ * HV}));
+    normed_output(tape, add_states(tape, std::move(inputs)), x, value_heads());
   }
 
   const LanguageModelOptions& model_;
   int64_t rows_, row_tokens_, n_;
+  bool recomputes_;
 };
 
 }  // namespace
@@ -144,36 +245,33 @@ class BlockSizes {
 std::optional<int64_t> plan_activations(const RunConfig& config, const Mesh& mesh,
                                         const LanguageModel& model) {
   const LanguageModelOptions& o = model.options();
-  if (mesh.sequence().size() * mesh.tensor().size() > 1) return std::nullopt;
-  for (int64_t layer = 0; layer < o.num_layers; ++layer) {
-    const MixerKind kind = model.mixer_of(layer);
-    if (kind != MixerKind::kAttention && kind != MixerKind::kDeltaNet && kind != MixerKind::kGatedDeltaNet)
-      return std::nullopt;
-  }
+  if (mesh.sequence().size() > 1) return std::nullopt;
   const int64_t rows = config.train().micro_batch(), tokens = rows * config.train().sequence_length();
   const BlockSizes blocks(o, rows, config.train().sequence_length());
   const int64_t stream = blocks.stream();
   // The loss holds the gradients of the stream and of the head, and a chunk's logits while it runs.
-  const int64_t loss = stream + o.vocab_size * o.mixer.hidden,
-                logits = std::min(o.loss_chunk_rows, tokens) * o.vocab_size;
+  const int64_t vocabulary = divide_unevenly(o.mixer.tensor, o.vocab_size, "model.vocab_size").size();
+  const int64_t loss = stream + vocabulary * o.mixer.hidden,
+                logits = std::min(o.loss_chunk_rows, tokens) * vocabulary;
 
   SizeTape tape;
-  int residual = tape.add({stream, {}});
+  int residual = tape.add({.value = stream, .inputs = {}, .saved = blocks.divided() ? stream : 0});
   int64_t peak = 0;
   for (int64_t layer = 0; layer < o.num_layers; ++layer) {
     if (!o.activation_checkpointing) {
       residual = blocks.add(tape, model.mixer_of(layer), residual, layer == 0);
       continue;
     }
-    // The block's results stay; in backward all of it is there once more, beside the stream's gradient.
-    residual = tape.add({2 * stream, {}});
+    // The block's results stay, and tensor ranks' sum within it; in backward all of it is there once more,
+    // beside the stream's gradient.
+    residual = tape.add({.value = 2 * stream, .inputs = {}, .saved = blocks.divided() ? stream : 0});
     SizeTape again;
     const int leaf = again.add({0, {}});
     const int sum = blocks.add(again, model.mixer_of(layer), leaf, layer == 0);
     peak = std::max(peak, tape.live() + stream + again.backward_peak(sum) + stream);
   }
   const int sum = tape.add({stream, {residual}});
-  tape.add({stream, {sum}, tokens});
+  blocks.copy(tape, tape.add({stream, {sum}, tokens}));
   peak = std::max({peak, tape.live() + loss + logits, tape.backward_peak() + stream});
   return peak * int64_t(size_of(compute_dtype(config)));
 }

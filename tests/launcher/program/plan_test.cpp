@@ -165,6 +165,21 @@ TEST_F(ProgramPlan, ActivationsOfAHybridAreWithinATenthOfThoseMeasured) {
               {"model.attention={num_heads: 4 num_kv_heads: 2 qk_norm: true output_gate: true}",
                "model.linear.num_value_heads=4", "train.precision=F32"}},
              {"delta", 1, {"model.linear_mixer=DELTA_NET", "model.linear.output_gate=false"}},
+             {"linear_attention", 1, {"model.linear_mixer=LINEAR_ATTENTION"}},
+             {"elu", 1, {"model.linear_mixer=LINEAR_ATTENTION", "model.linear.feature_map=ELU"}},
+             {"lightning", 1, {"model.linear_mixer=LIGHTNING"}},
+             {"retention", 1, {"model.linear_mixer=RETENTION", "train.precision=F32"}},
+             {"mamba2", 1, {"model.linear_mixer=MAMBA2", "model.linear.state_size=16"}},
+             {"tensor", 2, {"parallel.tensor=2"}},
+             {"tensor_vocabulary",
+              2,
+              {"parallel.tensor=2", "model.vocab_size=3000", "train.loss_chunk_tokens=64"}},
+             {"tensor_linear_attention", 2, {"parallel.tensor=2", "model.linear_mixer=LINEAR_ATTENTION"}},
+             {"tensor_lightning", 2, {"parallel.tensor=2", "model.linear_mixer=LIGHTNING"}},
+             {"tensor_retention", 2, {"parallel.tensor=2", "model.linear_mixer=RETENTION"}},
+             {"tensor_mamba2",
+              2,
+              {"parallel.tensor=2", "model.linear_mixer=MAMBA2", "model.linear.state_size=16"}},
          }) {
       PlanCase larger = c;
       const std::string name = fmt::format("{}_{}", c.name, checkpointing);
