@@ -46,8 +46,8 @@ std::vector<PlannedTraffic> plan_traffic(const RunConfig& config, const Mesh& me
                                          int zero_stage);
 
 /// Most bytes that one micro-batch's forward and backward hold beside the above, rows being one document
-/// each; none for sequence ranks, whose exchanges need buffers as well. ZeRO's gathered and unreduced buckets
-/// are not counted.
+/// each; none for sequence ranks that exchange states or keys otherwise than by all-gathers. ZeRO's gathered
+/// and unreduced buckets are not counted.
 std::optional<int64_t> plan_activations(const RunConfig& config, const Mesh& mesh,
                                         const LanguageModel& model);
 

@@ -6,6 +6,7 @@
 
 #include "launcher/build_model.h"
 #include "launcher/plan.h"
+#include "parallel/state_exchange.h"
 
 namespace spanwise {
 
@@ -29,6 +30,10 @@ class SizeTape {
     return int(ops_.size()) - 1;
   }
   int64_t live() const { return live_; }
+
+  /// Notes values from other ranks: a checkpointed block's first forward keeps them.
+  void receive(int64_t elems) { received_ += elems; }
+  int64_t received() const { return received_; }
 
   /// Most elements while backward runs. `given`: op whose gradient is there before it, counted by the caller.
   int64_t backward_peak(int given = -1) const {
@@ -57,16 +62,28 @@ class SizeTape {
 
  private:
   std::vector<Op> ops_;
-  int64_t live_ = 0;
+  int64_t live_ = 0, received_ = 0;
 };
+
+/// What a rank holds of a micro-batch.
+struct LocalRows {
+  int64_t rows, row_tokens, num_positions;
+  int64_t sequence_ranks, all_tokens;  ///< of all sequence ranks
+};
+
+LocalRows local_rows(const RunConfig& config, const Mesh& mesh) {
+  const int64_t batch = config.train().micro_batch(), length = config.train().sequence_length();
+  const SequencePartition p(sequence_options(config).partition, mesh.sequence().size(), length);
+  if (p.num_ranks() == 1) return {batch, length, length, 1, batch * length};
+  return {batch * p.slots(), p.capacity(), p.capacity() * p.slots(), p.num_ranks(), batch * length};
+}
 
 class BlockSizes {
  public:
-  BlockSizes(const LanguageModelOptions& model, int64_t rows, int64_t row_tokens)
+  BlockSizes(const LanguageModelOptions& model, const LocalRows& local)
       : model_(model),
-        rows_(rows),
-        row_tokens_(row_tokens),
-        n_(rows * row_tokens),
+        local_(local),
+        n_(local.rows * local.row_tokens),
         recomputes_(model.activation_checkpointing) {}
 
   int64_t stream() const { return n_ * model_.mixer.hidden; }
@@ -96,7 +113,22 @@ class BlockSizes {
   /// A projection back into the stream, and tensor ranks' sum, which a recomputation finds still there.
   void output(SizeTape& tape, int x) const {
     const int y = tape.add({.value = stream(), .inputs = {x}, .gradient = 0});
-    if (divided()) tape.add({.value = recomputes_ ? 0 : stream(), .inputs = {y}, .gradient = 0});
+    if (divided()) tape.add({.value = received(tape, stream()), .inputs = {y}, .gradient = 0});
+  }
+  bool in_spans() const { return local_.sequence_ranks > 1; }
+  /// What ops on a tape add for values from other ranks: a recomputation finds them still there.
+  int64_t received(SizeTape& tape, int64_t elems) const {
+    tape.receive(elems);
+    return recomputes_ ? 0 : elems;
+  }
+
+  /// A short convolution, with the tokens before the rows of a span.
+  int convolve(SizeTape& tape, int x, int64_t elems) const {
+    const int64_t edge = elems / n_ * local_.rows * (model_.mixer.linear.conv_size - 1);
+    std::vector<int> inputs = {x};
+    if (in_spans())
+      inputs.push_back(tape.add({.value = received(tape, edge), .inputs = {x}, .gradient = edge}));
+    return tape.add({elems, inputs, edge});
   }
 
   void add_attention(SizeTape& tape, int x) const {
@@ -112,9 +144,11 @@ class BlockSizes {
       apply(q, H, n_ * H);
       apply(k, HKV, n_ * HKV);
     }
-    apply(q, H, row_tokens_ * o.head_dim);  // tables of rotations
-    apply(k, HKV, row_tokens_ * o.head_dim);
-    int out = tape.add({n_ * H * o.head_dim, {q, k, v}, n_ * H});
+    apply(q, H, local_.num_positions * o.head_dim);  // tables of rotations
+    apply(k, HKV, local_.num_positions * o.head_dim);
+    // Keys and values of whole rows, and in backward their gradients, in rows and as they travel.
+    const int64_t gathered = in_spans() ? 2 * local_.all_tokens * HKV * o.head_dim : 0;
+    int out = tape.add({n_ * H * o.head_dim, {q, k, v}, n_ * H + received(tape, gathered), 2 * gathered});
     if (o.output_gate) {
       const int gate = tape.add({n_ * H * o.head_dim, {project(H)}});
       out = tape.add({n_ * H * o.head_dim, {out, gate}});
@@ -155,11 +189,24 @@ class BlockSizes {
   }
 
   /// The states of a family's chunks; returns its output.
-  int add_states(SizeTape& tape, std::vector<int> inputs) const {
+  int add_states(SizeTape& tape, MixerKind kind, std::vector<int> inputs) const {
     const LinearMixerOptions& o = model_.mixer.linear;
-    const int64_t states = rows_ * ((row_tokens_ + o.chunk - 1) / o.chunk);  // before chunks, and the last
-    return tape.add({values(), std::move(inputs), states * value_heads() * o.key_dim * o.value_dim,
-                     value_heads() > key_heads() ? 2 * n_ * value_heads() * o.key_dim : 0});
+    const int64_t chunks = (local_.row_tokens + o.chunk - 1) / o.chunk;
+    // Of a row: the states before chunks but the first, and the last one.
+    const int64_t states = local_.rows * value_heads() * o.key_dim * o.value_dim;
+    const int64_t keys_of_values = n_ * value_heads() * o.key_dim;
+    Op op{values(), std::move(inputs), chunks * states};
+    if (value_heads() > key_heads()) op.backward = 2 * keys_of_values;
+    if (in_spans()) {
+      const bool dense = kind == MixerKind::kDeltaNet || kind == MixerKind::kGatedDeltaNet;
+      const int64_t transitions =
+          dense ? local_.sequence_ranks * local_.rows * value_heads() * o.key_dim * o.key_dim : 0;
+      op.saved += received(tape, states + transitions);
+      // Gradients of states: to all ranks, from all ranks, folded. Scalar decay sums dk itself.
+      op.backward += (local_.sequence_ranks + 2) * states;
+      if (!dense && value_heads() == key_heads()) op.backward += keys_of_values;
+    }
+    return tape.add(std::move(op));
   }
 
   /// Norm with `num_norms` sums a token, its gate, and projection.
@@ -181,22 +228,22 @@ class BlockSizes {
     };
     apply(h.q);
     apply(h.k);
-    const int y = add_states(tape, {h.q, h.k, h.v});
+    const int y = add_states(tape, MixerKind::kLinearAttention, {h.q, h.k, h.v});
     output(tape, tape.add({values(), {y}, n_ * value_heads()}));
   }
 
   void add_lightning(SizeTape& tape, int x) const {
     Qkv h = project_qkv(tape, x);
     h = {tape.add({keys(), {h.q}}), tape.add({keys(), {h.k}}), tape.add({values(), {h.v}})};
-    normed_output(tape, add_states(tape, {h.q, h.k, h.v}), x, 1);
+    normed_output(tape, add_states(tape, MixerKind::kLightning, {h.q, h.k, h.v}), x, 1);
   }
 
   void add_retention(SizeTape& tape, int x) const {
     Qkv h = project_qkv(tape, x);
-    const int64_t table = row_tokens_ * model_.mixer.linear.key_dim;
+    const int64_t table = local_.num_positions * model_.mixer.linear.key_dim;
     h.q = tape.add({keys(), {h.q}, table});
     h.k = tape.add({keys(), {h.k}, table});
-    normed_output(tape, add_states(tape, {h.q, h.k, h.v}), x, value_heads());
+    normed_output(tape, add_states(tape, MixerKind::kRetention, {h.q, h.k, h.v}), x, value_heads());
   }
 
   void add_mamba2(SizeTape& tape, int u) const {
@@ -208,10 +255,10 @@ class BlockSizes {
     // Blocks of columns are views, whose gradients the last one's entry joins.
     const int all = tape.add({values() + channels + scalars, {u}});
     const int z = view(values(), {}), columns = view(channels, {}), dt = view(scalars, {all});
-    const int conv = tape.add({channels, {columns}, rows_ * (o.conv_size - 1) * channels / n_});
+    const int conv = convolve(tape, columns, channels);
     const int x = view(values(), {}), k = view(keys(), {}), q = view(keys(), {conv});
     const int g = tape.add({scalars, {}}), v = tape.add({values(), {x, dt}, scalars});
-    const int y = add_states(tape, {q, k, v, g});
+    const int y = add_states(tape, MixerKind::kMamba2, {q, k, v, g});
     // The skip hands its gradient on to y, with which it is counted; the norm's backward makes it.
     const int skip = tape.add({.value = values(), .inputs = {y, x}, .gradient = 0});
     output(tape, tape.add({values(), {skip, z}, n_ * std::min(key_heads(), value_heads()), values()}));
@@ -221,7 +268,7 @@ class BlockSizes {
     const LinearMixerOptions& o = model_.mixer.linear;
     const auto project = [&](int64_t elems) {
       const int y = tape.add({elems, {x}});
-      return tape.add({elems, {y}, o.short_conv ? rows_ * (o.conv_size - 1) * elems / n_ : 0});
+      return o.short_conv ? convolve(tape, y, elems) : tape.add({elems, {y}});
     };
     Qkv h{project(keys()), project(keys()), project(values())};
     h.q = tape.add({keys(), {h.q}, n_ * key_heads()});
@@ -232,22 +279,50 @@ class BlockSizes {
     };
     std::vector<int> inputs = {h.q, h.k, h.v, gate_of_heads()};
     if (kind == MixerKind::kGatedDeltaNet) inputs.push_back(gate_of_heads());
-    normed_output(tape, add_states(tape, std::move(inputs)), x, value_heads());
+    normed_output(tape, add_states(tape, kind, std::move(inputs)), x, value_heads());
   }
 
   const LanguageModelOptions& model_;
-  int64_t rows_, row_tokens_, n_;
+  LocalRows local_;
+  int64_t n_;
   bool recomputes_;
 };
+
+/// Whether sequence ranks exchange in a way whose buffers are counted: states and keys by all-gathers.
+bool covers(const RunConfig& config, const LanguageModel& model, const LocalRows& local) {
+  if (local.sequence_ranks == 1) return true;
+  const SequenceParallelOptions exchanges = sequence_options(config).parallel;
+  const LanguageModelOptions& o = model.options();
+  const LinearMixerOptions& l = o.mixer.linear;
+  for (int64_t layer = 0; layer < o.num_layers; ++layer) {
+    const MixerKind kind = model.mixer_of(layer);
+    if (kind == MixerKind::kAttention) {
+      if (exchanges.attention != AttentionExchange::kAllGather || o.mixer.attention.window > 0) return false;
+      continue;
+    }
+    if (exchanges.exchange == StateExchange::kAllGather) continue;
+    const bool dense = kind == MixerKind::kDeltaNet || kind == MixerKind::kGatedDeltaNet;
+    const SpanShape shape{.rows = local.rows,
+                          .heads = divide_or_share(o.mixer.tensor, l.num_value_heads, "heads").size(),
+                          .key_dim = l.key_dim,
+                          .value_dim = l.value_dim,
+                          .transition = dense ? TransitionKind::kDense : TransitionKind::kLogDecay,
+                          .dtype = compute_dtype(config)};
+    if (exchanges.exchange != StateExchange::kAuto || prefers_head_split(shape, int(local.sequence_ranks)))
+      return false;
+  }
+  return true;
+}
 
 }  // namespace
 
 std::optional<int64_t> plan_activations(const RunConfig& config, const Mesh& mesh,
                                         const LanguageModel& model) {
   const LanguageModelOptions& o = model.options();
-  if (mesh.sequence().size() > 1) return std::nullopt;
-  const int64_t rows = config.train().micro_batch(), tokens = rows * config.train().sequence_length();
-  const BlockSizes blocks(o, rows, config.train().sequence_length());
+  const LocalRows local = local_rows(config, mesh);
+  if (!covers(config, model, local)) return std::nullopt;
+  const int64_t tokens = local.rows * local.row_tokens;
+  const BlockSizes blocks(o, local);
   const int64_t stream = blocks.stream();
   // The loss holds the gradients of the stream and of the head, and a chunk's logits while it runs.
   const int64_t vocabulary = divide_unevenly(o.mixer.tensor, o.vocab_size, "model.vocab_size").size();
@@ -262,12 +337,13 @@ std::optional<int64_t> plan_activations(const RunConfig& config, const Mesh& mes
       residual = blocks.add(tape, model.mixer_of(layer), residual, layer == 0);
       continue;
     }
-    // The block's results stay, and tensor ranks' sum within it; in backward all of it is there once more,
-    // beside the stream's gradient.
-    residual = tape.add({.value = 2 * stream, .inputs = {}, .saved = blocks.divided() ? stream : 0});
     SizeTape again;
     const int leaf = again.add({0, {}});
     const int sum = blocks.add(again, model.mixer_of(layer), leaf, layer == 0);
+    // The block's results stay, and what it received, of which the MLP's sum is a result; in backward all of
+    // it is there once more, beside the stream's gradient.
+    const int64_t received = again.received() - (blocks.divided() ? stream : 0);
+    residual = tape.add({.value = 2 * stream, .inputs = {}, .saved = received});
     peak = std::max(peak, tape.live() + stream + again.backward_peak(sum) + stream);
   }
   const int sum = tape.add({stream, {residual}});

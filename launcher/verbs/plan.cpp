@@ -31,8 +31,8 @@ std::string memory_table(const RankPlan& plan) {
     row("activations, about", *plan.activation_bytes);
   } else {
     text +=
-        "  Activations are planned for attention, DELTA_NET and GATED_DELTA_NET without sequence or tensor "
-        "ranks only.\n";
+        "  Activations have no number: with sequence ranks they are planned only where states and keys are "
+        "all-gathered.\n";
   }
   return text;
 }

@@ -180,6 +180,16 @@ TEST_F(ProgramPlan, ActivationsOfAHybridAreWithinATenthOfThoseMeasured) {
              {"tensor_mamba2",
               2,
               {"parallel.tensor=2", "model.linear_mixer=MAMBA2", "model.linear.state_size=16"}},
+             {"sequence", 2, {"parallel.sequence=2"}},
+             {"zigzag", 2, {"parallel.sequence=2", "parallel.partition=ZIGZAG"}},
+             {"sequence_delta", 2, {"parallel.sequence=2", "model.linear_mixer=DELTA_NET"}},
+             {"sequence_linear_attention", 2, {"parallel.sequence=2", "model.linear_mixer=LINEAR_ATTENTION"}},
+             {"sequence_lightning", 2, {"parallel.sequence=2", "model.linear_mixer=LIGHTNING"}},
+             {"sequence_retention", 2, {"parallel.sequence=2", "model.linear_mixer=RETENTION"}},
+             {"sequence_mamba2",
+              2,
+              {"parallel.sequence=2", "model.linear_mixer=MAMBA2", "model.linear.state_size=16"}},
+             {"tensor_sequence", 4, {"parallel.tensor=2", "parallel.sequence=2"}},
          }) {
       PlanCase larger = c;
       const std::string name = fmt::format("{}_{}", c.name, checkpointing);
@@ -199,6 +209,22 @@ TEST_F(ProgramPlan, ActivationsOfAHybridAreWithinATenthOfThoseMeasured) {
       EXPECT_NEAR(double(*planned.activation_bytes), measured, 0.1 * measured);
     }
   }
+}
+
+TEST_F(ProgramPlan, ActivationsOfUncountedExchangesHaveNoNumber) {
+  const auto is_planned = [&](std::vector<std::string> settings) {
+    settings.push_back("parallel.sequence=2");
+    return plan({"", 2, settings}, 0).activation_bytes.has_value();
+  };
+  EXPECT_TRUE(is_planned({}));
+  EXPECT_TRUE(is_planned({"parallel.exchange=ALL_GATHER"}));
+  for (const char* setting :
+       {"parallel.exchange=CHAIN", "parallel.exchange=HEAD_SPLIT", "parallel.attention=RING",
+        "parallel.attention=ULYSSES", "model.attention.window=5"}) {
+    EXPECT_FALSE(is_planned({setting})) << setting;
+  }
+  // AUTO divides the heads of large states.
+  EXPECT_FALSE(is_planned({"model.linear.head_dim=1024"}));
 }
 
 TEST_F(ProgramPlan, MemoryOfZeroStagesIsDividedAsTheirNumbersSay) {
