@@ -247,7 +247,6 @@ class BlockSizes {
   }
 
   void add_mamba2(SizeTape& tape, int u) const {
-    const LinearMixerOptions& o = model_.mixer.linear;
     const int64_t scalars = n_ * value_heads(), channels = values() + 2 * keys();
     const auto view = [&](int64_t size, std::vector<int> of) {
       return tape.add({.value = 0, .inputs = std::move(of), .gradient = size});
