@@ -111,7 +111,6 @@ Trainer::StepResult Trainer::train_step(int64_t step) {
   }
   std::vector<double> total{double(targets)};
   mesh_.data_sequence().all_reduce("target_count", total);
-  result.num_targets = int64_t(total[0]);
   result.data_ms = ms_since(start);
 
   params_.zero_grads();

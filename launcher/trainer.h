@@ -46,7 +46,6 @@ class Trainer {
  private:
   struct StepResult {
     double loss, grad_norm, lr, data_ms;
-    int64_t num_targets;
   };
   StepResult train_step(int64_t step);
   std::optional<double> held_out_loss() const;
