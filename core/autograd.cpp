@@ -1,24 +1,8 @@
 #include "core/autograd.h"
 
+#include "core/ops/accumulate.h"
+
 namespace spanwise {
-
-namespace {
-
-// dst += src, both contiguous and of equal dtype.
-void add_in_place(Context& ctx, const Tensor& dst, const Tensor& src) {
-  SPANWISE_CHECK(dst.shape().numel() == src.shape().numel() && dst.contiguous() && src.contiguous(),
-                 "cannot add a gradient of shape {} to one of {}", src.shape().str(), dst.shape().str());
-  dispatch_float(dst.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    T* d = dst.data<T>();
-    const T* s = src.data<T>();
-    const int64_t n = dst.numel();
-#pragma omp parallel for simd schedule(static) num_threads(ctx.num_threads()) if (n > 1 << 16)
-    for (int64_t i = 0; i < n; ++i) d[i] += s[i];
-  });
-}
-
-}  // namespace
 
 Var::Var(Tensor value, bool requires_grad) : node_(std::make_shared<Node>()) {
   node_->value = std::move(value);
@@ -74,7 +58,7 @@ void Var::add_grad(Context& ctx, const Tensor& g) const {
     own.copy_from(mine);
     mine = own;
   }
-  add_in_place(ctx, mine, g.to_contiguous(ctx));
+  accumulate(ctx, mine, g.to_contiguous(ctx));
 }
 
 Var::GradTarget Var::grad_target(Context& ctx) const {

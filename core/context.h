@@ -1,40 +1,26 @@
 #pragma once
 // What an op needs beside its operands: the device, the threads and the memory. Passed, never global.
 
-#include <cstddef>
-#include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <typeindex>
+
+#include "core/memory.h"
 
 namespace spanwise {
-
-enum class Device : uint8_t { kCPU, kCUDA };
-
-/// Memory handed out by a Context's allocator; given back to its cache on destruction.
-class Buffer {
- public:
-  virtual ~Buffer() = default;
-  void* data() const { return data_; }
-  size_t bytes() const { return bytes_; }
-
- protected:
-  void* data_ = nullptr;
-  size_t bytes_ = 0;
-};
-
-struct MemoryStats {
-  size_t live_bytes = 0;      ///< held by tensors now
-  size_t peak_bytes = 0;      ///< most ever held by tensors since reset_peak()
-  size_t reserved_bytes = 0;  ///< taken from the system: live plus cached
-};
 
 struct ContextOptions {
   Device device = Device::kCPU;
   int num_threads = 1;  ///< OpenMP and BLAS threads of this process
   /// Fill every allocation with NaN bytes (0xFF), so that a test sees reads of memory that nobody wrote.
   bool poison = false;
+  int gpu = 0;  ///< with Device::kCUDA: which of the GPUs this process sees
 };
 
-/// One per process and device: creating one sets the process's OpenMP and BLAS thread count.
+/// One per process and device: creating one sets the process's OpenMP and BLAS thread count, and with
+/// Device::kCUDA the process's current GPU. UserError where there is no such GPU.
 class Context {
  public:
   explicit Context(ContextOptions options = {});
@@ -44,19 +30,40 @@ class Context {
 
   Device device() const { return options_.device; }
   int num_threads() const { return options_.num_threads; }
+  /// Where this Context's GPU work goes, in order; nullptr on the CPU.
+  CUstream_st* stream() const { return memory_->stream(); }
 
-  /// Uninitialised memory, 64-byte aligned. Freed blocks are cached by size and handed out again.
-  /// Thread-safe. Buffers may outlive the Context.
-  std::shared_ptr<Buffer> allocate(size_t bytes);
-  MemoryStats memory() const;
-  void reset_peak();
+  /// Freed memory is cached and handed out again. Thread-safe. Buffers may outlive the Context.
+  std::shared_ptr<Buffer> allocate(size_t bytes) { return std::make_shared<Buffer>(memory_, bytes); }
+  MemoryStats memory() const { return memory_->stats(); }
+  void reset_peak() { memory_->reset_peak(); }
   /// Returns cached blocks to the system.
-  void release_cache();
+  void release_cache() { memory_->release_cache(); }
+  /// Waits until all GPU work started so far is done; on the CPU it always is.
+  void synchronize() const;
+
+  /// The one T of this Context, made as T(*this) when first asked for: handles of libraries, workspaces.
+  template <class T>
+  T& attached();
 
  private:
-  class Allocator;
   ContextOptions options_;
-  std::shared_ptr<Allocator> allocator_;
+  std::shared_ptr<Memory> memory_;
+  std::mutex attached_mutex_;
+  std::map<std::type_index, std::shared_ptr<void>> attached_;
 };
+
+template <class T>
+T& Context::attached() {
+  const std::lock_guard lock(attached_mutex_);
+  std::shared_ptr<void>& slot = attached_[typeid(T)];
+  if (!slot) slot = std::make_shared<T>(*this);
+  return *static_cast<T*>(slot.get());
+}
+
+/// True if this build has CUDA and this machine a GPU that it can use.
+bool cuda_available();
+/// GPUs this process sees; 0 without CUDA.
+int num_gpus();
 
 }  // namespace spanwise

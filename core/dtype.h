@@ -1,8 +1,10 @@
 #pragma once
-// Element types. The CPU computes in F32 and F64; BF16 is a storage type for the GPU path.
+// Element types. The CPU computes in F32 and F64, a GPU in F32 and BF16.
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "core/check.h"
 
@@ -25,6 +27,27 @@ constexpr size_t size_of(DType dtype) {
   }
   return 0;
 }
+
+/// What sums, statistics, gates, recurrent states and vector parameters are kept in where activations and
+/// matrices have this dtype.
+constexpr DType accumulation_dtype(DType dtype) {
+  return dtype == DType::kBF16 ? DType::kF32 : dtype;
+}
+
+/// One sign, eight exponent and seven mantissa bits: the upper half of a float. The host only stores and
+/// converts it.
+struct BFloat16 {
+  uint16_t bits = 0;
+  BFloat16() = default;
+  /// Round to nearest, ties to even; NaN stays NaN.
+  explicit constexpr BFloat16(float value) {
+    const uint32_t raw = std::bit_cast<uint32_t>(value);
+    const bool nan = (raw & 0x7fffffffu) > 0x7f800000u;
+    bits = nan ? uint16_t(raw >> 16 | 0x40u) : uint16_t((raw + 0x7fffu + (raw >> 16 & 1u)) >> 16);
+  }
+  explicit constexpr BFloat16(double value) : BFloat16(float(value)) {}
+  constexpr operator float() const { return std::bit_cast<float>(uint32_t(bits) << 16); }
+};
 
 constexpr const char* name_of(DType dtype) {
   switch (dtype) {
@@ -55,6 +78,10 @@ constexpr DType dtype_of<float>() {
   return DType::kF32;
 }
 template <>
+constexpr DType dtype_of<BFloat16>() {
+  return DType::kBF16;
+}
+template <>
 constexpr DType dtype_of<int64_t>() {
   return DType::kI64;
 }
@@ -74,6 +101,13 @@ decltype(auto) dispatch_float(DType dtype, F&& fn) {
   SPANWISE_CHECK(dtype == DType::kF32 || dtype == DType::kF64,
                  "dtype {} is not supported on the CPU (F32, F64 are)", name_of(dtype));
   return dtype == DType::kF32 ? fn(float{}) : fn(double{});
+}
+
+/// The same for host code that only converts: BFloat16 too.
+template <class F>
+decltype(auto) dispatch_storage(DType dtype, F&& fn) {
+  if (dtype == DType::kBF16) return fn(BFloat16{});
+  return dispatch_float(dtype, std::forward<F>(fn));
 }
 
 }  // namespace spanwise

@@ -1,7 +1,6 @@
 #include "core/tensor.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace spanwise {
 
@@ -39,7 +38,7 @@ Tensor Tensor::empty(Context& ctx, const Shape& shape, DType dtype) {
 
 Tensor Tensor::zeros(Context& ctx, const Shape& shape, DType dtype) {
   Tensor t = empty(ctx, shape, dtype);
-  std::memset(t.raw(), 0, t.bytes());
+  t.set_zero();
   return t;
 }
 
@@ -112,31 +111,54 @@ Tensor Tensor::column_range(int64_t begin, int64_t end) const {
 
 void Tensor::fill(double value) const {
   SPANWISE_CHECK(contiguous(), "fill needs a contiguous tensor");
-  dispatch_float(dtype_, [&](auto zero) {
-    using T = decltype(zero);
-    std::fill_n(data<T>(), numel_, T(value));
-  });
+  memory().fill(raw(), dtype_, numel_, value);
 }
 
 void Tensor::copy_from(const Tensor& source) const {
   SPANWISE_CHECK(contiguous(), "copy_from writes a contiguous tensor");
   SPANWISE_CHECK(source.numel() == numel_ && source.dtype() == dtype_, "cannot copy {} {} to {} {}",
                  name_of(source.dtype()), source.shape().str(), name_of(dtype_), shape_.str());
-  const size_t elem = size_of(dtype_);
-  if (source.contiguous()) {
-    std::memcpy(raw(), source.raw(), bytes());
+  if (source.device() != device()) {
+    if (device() == Device::kCUDA) {
+      SPANWISE_CHECK(source.contiguous(), "only contiguous tensors are copied between devices");
+      copy_from_host(source.raw(), bytes());
+    } else {
+      source.copy_to_host(raw(), bytes());
+    }
     return;
   }
-  const int64_t rows = numel_ / source.row_elems_;
-  for (int64_t r = 0; r < rows; ++r) {
-    std::memcpy(static_cast<char*>(raw()) + size_t(r * source.row_elems_) * elem,
-                static_cast<const char*>(source.raw()) + size_t(r * source.row_stride_) * elem,
-                source.row_elems_ * elem);
+  const size_t elem = size_of(dtype_);
+  if (source.contiguous()) {
+    memory().copy_rows(raw(), bytes(), source.raw(), bytes(), bytes(), 1);
+    return;
   }
+  const size_t width = size_t(source.row_elems_) * elem;
+  memory().copy_rows(raw(), width, source.raw(), size_t(source.row_stride_) * elem, width,
+                     size_t(numel_ / source.row_elems_));
+}
+
+void Tensor::copy_from_host(const void* source, size_t source_bytes) const {
+  SPANWISE_CHECK(contiguous() && source_bytes == bytes(), "{} bytes of the host for a tensor of {}",
+                 source_bytes, bytes());
+  memory().from_host(raw(), source, source_bytes);
+}
+
+void Tensor::copy_to_host(void* to, size_t to_bytes) const {
+  SPANWISE_CHECK(contiguous() && to_bytes == bytes(), "a contiguous tensor of {} bytes cannot be read as {}",
+                 bytes(), to_bytes);
+  memory().to_host(to, raw(), to_bytes);
 }
 
 Tensor Tensor::to_contiguous(Context& ctx) const {
   if (contiguous()) return *this;
+  Tensor t = empty(ctx, shape_, dtype_);
+  t.copy_from(*this);
+  return t;
+}
+
+Tensor Tensor::to(Context& ctx) const {
+  if (device() == ctx.device() && contiguous()) return *this;
+  SPANWISE_CHECK(contiguous(), "only contiguous tensors are copied between devices");
   Tensor t = empty(ctx, shape_, dtype_);
   t.copy_from(*this);
   return t;

@@ -66,7 +66,7 @@ class Tensor {
   /// Consecutive elements before the first jump: all of them if contiguous.
   int64_t row_elems() const { return row_elems_; }
 
-  /// Pointer to the first element; T must match the dtype.
+  /// Pointer to the first element, in the device's memory; T must match the dtype.
   template <class T>
   T* data() const {
     SPANWISE_CHECK(defined(), "the tensor is undefined");
@@ -74,6 +74,7 @@ class Tensor {
                    name_of(dtype_of<T>()), name_of(dtype_));
     return static_cast<T*>(raw());
   }
+  /// Memory of the tensor's device.
   void* raw() const { return static_cast<char*>(buffer_->data()) + offset_ * int64_t(size_of(dtype_)); }
 
   // Views share memory.
@@ -90,16 +91,27 @@ class Tensor {
   /// True if both view the same allocation.
   bool shares_memory_with(const Tensor& other) const { return buffer_ == other.buffer_; }
 
-  // Whole-tensor helpers for the CPU; contiguous tensors only, except copy_from, which reads column blocks
-  // too.
+  // Whole-tensor helpers; contiguous tensors only, except copy_from, which reads column blocks too. On a GPU
+  // they take their turn on its compute stream; those that hand values to the host wait for it.
+  Device device() const { return memory().device(); }
   void fill(double value) const;
+  void set_zero() const { memory().set_zero(raw(), bytes()); }
+  /// Of the same dtype; from another device only contiguous tensors.
   void copy_from(const Tensor& source) const;
+  void copy_from_host(const void* source, size_t source_bytes) const;
+  void copy_to_host(void* to, size_t to_bytes) const;
   template <class T>
   std::vector<T> to_vector() const;
   /// A contiguous tensor with the same values: itself if it is contiguous already.
   Tensor to_contiguous(Context& ctx) const;
+  /// The same values in ctx's memory: itself if it lies there already and is contiguous.
+  Tensor to(Context& ctx) const;
 
  private:
+  Memory& memory() const {
+    SPANWISE_CHECK(defined(), "the tensor is undefined");
+    return buffer_->memory();
+  }
   std::shared_ptr<Buffer> buffer_;
   Shape shape_;
   DType dtype_ = DType::kF32;
@@ -111,14 +123,17 @@ template <class T>
 Tensor Tensor::from(Context& ctx, const Shape& shape, const std::vector<T>& values) {
   Tensor t = empty(ctx, shape, dtype_of<T>());
   SPANWISE_CHECK(int64_t(values.size()) == t.numel(), "{} values for shape {}", values.size(), shape.str());
-  std::copy(values.begin(), values.end(), t.data<T>());
+  t.copy_from_host(values.data(), t.bytes());
   return t;
 }
 
 template <class T>
 std::vector<T> Tensor::to_vector() const {
-  SPANWISE_CHECK(contiguous(), "to_vector needs a contiguous tensor");
-  return {data<T>(), data<T>() + numel_};
+  SPANWISE_CHECK(dtype_of<T>() == dtype_, "asked for {} elements, the tensor has {}", name_of(dtype_of<T>()),
+                 name_of(dtype_));
+  std::vector<T> values(static_cast<size_t>(numel_));
+  copy_to_host(values.data(), values.size() * sizeof(T));
+  return values;
 }
 
 }  // namespace spanwise

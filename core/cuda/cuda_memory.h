@@ -1,0 +1,17 @@
+#pragma once
+// A GPU's memory (core/memory.h) from the driver's stream-ordered pool: a block freed on the compute stream
+// is handed out again without waiting, and in the steady state nothing is taken from the GPU. Host values
+// travel through pinned blocks that are used again once their copy is done.
+
+#include <memory>
+
+#include "core/memory.h"
+
+namespace spanwise::cuda {
+
+/// Makes `gpu` the process's current one. UserError where it does not exist or cannot be used.
+std::shared_ptr<Memory> make_memory(int gpu, bool poison);
+int num_gpus();
+void synchronize(CUstream_st* stream);
+
+}  // namespace spanwise::cuda

@@ -1,0 +1,159 @@
+#include "tests/testing/cuda_testing.h"
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace spanwise::testing {
+
+Context& cuda_context() {
+  static Context ctx({.device = Device::kCUDA, .num_threads = 2, .poison = true});
+  return ctx;
+}
+
+Tensor to_cuda(const Tensor& t, DType dtype) {
+  if (!t.defined()) return t;
+  const std::vector<double> values = to_doubles(t);
+  return dispatch_storage(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    std::vector<T> converted(values.size());
+    for (size_t i = 0; i < values.size(); ++i) converted[i] = T(values[i]);
+    return Tensor::from(cuda_context(), t.shape(), converted);
+  });
+}
+
+Tensor to_cpu64(const Tensor& t) {
+  if (!t.defined()) return t;
+  const Tensor host = t.device() == Device::kCUDA ? t.to_contiguous(cuda_context()).to(test_context())
+                                                  : t.to_contiguous(test_context());
+  std::vector<double> values(size_t(t.numel()));
+  dispatch_storage(t.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = double(host.data<T>()[i]);
+  });
+  return Tensor::from(test_context(), t.shape(), values);
+}
+
+double rms_ratio(const Tensor& actual, const Tensor& expected) {
+  const std::vector<double> a = to_doubles(to_cpu64(actual)), e = to_doubles(to_cpu64(expected));
+  SPANWISE_CHECK(a.size() == e.size(), "shapes {} and {} differ", actual.shape().str(),
+                 expected.shape().str());
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    error += (a[i] - e[i]) * (a[i] - e[i]);
+    norm += e[i] * e[i];
+  }
+  if (norm == 0) return error == 0 ? 0 : std::sqrt(error);
+  return std::sqrt(error / norm);
+}
+
+namespace {
+
+struct Result {
+  std::vector<Tensor> outputs, gradients;
+};
+
+Tensor seed_of(const Tensor& output, size_t index) {
+  return random_tensor(output.shape(), DType::kF64, fmt::format("loss weight {}", index));
+}
+
+/// The same values as a column block, `extra` columns into a wider matrix of NaN.
+Tensor as_column_block(const Tensor& t, int64_t extra, int block_dims) {
+  int64_t width = 1;
+  for (int i = 0; i < block_dims; ++i) width *= t.dim(-1 - i);
+  const int64_t rows = t.numel() / width;
+  const std::vector<double> values = to_doubles(to_cpu64(t));
+  std::vector<double> wide(size_t(rows * (width + extra)), std::nan(""));
+  for (int64_t r = 0; r < rows; ++r)
+    std::copy_n(values.begin() + r * width, width, wide.begin() + r * (width + extra) + extra / 2);
+  const Tensor matrix = to_cuda(Tensor::from(test_context(), {rows, width + extra}, wide), t.dtype());
+  return matrix.column_range(extra / 2, extra / 2 + width).reshape(t.shape());
+}
+
+Result run(Context& ctx, const OpFunction& op, const std::vector<Tensor>& operands,
+           const std::vector<CudaOperand>& described) {
+  Tape tape(ctx);
+  std::vector<Var> leaves;
+  for (size_t i = 0; i < operands.size(); ++i)
+    leaves.push_back(operands[i].defined() ? Var(operands[i], described[i].gradient_bound > 0) : Var());
+  const std::vector<Var> outputs = op(tape, leaves);
+  std::vector<Var> seeded;
+  std::vector<Tensor> seeds;
+  Result result;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    result.outputs.push_back(outputs[i].defined() ? outputs[i].value() : Tensor());
+    if (!outputs[i].defined() || !outputs[i].requires_grad()) continue;
+    const Tensor seed = seed_of(outputs[i].value(), i);
+    // Both devices get the seed rounded to the GPU's dtype, which is never finer than BF16 here.
+    const Tensor rounded = to_cpu64(to_cuda(seed, DType::kBF16));
+    seeded.push_back(outputs[i]);
+    seeds.push_back(ctx.device() == Device::kCUDA ? to_cuda(rounded, outputs[i].value().dtype()) : rounded);
+  }
+  if (!seeded.empty()) tape.backward(seeded, seeds);
+  for (const Var& leaf : leaves)
+    result.gradients.push_back(leaf.defined() && leaf.requires_grad() ? leaf.grad_or_zeros(ctx) : Tensor());
+  return result;
+}
+
+void expect_bitwise(const char* what, size_t index, const Tensor& a, const Tensor& b) {
+  if (!a.defined()) return;
+  const auto bytes = [](const Tensor& t) {
+    const Tensor c = t.to_contiguous(cuda_context());
+    std::vector<char> host(c.bytes());
+    c.copy_to_host(host.data(), host.size());
+    return host;
+  };
+  EXPECT_TRUE(bytes(a) == bytes(b)) << what << " " << index << " differs between two runs";
+}
+
+}  // namespace
+
+void check_on_cuda(const OpFunction& op, const std::vector<CudaOperand>& operands,
+                   const std::vector<double>& output_bounds) {
+  std::vector<Tensor> gpu, oracle;
+  for (const CudaOperand& o : operands) {
+    const Tensor t = to_cuda(o.value, o.dtype);
+    oracle.push_back(to_cpu64(t));
+    gpu.push_back(o.column_block > 0 && t.defined() ? as_column_block(t, o.column_block, o.block_dims) : t);
+  }
+  const Result expected = run(test_context(), op, oracle, operands);
+  const Result first = run(cuda_context(), op, gpu, operands),
+               second = run(cuda_context(), op, gpu, operands);
+  for (size_t i = 0; i < output_bounds.size(); ++i) {
+    if (output_bounds[i] > 0) {
+      EXPECT_LE(rms_ratio(first.outputs[i], expected.outputs[i]), output_bounds[i]) << "output " << i;
+    }
+    expect_bitwise("output", i, first.outputs[i], second.outputs[i]);
+  }
+  for (size_t i = 0; i < operands.size(); ++i) {
+    if (!first.gradients[i].defined()) continue;
+    EXPECT_LE(rms_ratio(first.gradients[i], expected.gradients[i]), operands[i].gradient_bound)
+        << "gradient of operand " << i;
+    expect_bitwise("gradient of operand", i, first.gradients[i], second.gradients[i]);
+  }
+}
+
+double median_ms(const std::function<void()>& run, int repeat) {
+  const auto stream = cuda_context().stream();
+  for (int i = 0; i < 3; ++i) run();
+  cudaEvent_t begin, end;
+  cudaEventCreate(&begin);
+  cudaEventCreate(&end);
+  std::vector<float> times;
+  for (int i = 0; i < repeat; ++i) {
+    cudaEventRecord(begin, stream);
+    run();
+    cudaEventRecord(end, stream);
+    cudaEventSynchronize(end);
+    float ms = 0;
+    cudaEventElapsedTime(&ms, begin, end);
+    times.push_back(ms);
+  }
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+}  // namespace spanwise::testing

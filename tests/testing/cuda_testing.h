@@ -1,0 +1,44 @@
+#pragma once
+// An op on the GPU against itself on the CPU in fp64.
+
+#include "tests/testing/op_testing.h"
+
+namespace spanwise::testing {
+
+/// A Context of GPU 0 whose allocations are poisoned with NaN.
+Context& cuda_context();
+
+/// ‖actual − expected‖ / ‖expected‖ over all elements; NaN if any is. Any dtypes and devices.
+double rms_ratio(const Tensor& actual, const Tensor& expected);
+
+struct CudaOperand {
+  Tensor value;              ///< F64, on the CPU; undefined stays so
+  DType dtype;               ///< on the GPU; the oracle gets the value rounded to it
+  double gradient_bound;     ///< on rms_ratio; 0: no gradient is asked for
+  int64_t column_block = 0;  ///< > 0: on the GPU the tensor is a column block of a matrix, that many columns
+                             ///< wider than the product of the last `block_dims` dimensions
+  int block_dims = 1;
+};
+
+/// Outputs of op, and gradients of Σ ⟨outputs, fixed random⟩, lie within the bounds of the fp64 op's; two
+/// runs are bitwise equal. `output_bounds`: one an output; 0: not compared. The op makes what else it needs
+/// in tape.context().
+void check_on_cuda(const OpFunction& op, const std::vector<CudaOperand>& operands,
+                   const std::vector<double>& output_bounds);
+
+/// The bounds fla judges its bf16 kernels by, as rms_ratio.
+struct CudaBounds {
+  double output, gradient, gate;
+};
+constexpr CudaBounds kBoundsBF16{0.005, 0.008, 0.02};
+constexpr CudaBounds kBoundsF32{1e-5, 2e-5, 1e-4};
+
+/// `t` on the GPU in another dtype, from a CPU tensor.
+Tensor to_cuda(const Tensor& t, DType dtype);
+/// A GPU tensor as F64 on the CPU.
+Tensor to_cpu64(const Tensor& t);
+
+/// Median milliseconds of `run` by events on the Context's stream, after warm-up.
+double median_ms(const std::function<void()>& run, int repeat = 20);
+
+}  // namespace spanwise::testing
