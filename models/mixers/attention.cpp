@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "core/ops/pointwise.h"
 #include "core/ops/rms_norm.h"
@@ -66,10 +65,9 @@ namespace {
 // full.
 void append(Context& ctx, Tensor& cache, int64_t length, const Tensor& fresh) {
   const int64_t added = fresh.dim(1), width = fresh.dim(2) * fresh.dim(3);
-  const size_t row_bytes = size_t(width) * size_of(fresh.dtype());
   if (!cache.defined() || cache.dim(0) < length + added) {
     Tensor grown = Tensor::empty(ctx, {std::max<int64_t>(2 * (length + added), 64), width}, fresh.dtype());
-    if (length > 0) std::memcpy(grown.raw(), cache.raw(), size_t(length) * row_bytes);
+    if (length > 0) grown.row_range(0, length).copy_from(cache.row_range(0, length));
     cache = grown;
   }
   cache.row_range(length, length + added).copy_from(fresh.reshape({added, width}));

@@ -103,7 +103,8 @@ Var run_family(Tape& tape, const QkvProjection::Heads& heads, MixerState* state,
   }
   const int64_t K = heads.k.dim(3), V = heads.v.dim(3);
   if (!state->recurrent.defined()) {
-    state->recurrent = Tensor::zeros(ctx, {batch, value_heads, K, V}, heads.v.value().dtype());
+    state->recurrent =
+        Tensor::zeros(ctx, {batch, value_heads, K, V}, accumulation_dtype(heads.v.value().dtype()));
   }
   const auto without_time = [](const Var& x) { return x.value().reshape({x.dim(0), x.dim(2), x.dim(3)}); };
   operands.q = without_time(heads.q);
@@ -145,14 +146,13 @@ Var run_gated_delta(Tape& tape, const QkvProjection::Heads& heads, const Var& lo
   return run_family(tape, heads, context.state, operands, chunked, gated_delta_step);
 }
 
-Tensor per_head_tensor(Context& ctx, DType dtype, const std::vector<double>& all, const SplitDim& heads) {
-  Tensor t = Tensor::empty(ctx, {heads.size()}, dtype);
-  const int64_t first = heads.ranges.front().begin;
-  dispatch_float(dtype, [&](auto zero) {
+Tensor per_head_tensor(Context& ctx, DType activations, const std::vector<double>& all,
+                       const SplitDim& heads) {
+  const auto first = all.begin() + heads.ranges.front().begin;
+  return dispatch_float(accumulation_dtype(activations), [&](auto zero) {
     using T = decltype(zero);
-    for (int64_t i = 0; i < heads.size(); ++i) t.data<T>()[i] = T(all[first + i]);
+    return Tensor::from(ctx, {heads.size()}, std::vector<T>(first, first + heads.size()));
   });
-  return t;
 }
 
 }  // namespace spanwise

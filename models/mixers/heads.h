@@ -67,6 +67,7 @@ Var run_gated_delta(Tape& tape, const QkvProjection::Heads& heads, const Var& lo
                     const MixerContext& context, LinearStateOptions options);
 
 /// A constant log decay for each of this rank's heads, out of all heads' values.
-Tensor per_head_tensor(Context& ctx, DType dtype, const std::vector<double>& all, const SplitDim& heads);
+Tensor per_head_tensor(Context& ctx, DType activations, const std::vector<double>& all,
+                       const SplitDim& heads);
 
 }  // namespace spanwise
