@@ -22,20 +22,23 @@ void Mlp::visit(const std::string& prefix, const ParamVisitor& visitor) {
   down_proj_.visit(prefix + "down_proj.", visitor);
 }
 
-Block::Block(MixerKind kind, const MixerOptions& options, int64_t intermediate)
-    : tensor_(options.tensor),
+Block::Block(MixerKind kind, const MixerOptions& options, int64_t intermediate, const TensorStream& stream)
+    : tensor_stream_(stream),
+      hidden_(options.hidden),
       norm_eps_(options.norm_eps),
-      mixer_norm_(options.hidden),
-      mlp_norm_(options.hidden),
+      mixer_norm_(stream.parameter(options.hidden)),
+      mlp_norm_(stream.parameter(options.hidden)),
       mixer_(make_mixer(kind, options)),
       mlp_(options.tensor, options.hidden, intermediate, options.init_stddev) {}
 
 Stream Block::forward(Tape& tape, const Stream& stream, const MixerContext& context) const {
+  const Shape whole{context.layout.batch(), context.layout.length(), hidden_};
   const AddRmsNorm before = add_rms_norm(tape, stream.delta, stream.residual, mixer_norm_.var(), norm_eps_);
-  const Var mixed =
-      reduce_from(tape, tensor_, mixer_->forward(tape, copy_to(tape, tensor_, before.normed), context));
+  const Var mixed = tensor_stream_.leave(
+      tape, mixer_->forward(tape, tensor_stream_.enter(tape, before.normed, whole), context));
   const AddRmsNorm between = add_rms_norm(tape, mixed, before.sum, mlp_norm_.var(), norm_eps_);
-  return {reduce_from(tape, tensor_, mlp_(tape, copy_to(tape, tensor_, between.normed))), between.sum};
+  const Var expanded = mlp_(tape, tensor_stream_.enter(tape, between.normed, whole));
+  return {tensor_stream_.leave(tape, expanded), between.sum};
 }
 
 void Block::visit(const std::string& prefix, const ParamVisitor& visitor) {

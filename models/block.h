@@ -1,6 +1,7 @@
 #pragma once
 // One pre-norm transformer block: h = x + mixer(norm(x)), out = h + mlp(norm(h)). The mixer and the MLP are
-// divided over the tensor ranks; the block adds their terms, so that the stream is whole on every rank.
+// divided over the tensor ranks; the block adds their terms, so that the stream is whole on every rank, or
+// each rank has some of its rows (parallel/tensor_parallel.h).
 
 #include "models/layers.h"
 #include "models/mixers/mixer.h"
@@ -11,7 +12,7 @@ namespace spanwise {
 class Mlp : public Module {
  public:
   Mlp(const TensorGroup& tensor, int64_t hidden, int64_t intermediate, double init_stddev);
-  /// Between copy_to and reduce_from.
+  /// Between TensorStream's enter and leave.
   Var operator()(Tape& tape, const Var& x) const;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
 
@@ -20,6 +21,7 @@ class Mlp : public Module {
 };
 
 /// The residual stream between blocks is residual + delta; the addition is fused into the next norm.
+/// [B, T, hidden], or sharded [rows, hidden].
 struct Stream {
   Var delta;
   Var residual;  ///< undefined before the first block
@@ -27,12 +29,13 @@ struct Stream {
 
 class Block : public Module {
  public:
-  Block(MixerKind kind, const MixerOptions& options, int64_t intermediate);
+  Block(MixerKind kind, const MixerOptions& options, int64_t intermediate, const TensorStream& stream);
   Stream forward(Tape& tape, const Stream& stream, const MixerContext& context) const;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
 
  private:
-  TensorGroup tensor_;
+  TensorStream tensor_stream_;
+  int64_t hidden_;
   double norm_eps_;
   NormWeight mixer_norm_, mlp_norm_;
   std::unique_ptr<Mixer> mixer_;

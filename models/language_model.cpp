@@ -14,7 +14,9 @@ size_t GenerationState::bytes() const {
 }
 
 LanguageModel::LanguageModel(const LanguageModelOptions& options)
-    : options_(options), norm_(options.mixer.hidden) {
+    : options_(options),
+      tensor_stream_(options.mixer.tensor, options.shard_norms),
+      norm_(tensor_stream_.parameter(options.mixer.hidden)) {
   SPANWISE_CHECK(options.vocab_size > 0 && options.num_layers > 0 && !options.layer_pattern.empty(),
                  "vocab_size={}, num_layers={} and layer_pattern='{}' must not be empty", options.vocab_size,
                  options.num_layers, options.layer_pattern);
@@ -28,7 +30,7 @@ LanguageModel::LanguageModel(const LanguageModelOptions& options)
     MixerOptions mixer = options.mixer;
     mixer.layer = i;
     mixer.num_layers = options.num_layers;
-    blocks_.push_back(std::make_unique<Block>(mixer_of(i), mixer, options.intermediate));
+    blocks_.push_back(std::make_unique<Block>(mixer_of(i), mixer, options.intermediate, tensor_stream_));
   }
 }
 
@@ -44,7 +46,7 @@ Stream LanguageModel::forward(Tape& tape, const TokenBatch& batch, GenerationSta
   const Var embedded = with_part(tape, gate_, 0, [&] {
     return embedding(tape, batch.tokens, {layout.batch(), layout.length()}, embeddings_, vocabulary_);
   });
-  Stream stream{reduce_from(tape, options_.mixer.tensor, embedded), Var()};
+  Stream stream{tensor_stream_.leave(tape, embedded), Var()};
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const auto run_block = [&block = *blocks_[i], gate = gate_, part = layer_part(i)](
                                Tape& t, const Stream& in, const MixerContext& context) {
@@ -73,7 +75,8 @@ Var LanguageModel::final_norm(Tape& tape, const Var& delta, const Var& residual)
 
 Var LanguageModel::loss(Tape& tape, const TokenBatch& batch, double loss_scale) const {
   const Stream stream = forward(tape, batch, nullptr);
-  const Var h = copy_to(tape, options_.mixer.tensor, final_norm(tape, stream.delta, stream.residual));
+  const Var h = tensor_stream_.enter(tape, final_norm(tape, stream.delta, stream.residual),
+                                     {batch.layout.batch(), batch.layout.length(), options_.mixer.hidden});
   return with_part(tape, gate_, head_part(), [&] {
     return linear_cross_entropy(
                tape, h, head(), batch.labels,

@@ -5,7 +5,8 @@
 // model.norm.weight, lm_head.weight.
 //
 // Over several tensor ranks (options.mixer.tensor) every rank gets the same tokens and returns the same loss;
-// heads, MLP columns and vocabulary rows are divided, the stream between blocks is whole on every rank.
+// heads, MLP columns and vocabulary rows are divided; the stream between blocks is whole on every rank or,
+// with shard_norms, divided by tokens.
 
 #include <memory>
 #include <string>
@@ -28,6 +29,7 @@ struct LanguageModelOptions {
   /// Hidden size, norms, heads, tensor ranks; `layer` and `num_layers` are filled in for each layer.
   MixerOptions mixer;
   int64_t loss_chunk_rows = 256;
+  bool shard_norms = false;               ///< tensor ranks divide the stream and its norms by tokens
   bool activation_checkpointing = false;  ///< each block is recomputed in backward
 };
 
@@ -78,6 +80,7 @@ class LanguageModel : public Module {
   int head_part() const { return options_.tie_embeddings ? 0 : norm_part() + 1; }
 
   LanguageModelOptions options_;
+  TensorStream tensor_stream_;
   DimPart vocabulary_;
   ParamGate* gate_ = nullptr;
   Param embeddings_, lm_head_;

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "core/ops/views.h"
+
 namespace spanwise {
 
 namespace {
@@ -13,6 +15,35 @@ Tensor summed(Context& ctx, const TensorGroup& group, std::string_view name, con
   sum.copy_from(x);
   group.comm->all_reduce(name, sum).wait();
   return sum;
+}
+
+int64_t rows_per_rank(const TensorGroup& group, int64_t rows) {
+  return (rows + group.size() - 1) / group.size();
+}
+
+// The own rows of Σ x [n, D]. A reduce-scatter may overwrite its operand, so a copy travels.
+Tensor own_rows_of_sum(Context& ctx, const TensorGroup& group, std::string_view name, const Tensor& x) {
+  const int64_t width = x.dim(-1), rows = x.numel() / width, held = rows_per_rank(group, rows),
+                padded = held * group.size();
+  const Tensor all = Tensor::empty(ctx, {padded, width}, x.dtype());
+  all.row_range(0, rows).copy_from(x.reshape({rows, width}));
+  if (padded > rows)
+    all.row_range(rows, padded).copy_from(Tensor::zeros(ctx, {padded - rows, width}, x.dtype()));
+  const Tensor own = Tensor::empty(ctx, {held, width}, x.dtype());
+  group.comm->reduce_scatter(name, all, own).wait();
+  return own;
+}
+
+// All ranks' rows, as `whole`.
+Tensor all_rows(Context& ctx, const TensorGroup& group, std::string_view name, const Tensor& own,
+                const Shape& whole) {
+  const int64_t width = own.dim(-1), rows = whole.numel() / width;
+  SPANWISE_CHECK(own.numel() == rows_per_rank(group, rows) * width,
+                 "a rank's rows {} are not its part of {} over {} ranks", own.shape().str(), whole.str(),
+                 group.size());
+  const Tensor all = Tensor::empty(ctx, {group.size() * own.numel()}, own.dtype());
+  group.comm->all_gather(name, own, all).wait();
+  return all.slice_flat(0, whole);
 }
 
 }  // namespace
@@ -33,6 +64,44 @@ Var reduce_from(Tape& tape, const TensorGroup& group, const Var& x) {
   const Var out = tape.output(sum, {x});
   tape.record({x}, {out}, [&ctx, x, out] { x.add_grad(ctx, out.grad()); });
   return out;
+}
+
+Var gather_rows(Tape& tape, const TensorGroup& group, const Var& x, const Shape& whole) {
+  if (group.size() == 1) return reshape(tape, x, whole);
+  Context& ctx = tape.context();
+  const Tensor all = tape.once([&] { return all_rows(ctx, group, "gather_rows", x.value(), whole); });
+  const Var out = tape.output(all, {x});
+  tape.record({x}, {out}, [&ctx, group, x, out] {
+    x.add_grad(ctx, own_rows_of_sum(ctx, group, "gather_rows backward", out.grad()));
+  });
+  return out;
+}
+
+Var scatter_rows_sum(Tape& tape, const TensorGroup& group, const Var& x) {
+  if (group.size() == 1) return reshape(tape, x, {x.value().numel() / x.dim(-1), x.dim(-1)});
+  Context& ctx = tape.context();
+  const Tensor own = tape.once([&] { return own_rows_of_sum(ctx, group, "scatter_rows_sum", x.value()); });
+  const Var out = tape.output(own, {x});
+  tape.record({x}, {out}, [&ctx, group, x, out] {
+    x.add_grad(ctx, all_rows(ctx, group, "scatter_rows_sum backward", out.grad(), x.shape()));
+  });
+  return out;
+}
+
+int64_t TensorStream::held_rows(int64_t rows) const {
+  return sharded_ ? rows_per_rank(group_, rows) : rows;
+}
+
+Var TensorStream::enter(Tape& tape, const Var& x, const Shape& whole) const {
+  return sharded_ ? gather_rows(tape, group_, x, whole) : copy_to(tape, group_, x);
+}
+
+Var TensorStream::leave(Tape& tape, const Var& x) const {
+  return sharded_ ? scatter_rows_sum(tape, group_, x) : reduce_from(tape, group_, x);
+}
+
+SplitDim TensorStream::parameter(int64_t size) const {
+  return sharded_ ? share(group_, size) : SplitDim(size);
 }
 
 int64_t SplitDim::size() const {

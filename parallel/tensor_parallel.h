@@ -9,6 +9,14 @@
 // several ranks hold there gets a part of its gradient on each (Placement::partial_gradient). Outside the
 // pair values and gradients are the same on every rank, bit for bit. A group of one rank communicates nothing
 // and changes nothing.
+//
+// Sequence-sharded norms (Korthikanti et al., arXiv 2205.05198) take another pair,
+//
+//   y = scatter_rows_sum(rows(local work(columns(gather_rows(x)))))
+//
+// outside which each rank holds some rows (tokens) alone, and the work there is divided, too. The pair
+// receives as many bytes as the other: an all-reduce is a reduce-scatter and an all-gather. A parameter that
+// is read on a rank's own rows gets a part of its gradient as well.
 
 #include <initializer_list>
 #include <string_view>
@@ -34,6 +42,16 @@ Var copy_to(Tape& tape, const TensorGroup& group, const Var& x);
 /// communicate. Backward: dx = dy.
 Var reduce_from(Tape& tape, const TensorGroup& group, const Var& x);
 
+// Rank r of W holds rows [r·m, (r + 1)·m) of n, m = ceil(n / W); rows from n on are padding: zeros, whose
+// gradients are zeros. Both receive (W − 1)·m rows each way, and under activation checkpointing keep what
+// forward received, so that recomputation does not communicate.
+
+/// x [m, D] → the rows of all ranks without padding, as `whole` [..., D]. Backward: dx = the own rows of
+/// Σ over ranks of their dy.
+Var gather_rows(Tape& tape, const TensorGroup& group, const Var& x, const Shape& whole);
+/// x [..., D] → the own rows [m, D] of Σ over ranks of their x. Backward: dx = the rows of all ranks' dy.
+Var scatter_rows_sum(Tape& tape, const TensorGroup& group, const Var& x);
+
 /// A dimension of a parameter as one rank holds it.
 struct SplitDim {
   int64_t whole;
@@ -51,6 +69,28 @@ struct SplitDim {
   SplitDim times(int64_t width) const;
 };
 
+/// The stream between divided layers, and the pair around each of them that goes with it: whole on every rank
+/// (copy_to, reduce_from), or a rank's own rows (gather_rows, scatter_rows_sum).
+class TensorStream {
+ public:
+  /// One rank has all rows either way.
+  TensorStream(const TensorGroup& group, bool shard_rows)
+      : group_(group), sharded_(shard_rows && group.size() > 1) {}
+  bool sharded() const { return sharded_; }
+  /// Rows held of `rows`, padding included.
+  int64_t held_rows(int64_t rows) const;
+  /// The stream's x as a layer reads it; `whole`: its shape over all rows.
+  Var enter(Tape& tape, const Var& x, const Shape& whole) const;
+  /// A layer's term of the sum, back in the stream.
+  Var leave(Tape& tape, const Var& x) const;
+  /// A dimension of parameters that are read in the stream.
+  SplitDim parameter(int64_t size) const;
+
+ private:
+  TensorGroup group_;
+  bool sharded_;
+};
+
 // `field` names the setting in errors; all throw UserError where the ranks cannot divide it.
 
 /// Equal parts: heads that belong to one rank each.
@@ -59,7 +99,7 @@ SplitDim divide(const TensorGroup& group, int64_t heads, std::string_view field)
 SplitDim divide_or_share(const TensorGroup& group, int64_t heads, std::string_view field);
 /// Parts that differ by at most one element: rank r holds [r·n/W, (r + 1)·n/W).
 SplitDim divide_unevenly(const TensorGroup& group, int64_t size, std::string_view field);
-/// All of it on every rank, used between copy_to and reduce_from.
+/// All of it on every rank, used between copy_to and reduce_from or on a rank's own rows.
 SplitDim share(const TensorGroup& group, int64_t size);
 /// Dimensions one after another, as in a fused projection.
 SplitDim concatenate(std::initializer_list<SplitDim> parts);

@@ -16,8 +16,8 @@ namespace spanwise {
 
 class Mixer : public Module {
  public:
-  /// x [B, T, hidden] → [B, T, hidden]. With several tensor ranks x is copy_to's result and the mixer's is
-  /// this rank's heads' term of the sum that reduce_from forms (parallel/tensor_parallel.h).
+  /// x [B, T, hidden] → [B, T, hidden]. With several tensor ranks x is TensorStream::enter's result and the
+  /// mixer's is this rank's heads' term of the sum that leave forms (parallel/tensor_parallel.h).
   virtual Var forward(Tape& tape, const Var& x, const MixerContext& context) const = 0;
 };
 

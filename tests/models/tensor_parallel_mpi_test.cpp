@@ -200,19 +200,23 @@ TEST(TensorParallelModel, LossAndEveryGradientEqualOneRank) {
   const Tokens data;
   for (const DType dtype : {DType::kF64, DType::kF32}) {
     for (const bool tied : {false, true}) {
+      LanguageModelOptions options = hybrid_options();
+      options.tie_embeddings = tied;
+      LanguageModel whole(options);
+      const ParamStore whole_params(test_context(), whole, dtype, 11);
+      const double expected = train(whole, data);
+      options.mixer.tensor = all_ranks();
       for (const bool checkpointing : {false, true}) {
-        SCOPED_TRACE(fmt::format("{} tied {} checkpointing {}", name_of(dtype), tied, checkpointing));
-        LanguageModelOptions options = hybrid_options();
-        options.tie_embeddings = tied;
-        options.activation_checkpointing = checkpointing;
-        LanguageModel whole(options);
-        options.mixer.tensor = all_ranks();
-        LanguageModel divided(options);
-        const ParamStore whole_params(test_context(), whole, dtype, 11),
-            params(test_context(), divided, dtype, 11);
-        const double expected = train(whole, data);
-        EXPECT_NEAR(train(divided, data), expected, tolerance(dtype) * expected);
-        expect_equal_parameters(params, whole_params, dtype);
+        for (const bool shard_norms : {false, true}) {
+          SCOPED_TRACE(fmt::format("{} tied {} checkpointing {} sharded norms {}", name_of(dtype), tied,
+                                   checkpointing, shard_norms));
+          options.activation_checkpointing = checkpointing;
+          options.shard_norms = shard_norms;
+          LanguageModel divided(options);
+          const ParamStore params(test_context(), divided, dtype, 11);
+          EXPECT_NEAR(train(divided, data), expected, tolerance(dtype) * expected);
+          expect_equal_parameters(params, whole_params, dtype);
+        }
       }
     }
   }
@@ -247,6 +251,103 @@ TEST(TensorParallelModel, ValuesOutsideThePairAreBitwiseEqualOnEveryRank) {
   world().all_reduce("test", largest, Reduce::kMax);
   EXPECT_GT(values.size(), size_t(9 * kHidden));
   EXPECT_EQ(values, largest);
+}
+
+// What a rank sums itself is summed in the same order in both: only norms see fewer rows.
+TEST(TensorParallelModel, ShardingNormsChangesNoBitsButThoseOfTheirGradients) {
+  const Tokens data;
+  LanguageModelOptions options = hybrid_options();
+  options.mixer.tensor = all_ranks();
+  LanguageModel whole(options);
+  options.shard_norms = true;
+  LanguageModel sharded(options);
+  const ParamStore expected(test_context(), whole, DType::kF32, 11),
+      params(test_context(), sharded, DType::kF32, 11);
+  EXPECT_EQ(train(sharded, data), train(whole, data));
+  int norms = 0;
+  for (size_t i = 0; i < params.entries().size(); ++i) {
+    const ParamEntry& entry = params.entries()[i];
+    const bool between_layers = entry.name.find("attn_norm.") != std::string::npos ||
+                                entry.name.find("mlp_norm.") != std::string::npos ||
+                                entry.name == "model.norm.weight";
+    norms += between_layers;
+    if (between_layers) {
+      EXPECT_EQ(entry.param->placement.partial_gradient, world().size() > 1) << entry.name;
+    } else {
+      EXPECT_TRUE(bitwise_equal(entry.param->var.grad(), expected.entries()[i].param->var.grad()))
+          << entry.name;
+    }
+  }
+  EXPECT_EQ(norms, 2 * 4 + 1);
+}
+
+TEST(TensorParallelModel, ShardedNormsReceiveTheBytesOfTheFormulaWithAndWithoutCheckpointing) {
+  const Tokens data;
+  LanguageModelOptions options = hybrid_options();
+  options.mixer.tensor = all_ranks();
+  options.shard_norms = true;
+  for (const bool checkpointing : {false, true}) {
+    options.activation_checkpointing = checkpointing;
+    LanguageModel model(options);
+    const ParamStore params(test_context(), model, DType::kF64, 11);
+    world().reset_traffic();
+    train(model, data);
+    const int64_t ranks = world().size(), rows = (18 + ranks - 1) / ranks, calls = 2 * 4 + 1;
+    for (const char* name :
+         {"gather_rows", "gather_rows backward", "scatter_rows_sum", "scatter_rows_sum backward"}) {
+      const auto traffic = world().traffic().find(name);
+      ASSERT_EQ(traffic != world().traffic().end(), ranks > 1) << name;
+      if (ranks == 1) continue;
+      EXPECT_EQ(traffic->second.calls, calls) << name;
+      EXPECT_EQ(traffic->second.received_bytes, calls * (ranks - 1) * rows * kHidden * 8) << name;
+    }
+    for (const char* name : {"copy_to backward", "reduce_from"}) {
+      EXPECT_EQ(world().traffic().count(name), 0) << name;
+    }
+  }
+}
+
+// A loss Σ c∘y: the gradients are known.
+TEST(TensorParallel, RowsAreGatheredAndScatteredAsTheHeaderSaysForAnyNumberOfRows) {
+  Context& ctx = test_context();
+  const int64_t ranks = world().size(), rank = world().rank(), width = 3;
+  for (const int64_t rows : {int64_t{1}, ranks, 2 * ranks + 1, 3 * ranks - 1}) {
+    SCOPED_TRACE(rows);
+    const int64_t held = (rows + ranks - 1) / ranks, padded = held * ranks;
+    const Shape whole{1, rows, width};
+    // Row i of `all` and of rank r's `terms`; the padding of `own` must not matter.
+    const Tensor all = random_tensor({padded, width}, DType::kF64, "all");
+    const auto term = [&](int64_t r) { return random_tensor(whole, DType::kF64, fmt::format("term {}", r)); };
+    const auto sum_of_terms = [&](int64_t row, int64_t column) {
+      double sum = 0;
+      for (int64_t r = 0; r < ranks; ++r) sum += term(r).data<double>()[row * width + column];
+      return row < rows ? sum : 0;
+    };
+    const Tensor own = Tensor::empty(ctx, {held, width}, DType::kF64);
+    own.copy_from(all.row_range(rank * held, (rank + 1) * held));
+    const auto expect_sums = [&](const Tensor& mine) {
+      ASSERT_EQ(mine.shape(), (Shape{held, width}));
+      for (int64_t i = 0; i < held * width; ++i) {
+        EXPECT_NEAR(mine.data<double>()[i], sum_of_terms(rank * held + i / width, i % width), 1e-14) << i;
+      }
+    };
+    const auto expect_all = [&](const Tensor& got) {
+      ASSERT_EQ(got.shape(), whole);
+      EXPECT_TRUE(std::equal(all.data<double>(), all.data<double>() + rows * width, got.data<double>()));
+    };
+
+    Tape gathering(ctx);
+    const Var x(own, true), gathered = gather_rows(gathering, all_ranks(), x, whole);
+    expect_all(gathered.value());
+    gathering.backward({gathered}, {term(rank)});
+    expect_sums(x.grad());
+
+    Tape scattering(ctx);
+    const Var terms(term(rank), true), scattered = scatter_rows_sum(scattering, all_ranks(), terms);
+    expect_sums(scattered.value());
+    scattering.backward({scattered}, {own});
+    expect_all(terms.grad());
+  }
 }
 
 TEST(TensorParallel, RefusesWhatTheRanksCannotDivideAndNamesTheSetting) {
