@@ -163,6 +163,7 @@ LanguageModelOptions language_model_options(const config::RunConfig& config, int
                     .linear = linear_options(model),
                     .tensor = {mesh.tensor().size() > 1 ? &mesh.tensor() : nullptr}},
           .loss_chunk_rows = config.train().loss_chunk_tokens(),
+          .shard_norms = config.parallel().shard_norms(),
           .activation_checkpointing = config.train().activation_checkpointing()};
 }
 

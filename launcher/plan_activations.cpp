@@ -84,23 +84,31 @@ class BlockSizes {
       : model_(model),
         local_(local),
         n_(local.rows * local.row_tokens),
+        tensor_stream_(model.mixer.tensor, model.shard_norms),
         recomputes_(model.activation_checkpointing) {}
 
-  int64_t stream() const { return n_ * model_.mixer.hidden; }
+  /// Tokens of the stream between layers.
+  int64_t stream_tokens() const { return tensor_stream_.held_rows(n_); }
+  int64_t stream() const { return stream_tokens() * model_.mixer.hidden; }
+  /// What layers read and return.
+  int64_t all_rows() const { return n_ * model_.mixer.hidden; }
   bool divided() const { return model_.mixer.tensor.size() > 1; }
-  /// What tensor ranks read of a normed stream: its memory, with a gradient of its own to be summed.
-  int copy(SizeTape& tape, int x) const {
-    return divided() ? tape.add({.value = 0, .inputs = {x}, .gradient = stream()}) : x;
+  /// What tensor ranks read of a normed stream: its memory, with a gradient of its own to be summed, or all
+  /// ranks' rows (`received` of them held), whose gradient is copied to be summed.
+  int enter(SizeTape& tape, int x, int64_t received) const {
+    if (!divided()) return x;
+    if (!tensor_stream_.sharded()) return tape.add({.value = 0, .inputs = {x}, .gradient = all_rows()});
+    return tape.add({.value = received, .inputs = {x}, .backward = all_rows(), .gradient = all_rows()});
   }
 
   /// Adds a block that reads the stream of op `residual`; `first`: the stream is not yet a sum. Returns
   /// the op of the stream after the mixer.
   int add(SizeTape& tape, MixerKind kind, int residual, bool first) const {
     const int before = first ? residual : tape.add({stream(), {residual}});
-    const int x = copy(tape, tape.add({stream(), {before}, n_}));
+    const int x = enter_layer(tape, tape.add({stream(), {before}, stream_tokens()}));
     add_mixer(tape, x, kind);
     const int between = tape.add({stream(), {before}});
-    const int y = copy(tape, tape.add({stream(), {between}, n_}));
+    const int y = enter_layer(tape, tape.add({stream(), {between}, stream_tokens()}));
     const int64_t inner =
         n_ * divide_unevenly(model_.mixer.tensor, model_.intermediate, "model.intermediate_size").size();
     const int gate = tape.add({inner, {y}}), up = tape.add({inner, {y}});
@@ -110,9 +118,13 @@ class BlockSizes {
 
  private:
   int64_t heads(int64_t all) const { return divide_or_share(model_.mixer.tensor, all, "heads").size(); }
+  int enter_layer(SizeTape& tape, int x) const {
+    return enter(tape, x, tensor_stream_.sharded() ? received(tape, all_rows()) : 0);
+  }
   /// A projection back into the stream, and tensor ranks' sum, which a recomputation finds still there.
   void output(SizeTape& tape, int x) const {
-    const int y = tape.add({.value = stream(), .inputs = {x}, .gradient = 0});
+    const int64_t gradient = tensor_stream_.sharded() ? all_rows() : 0;
+    const int y = tape.add({.value = all_rows(), .inputs = {x}, .gradient = gradient});
     if (divided()) tape.add({.value = received(tape, stream()), .inputs = {y}, .gradient = 0});
   }
   bool in_spans() const { return local_.sequence_ranks > 1; }
@@ -284,6 +296,7 @@ class BlockSizes {
   const LanguageModelOptions& model_;
   LocalRows local_;
   int64_t n_;
+  TensorStream tensor_stream_;
   bool recomputes_;
 };
 
@@ -325,11 +338,11 @@ std::optional<int64_t> plan_activations(const RunConfig& config, const Mesh& mes
   const int64_t stream = blocks.stream();
   // The loss holds the gradients of the stream and of the head, and a chunk's logits while it runs.
   const int64_t vocabulary = divide_unevenly(o.mixer.tensor, o.vocab_size, "model.vocab_size").size();
-  const int64_t loss = stream + vocabulary * o.mixer.hidden,
+  const int64_t loss = blocks.all_rows() + vocabulary * o.mixer.hidden,
                 logits = std::min(o.loss_chunk_rows, tokens) * vocabulary;
 
   SizeTape tape;
-  int residual = tape.add({.value = stream, .inputs = {}, .saved = blocks.divided() ? stream : 0});
+  int residual = tape.add({.value = stream, .inputs = {}, .saved = blocks.divided() ? blocks.all_rows() : 0});
   int64_t peak = 0;
   for (int64_t layer = 0; layer < o.num_layers; ++layer) {
     if (!o.activation_checkpointing) {
@@ -346,7 +359,7 @@ std::optional<int64_t> plan_activations(const RunConfig& config, const Mesh& mes
     peak = std::max(peak, tape.live() + stream + again.backward_peak(sum) + stream);
   }
   const int sum = tape.add({stream, {residual}});
-  blocks.copy(tape, tape.add({stream, {sum}, tokens}));
+  blocks.enter(tape, tape.add({stream, {sum}, blocks.stream_tokens()}), blocks.all_rows());
   peak = std::max({peak, tape.live() + loss + logits, tape.backward_peak() + stream});
   return peak * int64_t(size_of(compute_dtype(config)));
 }

@@ -92,7 +92,18 @@ class MicroBatchTraffic {
  private:
   // Embedding, then mixer and MLP of every block; into the head as well, backward.
   void add_stream() {
-    const int64_t bytes = tokens_ * model_.mixer.hidden * element_bytes_, calls = 2 * model_.num_layers + 1;
+    const TensorStream stream(model_.mixer.tensor, model_.shard_norms);
+    const int64_t bytes = stream.held_rows(tokens_) * model_.mixer.hidden * element_bytes_,
+                  calls = 2 * model_.num_layers + 1;
+    if (stream.sharded()) {
+      for (int64_t call = 0; call < calls; ++call) {
+        table_.all_gather(mesh_.tensor(), "gather_rows", bytes);
+        table_.reduce_scatter(mesh_.tensor(), "gather_rows backward", bytes);
+        table_.reduce_scatter(mesh_.tensor(), "scatter_rows_sum", bytes);
+        table_.all_gather(mesh_.tensor(), "scatter_rows_sum backward", bytes);
+      }
+      return;
+    }
     table_.all_reduce(mesh_.tensor(), "reduce_from", bytes, calls);
     table_.all_reduce(mesh_.tensor(), "copy_to backward", bytes, calls);
   }

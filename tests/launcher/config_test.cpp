@@ -88,7 +88,8 @@ TEST(ConfigText, FieldOfAnotherGroupIsPointedTo) {
 TEST(ConfigText, FieldLikeNoOtherListsWhatThereIs) {
   EXPECT_EQ(parse_errors("parallel { pipeline: 2 }"),
             (Lines{"configs/x.textproto:1:12: parallel has no field 'pipeline'; it has data, sequence, "
-                   "tensor, zero_stage, partition, exchange, attention, ranks_per_node, timeout_seconds"}));
+                   "tensor, zero_stage, partition, exchange, attention, ranks_per_node, timeout_seconds, "
+                   "shard_norms"}));
 }
 
 TEST(ConfigText, WrongValuesSayWhatTheFieldTakes) {

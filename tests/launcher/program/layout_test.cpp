@@ -98,6 +98,27 @@ TEST_F(ProgramLayout, EveryZeroStageTrainsTheSameAndItsCheckpointsGoOnInOthers) 
   expect_equal_runs<double>(one, "handed_on", 1e-10);
 }
 
+TEST_F(ProgramLayout, NormsShardedOverTensorRanksTrainTheSameAndTheirCheckpointsGoOnWithout) {
+  const std::vector<std::string> constant = {"optimizer.schedule=CONSTANT", "train.sequence_length=31"};
+  const auto with = [&](std::vector<std::string> settings) {
+    settings.insert(settings.end(), constant.begin(), constant.end());
+    return settings;
+  };
+  const std::string one = train_in({1, 1}, constant, "one");
+  train("sharded",
+        with({"parallel.sequence=2", "parallel.tensor=2", "parallel.shard_norms=true",
+              "parallel.zero_stage=1", "train.steps=4"}),
+        4);
+  // Rows that one data rank evaluates alone are odd in number.
+  const ProgramResult eval = spanwise({"eval", "sharded"}, {"parallel.sequence=1", "train.micro_batch=1"}, 4),
+                      eval_alone =
+                          spanwise({"eval", "sharded"}, {"parallel.sequence=1", "parallel.tensor=1"});
+  EXPECT_EQ(eval.exit_code, 0) << eval.output;
+  EXPECT_EQ(eval.output, eval_alone.output);
+  train("sharded", constant);
+  expect_equal_runs<double>(one, "sharded", 1e-10);
+}
+
 TEST_F(ProgramLayout, SinglePrecisionAgreesToItsRounding) {
   const std::vector<std::string> settings = {"train.precision=F32"};
   const std::string one = train_in({1, 1}, settings, "f32");
