@@ -139,6 +139,39 @@ void add_stages(std::vector<Row>& rows) {
   rows.push_back({.task = kHybrid, .mesh = {1, 2, 4}});
 }
 
+void add_sharded_norms(std::vector<Row>& rows) {
+  for (const Task& task : mixer_tasks()) {
+    rows.push_back({.task = task, .mesh = {1, 2, 2}, .checkpointing = true, .shard_norms = true});
+  }
+  Task tied = kHybrid, brief = kHybrid, single = kHybrid;
+  tied.tied = true;
+  brief.text = Task::Text::kShort;
+  single.dtype = DType::kF32;
+  for (int stage = 0; stage < kNumStages; ++stage) {
+    for (const bool checkpointing : {false, true}) {
+      rows.push_back({.task = tied,
+                      .mesh = {2, 2, 2},
+                      .zero_stage = stage,
+                      .partition = Partition::kZigzag,
+                      .checkpointing = checkpointing,
+                      .shard_norms = true});
+    }
+  }
+  for (const bool checkpointing : {false, true}) {
+    rows.push_back({.task = kHybrid, .mesh = {1, 1, 4}, .checkpointing = checkpointing, .shard_norms = true});
+    // 29 tokens over two ranks.
+    rows.push_back({.task = kHybrid,
+                    .mesh = {4, 1, 2},
+                    .zero_stage = 1,
+                    .checkpointing = checkpointing,
+                    .shard_norms = true});
+  }
+  rows.push_back({.task = kHybrid, .mesh = {1, 2, 4}, .shard_norms = true});
+  rows.push_back({.task = single, .mesh = {2, 1, 4}, .zero_stage = 2, .shard_norms = true});
+  // 9 tokens over four ranks: the last one holds padding alone.
+  rows.push_back({.task = brief, .mesh = {2, 1, 4}, .zero_stage = 3, .shard_norms = true, .passes = 2});
+}
+
 }  // namespace
 
 std::string Task::str() const {
@@ -149,11 +182,11 @@ std::string Task::str() const {
 
 std::string Row::str() const {
   return fmt::format(
-      "[data {} x sequence {} x tensor {}, ZeRO {}, {}, exchange {}, attention {}, checkpointing {}, {} "
+      "[data {} x sequence {} x tensor {}, ZeRO {}, {}, exchange {}, attention {}, checkpointing {}, {}{} "
       "micro-batch(es), {}]",
       mesh.data, mesh.sequence, mesh.tensor, zero_stage,
       partition == Partition::kZigzag ? "zigzag" : "contiguous", name_of(exchange), name_of(attention),
-      checkpointing ? "on" : "off", passes, task.str());
+      checkpointing ? "on" : "off", shard_norms ? "sharded norms, " : "", passes, task.str());
 }
 
 bool supported(const Row& row) {
@@ -174,6 +207,7 @@ std::vector<Row> cheap_rows() {
   add_every_mixer(rows);
   add_exchanges(rows);
   add_stages(rows);
+  add_sharded_norms(rows);
   return rows;
 }
 
@@ -191,13 +225,17 @@ void add_product(std::vector<Row>& rows, const Task& task, const MeshShape& mesh
       for (size_t e = 0; e < num_exchanges; ++e) {
         for (size_t a = 0; a < num_attentions; ++a) {
           for (const bool checkpointing : {false, true}) {
-            add_supported(rows, {.task = task,
-                                 .mesh = mesh,
-                                 .zero_stage = stage,
-                                 .partition = kPartitions[p],
-                                 .exchange = kExchanges[e],
-                                 .attention = kAttentions[a],
-                                 .checkpointing = checkpointing});
+            for (const bool shard_norms : {false, true}) {
+              if (shard_norms && mesh.tensor == 1) continue;
+              add_supported(rows, {.task = task,
+                                   .mesh = mesh,
+                                   .zero_stage = stage,
+                                   .partition = kPartitions[p],
+                                   .exchange = kExchanges[e],
+                                   .attention = kAttentions[a],
+                                   .checkpointing = checkpointing,
+                                   .shard_norms = shard_norms});
+            }
           }
         }
       }
@@ -249,6 +287,7 @@ std::vector<Row> trajectory_rows() {
        .passes = 2},
       {.task = kHybrid, .mesh = {4, 1, 2}, .zero_stage = 1},
       {.task = kHybrid, .mesh = {1, 1, 4}},
+      {.task = kHybrid, .mesh = {1, 2, 4}, .zero_stage = 1, .checkpointing = true, .shard_norms = true},
   };
 }
 

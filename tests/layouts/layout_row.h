@@ -37,7 +37,8 @@ struct Row {
   StateExchange exchange = StateExchange::kAllGather;
   AttentionExchange attention = AttentionExchange::kAllGather;
   bool checkpointing = false;
-  int passes = 1;  ///< micro-batches a step
+  bool shard_norms = false;  ///< over the tensor ranks
+  int passes = 1;            ///< micro-batches a step
 
   std::string str() const;
 };
@@ -47,7 +48,8 @@ bool supported(const Row& row);
 
 /// Every feature in some layout, quick enough for every run.
 std::vector<Row> cheap_rows();
-/// Layouts × ZeRO stages × partitions × exchanges × checkpointing × mixers and a hybrid, in fp64.
+/// Layouts × ZeRO stages × partitions × exchanges × checkpointing × sharded norms × mixers and a hybrid, in
+/// fp64.
 std::vector<Row> full_product();
 /// `count` different rows of the full product, drawn with a fixed seed.
 std::vector<Row> drawn_rows(size_t count);

@@ -22,6 +22,7 @@ LanguageModelOptions model_options(const Row& row, const Mesh& mesh) {
                                .layer_pattern = row.task.pattern,
                                .linear_mixer = row.task.mixer,
                                .loss_chunk_rows = 7,
+                               .shard_norms = row.shard_norms,
                                .activation_checkpointing = row.checkpointing};
   options.mixer.hidden = 32;
   options.mixer.init_stddev = 0.2;  // large weights, so that every path carries a visible gradient
