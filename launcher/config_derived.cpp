@@ -17,12 +17,6 @@ int64_t accumulation_passes(const RunConfig& config, int world_size) {
          (config.train().micro_batch() * data_ranks(config.parallel(), world_size));
 }
 
-std::string layer_kinds(const ModelConfig& model) {
-  std::string kinds;
-  while (int64_t(kinds.size()) < model.num_layers()) kinds += model.layer_pattern();
-  return kinds;
-}
-
 int64_t intermediate_size(const ModelConfig& model) {
   if (model.intermediate_size() > 0) return model.intermediate_size();
   // int() before rounding up, as the published models have it.

@@ -13,8 +13,6 @@ int64_t data_ranks(const config::ParallelConfig& parallel, int world_size);
 /// Forward and backward passes of one optimizer step on one rank.
 int64_t accumulation_passes(const config::RunConfig& config, int world_size);
 
-/// One letter a layer, 'L' or 'N': the pattern repeated over the depth.
-std::string layer_kinds(const config::ModelConfig& model);
 /// Channels inside the MLP.
 int64_t intermediate_size(const config::ModelConfig& model);
 

@@ -519,7 +519,6 @@ TEST(ConfigDerived, ResolvesWhatZerosStandFor) {
       {"train.global_batch=24", "train.micro_batch=2", "train.steps=110", "optimizer.warmup_steps=10"});
   EXPECT_EQ(data_ranks(config.parallel(), 3), 3);
   EXPECT_EQ(accumulation_passes(config, 3), 4);
-  EXPECT_EQ(layer_kinds(config.model()), "LLLNLLLN");
   EXPECT_EQ(intermediate_size(config.model()), 768);
   EXPECT_EQ(attention_kv_heads(config.model().attention()), 4);
   EXPECT_EQ(attention_head_dim(config.model()), 64);
