@@ -8,7 +8,6 @@
 // same for any data.
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,8 +34,8 @@ struct RankPlan {
   int rank = 0;
   int64_t num_parameters = 0;  ///< of the whole model
   PlannedMemory memory;
-  std::optional<int64_t> activation_bytes;  ///< plan_activations
-  std::vector<PlannedTraffic> traffic;      ///< by axis, then name; axes of one rank have none
+  int64_t activation_bytes = 0;         ///< plan_activations
+  std::vector<PlannedTraffic> traffic;  ///< by axis, then name; axes of one rank have none
   int64_t received_bytes() const;
 };
 
@@ -46,10 +45,9 @@ std::vector<PlannedTraffic> plan_traffic(const RunConfig& config, const Mesh& me
                                          int zero_stage);
 
 /// Most bytes that one micro-batch's forward and backward hold beside the above, rows being one document
-/// each; none for sequence ranks that exchange states or keys otherwise than by all-gathers. ZeRO's gathered
-/// and unreduced buckets are not counted.
-std::optional<int64_t> plan_activations(const RunConfig& config, const Mesh& mesh,
-                                        const LanguageModel& model);
+/// each (size_tape.h, block_sizes.h, exchange_sizes.h). ZeRO's gathered and unreduced buckets are not
+/// counted.
+int64_t plan_activations(const RunConfig& config, const Mesh& mesh, const LanguageModel& model);
 
 /// For a config without config_problems for `world_size` ranks. UserError where the layout depends on the
 /// machine and the config does not say (TWO_LEVEL without parallel.ranks_per_node).

@@ -5,10 +5,10 @@
 
 #include "launcher/build_model.h"
 #include "launcher/config_derived.h"
+#include "launcher/exchange_sizes.h"
 #include "launcher/plan.h"
 #include "parallel/gradient_reducer.h"
 #include "parallel/halo.h"
-#include "parallel/state_exchange.h"
 
 namespace spanwise {
 
@@ -52,12 +52,6 @@ class TrafficTable {
  private:
   std::map<std::pair<std::string, std::string>, Traffic> rows_;
 };
-
-SequencePlan whole_documents(const SequencePartition& partition, int rank, int64_t batch) {
-  std::vector<int64_t> starts;
-  for (int64_t row = 0; row < batch; ++row) starts.push_back(row * partition.length());
-  return {partition, rank, batch, std::move(starts)};
-}
 
 /// Forward and backward of one micro-batch.
 class MicroBatchTraffic {
@@ -145,28 +139,11 @@ class MicroBatchTraffic {
     table_.add(mesh_.sequence(), name + "_backward", halo.given_tokens() * channels * element_bytes_, calls);
   }
 
-  SpanShape span_shape(MixerKind kind) const {
-    const LinearMixerOptions& o = model_.mixer.linear;
-    const bool delta = kind == MixerKind::kDeltaNet || kind == MixerKind::kGatedDeltaNet;
-    return {.rows = plan_.num_local_rows(),
-            .heads = local_heads(o.num_value_heads),
-            .key_dim = o.key_dim,
-            .value_dim = o.value_dim,
-            .transition = delta                                 ? TransitionKind::kDense
-                          : kind == MixerKind::kLinearAttention ? TransitionKind::kIdentity
-                                                                : TransitionKind::kLogDecay,
-            .dtype = dtype_};
-  }
-
   void add_states(MixerKind kind) {
-    const SpanShape shape = span_shape(kind);
+    const SpanShape shape = span_shape(model_.mixer, kind, plan_.num_local_rows(), dtype_);
     const int64_t summary = shape.elems() * element_bytes_,
                   states = shape.rows * shape.state_elems() * element_bytes_;
-    const Comm& axis = mesh_.sequence();
-    switch (sequence_.parallel.exchange) {
-      case StateExchange::kAuto:
-        return prefers_head_split(shape, axis.size()) ? add_head_split(summary, states)
-                                                      : add_state_gathers(summary, states);
+    switch (chosen_exchange(sequence_.parallel.exchange, shape, mesh_.sequence().size())) {
       case StateExchange::kAllGather:
         return add_state_gathers(summary, states);
       case StateExchange::kChain:
@@ -175,7 +152,10 @@ class MicroBatchTraffic {
         return add_head_split(summary, states);
       case StateExchange::kTwoLevel:
         return add_two_level(summary, states);
+      case StateExchange::kAuto:
+        break;
     }
+    SPANWISE_FAIL("no traffic of state exchange {}", int(sequence_.parallel.exchange));
   }
 
   void add_state_gathers(int64_t summary, int64_t states) {
@@ -218,8 +198,7 @@ class MicroBatchTraffic {
     switch (sequence_.parallel.attention) {
       case AttentionExchange::kAllGather:
         if (o.window > 0) {
-          const int64_t width = std::max<int64_t>(std::min(o.window, plan_.partition().length()) - 1, 1);
-          return add_halo("attention", width, kv_width, 1);
+          return add_halo("attention", window_halo_width(o.window, plan_.partition().length()), kv_width, 1);
         }
         table_.all_gather(mesh_.sequence(), "attention_forward", kv_bytes);
         table_.reduce_scatter(mesh_.sequence(), "attention_backward", kv_bytes);

@@ -29,7 +29,8 @@ struct SequenceAttention {
 
 /// Keeps the whole rows' keys and values until backward.
 Var all_gather_attention(Tape& tape, Comm& comm, const SequencePlan& plan, const SequenceAttention& in);
-/// Fetches the window − 1 tokens before each local row; window > 0.
+/// Fetches the window − 1 tokens before each local row, and keeps them with the local keys and values until
+/// backward; window > 0.
 Var window_attention(Tape& tape, Comm& comm, const SequencePlan& plan, const SequenceAttention& in);
 /// Keys and values go round (Liu et al., arXiv 2310.01889); each rank merges what its queries read of a step.
 Var ring_attention(Tape& tape, Comm& comm, const SequencePlan& plan, const SequenceAttention& in);

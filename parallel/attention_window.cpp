@@ -15,7 +15,7 @@ struct WindowKeys {
   WindowKeys(const SequencePlan& plan, const SequenceAttention& in)
       : rows(in.k.dim(0)),
         capacity(in.k.dim(1)),
-        width(std::max<int64_t>(std::min(in.window, plan.partition().length()) - 1, 1)),
+        width(window_halo_width(in.window, plan.partition().length())),
         k_width(in.k.dim(2) * in.k.dim(3)),
         v_width(in.v.dim(2) * in.v.dim(3)) {}
 

@@ -37,6 +37,10 @@ class Mailbox {
 
 }  // namespace
 
+int64_t window_halo_width(int64_t window, int64_t length) {
+  return std::max<int64_t>(std::min(window, length) - 1, 1);
+}
+
 Halo::Halo(const SequencePlan& plan, int64_t width) : plan_(plan), width_(width) {
   SPANWISE_CHECK(width >= 1, "a halo of {} tokens", width);
   const SequencePartition& p = plan.partition();

@@ -42,4 +42,7 @@ class Halo {
   std::vector<Piece> pieces_;  ///< that this rank gives or takes, in one order on all ranks
 };
 
+/// Width of the halo that attention with a window > 0 needs on rows of `length` tokens: at least one.
+int64_t window_halo_width(int64_t window, int64_t length);
+
 }  // namespace spanwise

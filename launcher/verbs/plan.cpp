@@ -27,13 +27,7 @@ std::string memory_table(const RankPlan& plan) {
   row("gradients", plan.memory.gradients);
   row("optimizer", plan.memory.optimizer);
   row("total held", plan.memory.total());
-  if (plan.activation_bytes) {
-    row("activations, about", *plan.activation_bytes);
-  } else {
-    text +=
-        "  Activations have no number: with sequence ranks they are planned only where states and keys are "
-        "all-gathered.\n";
-  }
+  row("activations, about", plan.activation_bytes);
   return text;
 }
 

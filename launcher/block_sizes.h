@@ -1,0 +1,86 @@
+#pragma once
+// The ops of one block, as sizes: what each mixer and the MLP keep (models/block.cpp, models/mixers/).
+
+#include <optional>
+#include <vector>
+
+#include "launcher/size_tape.h"
+#include "models/language_model.h"
+#include "parallel/sequence_parallel.h"
+#include "parallel/tensor_parallel.h"
+
+namespace spanwise {
+
+/// What a rank holds of a micro-batch.
+struct LocalRows {
+  int64_t rows, row_tokens, num_positions;
+  /// Where rows are parts of longer ones, which several ranks hold.
+  struct Spans {
+    SequencePlan plan;
+    SequenceParallelOptions exchanges;
+  };
+  std::optional<Spans> spans;
+};
+
+/// `model` must outlive it.
+class BlockSizes {
+ public:
+  BlockSizes(const LanguageModelOptions& model, LocalRows local, DType dtype)
+      : model_(model),
+        local_(std::move(local)),
+        dtype_(dtype),
+        n_(local_.rows * local_.row_tokens),
+        tensor_stream_(model.mixer.tensor, model.shard_norms) {}
+
+  int64_t tokens() const { return n_; }
+  /// Tokens of the stream between layers.
+  int64_t stream_tokens() const { return tensor_stream_.held_rows(n_); }
+  int64_t stream() const { return stream_tokens() * model_.mixer.hidden; }
+  /// What layers read and return.
+  int64_t all_rows() const { return n_ * model_.mixer.hidden; }
+  bool divided() const { return model_.mixer.tensor.size() > 1; }
+  /// What tensor ranks read of a normed stream after the blocks: its memory, with a gradient of its own to be
+  /// summed, or all ranks' rows, whose gradient is copied to be summed.
+  int enter(SizeTape& tape, int x) const;
+  /// Adds a block that reads the stream of op `residual`; `first`: the stream is not yet a sum. Returns the
+  /// op of the stream after the mixer.
+  int add(SizeTape& tape, MixerKind kind, int residual, bool first) const;
+
+ private:
+  struct Qkv {
+    int q, k, v;
+  };
+
+  int64_t heads(int64_t all) const;
+  int64_t key_heads() const { return heads(model_.mixer.linear.num_heads); }
+  int64_t value_heads() const { return heads(model_.mixer.linear.num_value_heads); }
+  /// Elements of all tokens' keys, and of their values.
+  int64_t keys() const { return n_ * key_heads() * model_.mixer.linear.key_dim; }
+  int64_t values() const { return n_ * value_heads() * model_.mixer.linear.value_dim; }
+
+  // Each returns the op of its result.
+  int enter_layer(SizeTape& tape, int x) const;
+  int convolve(SizeTape& tape, int x, int64_t elems) const;
+  Qkv project_qkv(SizeTape& tape, int x) const;
+  int attend(SizeTape& tape, int q, int k, int v) const;
+  int add_states(SizeTape& tape, MixerKind kind, std::vector<int> inputs) const;
+
+  // Up to the sum with the stream.
+  void output(SizeTape& tape, int x) const;
+  void normed_output(SizeTape& tape, int y, int x, int64_t num_norms) const;
+  void add_mixer(SizeTape& tape, int x, MixerKind kind) const;
+  void add_attention(SizeTape& tape, int x) const;
+  void add_linear_attention(SizeTape& tape, int x) const;
+  void add_lightning(SizeTape& tape, int x) const;
+  void add_retention(SizeTape& tape, int x) const;
+  void add_mamba2(SizeTape& tape, int u) const;
+  void add_delta(SizeTape& tape, int x, MixerKind kind) const;
+
+  const LanguageModelOptions& model_;
+  LocalRows local_;
+  DType dtype_;
+  int64_t n_;
+  TensorStream tensor_stream_;
+};
+
+}  // namespace spanwise

@@ -1,0 +1,149 @@
+// The activations that `plan` gives without running are within a tenth of what a run needs.
+
+#include "core/check.h"
+#include "core/context.h"
+#include "tests/launcher/program/planned_run.h"
+
+namespace spanwise::testing {
+namespace {
+
+/// What buffers of these sizes take of the allocator, which rounds them up.
+int64_t allocated_bytes(const PlannedMemory& memory) {
+  Context ctx;
+  std::vector<std::shared_ptr<Buffer>> held;
+  for (const int64_t bytes :
+       {memory.parameters, memory.gradients, memory.optimizer / 2, memory.optimizer / 2})
+    held.push_back(ctx.allocate(size_t(bytes)));
+  return int64_t(ctx.memory().live_bytes);
+}
+
+class ProgramPlanActivations : public PlannedRunTest {
+ protected:
+  /// Runs the case with and without activation checkpointing. Every config is of this size but for its own
+  /// settings.
+  void expect_planned_activations(const PlanCase& c) {
+    for (const char* checkpointing : {"false", "true"}) {
+      PlanCase sized{fmt::format("{}_{}", c.name, checkpointing),
+                     c.ranks,
+                     {"train.sequence_length=256", "model.hidden_size=64", "model.intermediate_size=160",
+                      "train.micro_batch=2", "model.chunk_size=32",
+                      fmt::format("train.activation_checkpointing={}", checkpointing)}};
+      sized.settings.insert(sized.settings.end(), c.settings.begin(), c.settings.end());
+      SCOPED_TRACE(sized.name);
+      run_case(sized);
+      const RankPlan planned = plan(sized, 0);
+      const double measured =
+          double(fields_of(lines()[1], "memory_bytes").at("memory_bytes") - allocated_bytes(planned.memory));
+      EXPECT_NEAR(double(planned.activation_bytes), measured, 0.1 * measured);
+    }
+  }
+
+  /// A case on 2 and 4 sequence ranks, contiguous and zigzag.
+  void expect_planned_over_ranks(const std::string& name, const std::vector<std::string>& settings) {
+    for (const int ranks : {2, 4}) {
+      for (const char* partition : {"CONTIGUOUS", "ZIGZAG"}) {
+        PlanCase c{fmt::format("{}_{}_{}", name, ranks, partition),
+                   ranks,
+                   {"model.num_layers=2", fmt::format("parallel.sequence={}", ranks),
+                    fmt::format("parallel.partition={}", partition)}};
+        c.settings.insert(c.settings.end(), settings.begin(), settings.end());
+        expect_planned_activations(c);
+      }
+    }
+  }
+};
+
+TEST_F(ProgramPlanActivations, OfAHybridAreWithinATenthOfThoseMeasured) {
+  for (const PlanCase& c : {
+           PlanCase{"gated_delta", 1, {}},
+           {"wide_vocabulary", 1, {"model.vocab_size=3000", "train.loss_chunk_tokens=64"}},
+           {"all_options",
+            1,
+            {"model.attention={num_heads: 4 num_kv_heads: 2 qk_norm: true output_gate: true}",
+             "model.linear.num_value_heads=4", "train.precision=F32"}},
+           {"delta", 1, {"model.linear_mixer=DELTA_NET", "model.linear.output_gate=false"}},
+           {"linear_attention", 1, {"model.linear_mixer=LINEAR_ATTENTION"}},
+           {"elu", 1, {"model.linear_mixer=LINEAR_ATTENTION", "model.linear.feature_map=ELU"}},
+           {"lightning", 1, {"model.linear_mixer=LIGHTNING"}},
+           {"retention", 1, {"model.linear_mixer=RETENTION", "train.precision=F32"}},
+           {"mamba2", 1, {"model.linear_mixer=MAMBA2", "model.linear.state_size=16"}},
+           {"tensor", 2, {"parallel.tensor=2"}},
+           {"tensor_vocabulary",
+            2,
+            {"parallel.tensor=2", "model.vocab_size=3000", "train.loss_chunk_tokens=64"}},
+           {"tensor_linear_attention", 2, {"parallel.tensor=2", "model.linear_mixer=LINEAR_ATTENTION"}},
+           {"tensor_lightning", 2, {"parallel.tensor=2", "model.linear_mixer=LIGHTNING"}},
+           {"tensor_retention", 2, {"parallel.tensor=2", "model.linear_mixer=RETENTION"}},
+           {"tensor_mamba2",
+            2,
+            {"parallel.tensor=2", "model.linear_mixer=MAMBA2", "model.linear.state_size=16"}},
+           {"sharded_norms", 2, {"parallel.tensor=2", "parallel.shard_norms=true"}},
+           {"sharded_norms_mamba2",
+            2,
+            {"parallel.tensor=2", "parallel.shard_norms=true", "model.linear_mixer=MAMBA2",
+             "model.linear.state_size=16"}},
+           {"sharded_norms_four",
+            4,
+            {"parallel.tensor=4", "parallel.shard_norms=true", "model.attention.num_heads=4",
+             "model.linear.num_heads=4"}},
+           {"sharded_norms_sequence",
+            4,
+            {"parallel.tensor=2", "parallel.sequence=2", "parallel.shard_norms=true"}},
+           {"sequence", 2, {"parallel.sequence=2"}},
+           {"zigzag", 2, {"parallel.sequence=2", "parallel.partition=ZIGZAG"}},
+           {"sequence_delta", 2, {"parallel.sequence=2", "model.linear_mixer=DELTA_NET"}},
+           {"sequence_linear_attention", 2, {"parallel.sequence=2", "model.linear_mixer=LINEAR_ATTENTION"}},
+           {"sequence_lightning", 2, {"parallel.sequence=2", "model.linear_mixer=LIGHTNING"}},
+           {"sequence_retention", 2, {"parallel.sequence=2", "model.linear_mixer=RETENTION"}},
+           {"sequence_mamba2",
+            2,
+            {"parallel.sequence=2", "model.linear_mixer=MAMBA2", "model.linear.state_size=16"}},
+           {"tensor_sequence", 4, {"parallel.tensor=2", "parallel.sequence=2"}},
+           {"tensor_chain_ring",
+            4,
+            {"parallel.tensor=2", "parallel.sequence=2", "parallel.exchange=CHAIN",
+             "parallel.attention=RING"}},
+           // AUTO divides the heads of large states.
+           {"auto_head_split", 2, {"parallel.sequence=2", "model.linear.head_dim=384"}},
+           {"uneven_window",
+            4,
+            {"parallel.sequence=4", "train.sequence_length=250", "model.attention.window=70"}},
+       }) {
+    expect_planned_activations(c);
+  }
+}
+
+// In the tests below a layer's exchange is what decides its peak: states are larger than what a rank's tokens
+// take, and keys and values of other ranks as large.
+
+TEST_F(ProgramPlanActivations, OfEveryStateExchangeAreWithinATenthOfThoseMeasured) {
+  for (const char* mixer : {"GATED_DELTA_NET", "RETENTION"}) {  // dense transitions, and decays
+    for (const std::string exchange : {"ALL_GATHER", "CHAIN", "HEAD_SPLIT", "TWO_LEVEL"}) {
+      std::vector<std::string> settings = {"model.layer_pattern=L",
+                                           "model.attention=",
+                                           "train.sequence_length=128",
+                                           "model.linear={num_heads: 4 head_dim: 64}",
+                                           fmt::format("model.linear_mixer={}", mixer),
+                                           fmt::format("parallel.exchange={}", exchange)};
+      if (exchange == "TWO_LEVEL") settings.push_back("parallel.ranks_per_node=2");
+      expect_planned_over_ranks(fmt::format("{}_{}", mixer, exchange), settings);
+    }
+  }
+}
+
+TEST_F(ProgramPlanActivations, OfEveryAttentionExchangeAreWithinATenthOfThoseMeasured) {
+  const auto attention = [&](const std::string& name, const char* window, const char* exchange) {
+    expect_planned_over_ranks(
+        name,
+        {"model.layer_pattern=N", "model.linear=", "model.chunk_size=",
+         fmt::format("model.attention={{num_heads: 4 num_kv_heads: 2 head_dim: 64 window: {}}}", window),
+         fmt::format("parallel.attention={}", exchange)});
+  };
+  attention("ring", "0", "RING");
+  attention("ulysses", "0", "ULYSSES");
+  attention("window", "5", "ALL_GATHER");
+  attention("wide_window", "150", "ALL_GATHER");
+}
+
+}  // namespace
+}  // namespace spanwise::testing
