@@ -1,6 +1,36 @@
 #include "core/ops/gated_delta.h"
 
+#include "core/dispatch.h"
+
 namespace spanwise {
+
+namespace {
+
+LinearStateKernels gated_delta_kernels(const Context& ctx) {
+  if constexpr (kHasCuda) {
+    if (ctx.device() == Device::kCUDA)
+      return {.allocate_saved = cuda::gated_delta_saved,
+              .forward = cuda::gated_delta_fwd,
+              .backward = cuda::gated_delta_bwd,
+              .summarize = cuda::gated_delta_summarize,
+              .local = cuda::gated_delta_local,
+              .fold = cuda::gated_delta_fold,
+              .dstate = cuda::gated_delta_dstate,
+              .local_bwd = cuda::gated_delta_local_bwd,
+              .fold_bwd = cuda::gated_delta_fold_bwd};
+  }
+  return {.allocate_saved = allocate_chunk_states,
+          .forward = cpu::gated_delta_fwd,
+          .backward = cpu::gated_delta_bwd,
+          .summarize = cpu::gated_delta_summarize,
+          .local = cpu::gated_delta_local,
+          .fold = cpu::gated_delta_fold,
+          .dstate = cpu::gated_delta_dstate,
+          .local_bwd = cpu::gated_delta_local_bwd,
+          .fold_bwd = cpu::gated_delta_fold_bwd};
+}
+
+}  // namespace
 
 LinearStateResult gated_delta(Tape& tape, const Var& q, const Var& k, const Var& v, const Var& log_decay,
                               const Var& beta, const SequenceLayout& layout, const Var& initial_state,
@@ -13,21 +43,13 @@ LinearStateResult gated_delta(Tape& tape, const Var& q, const Var& k, const Var&
                                  .head_log_decay = Tensor(),
                                  .beta = beta,
                                  .initial_state = initial_state};
-  return linear_state(tape, operands, layout, options,
-                      {.forward = cpu::gated_delta_fwd,
-                       .backward = cpu::gated_delta_bwd,
-                       .summarize = cpu::gated_delta_summarize,
-                       .local = cpu::gated_delta_local,
-                       .fold = cpu::gated_delta_fold,
-                       .dstate = cpu::gated_delta_dstate,
-                       .local_bwd = cpu::gated_delta_local_bwd,
-                       .fold_bwd = cpu::gated_delta_fold_bwd});
+  return linear_state(tape, operands, layout, options, gated_delta_kernels(tape.context()));
 }
 
 Tensor gated_delta_step(Context& ctx, const LinearStateStep& step) {
   SPANWISE_CHECK(step.beta.defined(), "gated_delta needs beta; scalar_decay is the family without one");
   const Tensor out = check_linear_state_step(ctx, step);
-  cpu::gated_delta_step(ctx, step, out);
+  SPANWISE_DISPATCH(ctx, gated_delta_step, ctx, step, out);
   return out;
 }
 

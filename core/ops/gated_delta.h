@@ -37,7 +37,7 @@ void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const Span
                            LinearStateForward& out);
 void gated_delta_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
 void gated_delta_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
-void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const Tensor& dout,
+void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
                         const Tensor& dstate_in);
 void gated_delta_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
                            const LinearStateGradients& out);
@@ -45,5 +45,27 @@ void gated_delta_fold_bwd(Context& ctx, const LinearStateCall& call, const Linea
                           const LinearStateGradients& out);
 void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
 }  // namespace cpu
+
+// BF16: chunks of at most 64 tokens, K and V of 64, 128 or 256. F32: token by token, K up to 256.
+namespace cuda {
+/// BF16, about (K·V + 8·64 + 64·V)·2/64 bytes a token and value head: the states of the CPU in BF16, and for
+/// every chunk Θ, A, N and the decays. F32: as the CPU.
+std::vector<Tensor> gated_delta_saved(Context& ctx, const LinearStateCall& call);
+void gated_delta_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                     const LinearStateForward& out);
+void gated_delta_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                     const LinearStateCotangents& from, const LinearStateGradients& out);
+void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
+                           LinearStateForward& out);
+void gated_delta_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
+void gated_delta_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
+void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                        const Tensor& dstate_in);
+void gated_delta_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                           const LinearStateGradients& out);
+void gated_delta_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                          const LinearStateGradients& out);
+void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
+}  // namespace cuda
 
 }  // namespace spanwise

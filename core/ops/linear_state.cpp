@@ -27,15 +27,15 @@ void check_call(const LinearStateCall& c, const SequenceLayout& layout) {
                  c.v.shape().str());
   const int64_t B = layout.batch(), T = layout.length(), H = c.q.dim(2), K = c.q.dim(3), HV = c.v.dim(2),
                 V = c.v.dim(3);
-  const DType dtype = c.q.dtype();
+  const DType dtype = c.q.dtype(), precise = accumulation_dtype(dtype);
   check_heads(H, HV);
   check_shape("q", c.q, {B, T, H, K}, dtype);
   check_shape("k", c.k, {B, T, H, K}, dtype);
   check_shape("v", c.v, {B, T, HV, V}, dtype);
-  check_shape("log_decay", c.log_decay, {B, T, HV}, dtype);
-  check_shape("the decay per head", c.head_log_decay, {HV}, dtype);
-  check_shape("beta", c.beta, {B, T, HV}, dtype);
-  check_shape("initial_state", c.initial_state, {B, HV, K, V}, dtype);
+  check_shape("log_decay", c.log_decay, {B, T, HV}, precise);
+  check_shape("the decay per head", c.head_log_decay, {HV}, precise);
+  check_shape("beta", c.beta, {B, T, HV}, precise);
+  check_shape("initial_state", c.initial_state, {B, HV, K, V}, precise);
   SPANWISE_CHECK(!(c.log_decay.defined() && c.head_log_decay.defined()),
                  "the decay is given both per token and per head; give one");
 }
@@ -50,11 +50,11 @@ Tensor empty_if_needed(Context& ctx, const Var& v) {
 
 void check_exchanged(const char* name, const Tensor& t, const LinearStateCall& call) {
   SPANWISE_CHECK(t.defined() && t.contiguous(), "the exchange of spans gave no contiguous {}", name);
-  check_shape(name, t, state_shape(call), call.q.dtype());
+  check_shape(name, t, state_shape(call), accumulation_dtype(call.q.dtype()));
 }
 
 SpanSummary make_summary(Context& ctx, const LinearStateCall& call) {
-  const DType dtype = call.q.dtype();
+  const DType dtype = accumulation_dtype(call.q.dtype());
   const int64_t R = call.q.dim(0), HV = call.v.dim(2), K = call.q.dim(3);
   const bool dense = call.beta.defined(), decays = call.log_decay.defined() || call.head_log_decay.defined();
   SpanSummary summary;
@@ -92,8 +92,8 @@ void backward_spans(Context& ctx, const LinearStateKernels& kernels, SpanExchang
       !from.dfinal_state.defined(),
       "the last state of a span has a gradient of its own; with an exchange only the next span may "
       "use that state");
-  const Tensor dstate_in = Tensor::zeros(ctx, state_shape(call), call.q.dtype());
-  kernels.dstate(ctx, call, from.dout, dstate_in);
+  const Tensor dstate_in = Tensor::zeros(ctx, state_shape(call), accumulation_dtype(call.q.dtype()));
+  kernels.dstate(ctx, call, from, dstate_in);
   const std::unique_ptr<SpanExchange::Backward> started = exchange.start_backward(dstate_in, saved);
   kernels.local_bwd(ctx, call, from, g);
   from.dfinal_state = started->wait();
@@ -125,10 +125,17 @@ std::vector<ChunkList::SegmentChunks> ChunkList::select(SegmentSet which) const 
                     : which == SegmentSet::kStarting  ? !s.continues
                     : which == SegmentSet::kEndingRow ? s.ends_row
                     : which == SegmentSet::kInsideRow ? !s.ends_row
+                    : which == SegmentSet::kPassing   ? s.continues && s.ends_row
                                                       : true;
     if (in) selected.push_back(s);
   }
   return selected;
+}
+
+std::vector<Tensor> allocate_chunk_states(Context& ctx, const LinearStateCall& call) {
+  const Shape state = state_shape(call);
+  return {Tensor::empty(ctx, {call.chunks.num_states(), state[1], state[2], state[3]},
+                        accumulation_dtype(call.q.dtype()))};
 }
 
 LinearStateResult linear_state(Tape& tape, const LinearStateVars& x, const SequenceLayout& layout,
@@ -155,11 +162,8 @@ LinearStateResult linear_state(Tape& tape, const LinearStateVars& x, const Seque
   const DType dtype = call.q.dtype();
   LinearStateForward f;
   f.out = Tensor::empty(ctx, x.v.shape(), dtype);
-  f.final_state = Tensor::empty(ctx, state_shape(call), dtype);
-  if (save) {
-    const Shape state = state_shape(call);
-    f.chunk_states = Tensor::empty(ctx, {call.chunks.num_states(), state[1], state[2], state[3]}, dtype);
-  }
+  f.final_state = Tensor::empty(ctx, state_shape(call), accumulation_dtype(dtype));
+  if (save) f.saved = kernels.allocate_saved(ctx, call);
   std::shared_ptr<const void> saved;
   if (exchange) {
     saved = forward_spans(tape, kernels, *exchange, call, f);
@@ -170,31 +174,31 @@ LinearStateResult linear_state(Tape& tape, const LinearStateVars& x, const Seque
   LinearStateResult result;
   result.out = tape.output(f.out, inputs);
   result.final_state = tape.output(f.final_state, {x.k, x.v, x.log_decay, x.beta, x.initial_state});
-  tape.record(inputs, {result.out, result.final_state},
-              [&ctx, x, result, call = std::move(call), states = f.chunk_states, kernels, exchange, saved] {
-                LinearStateGradients g;
-                g.dq = Tensor::empty(ctx, x.q.shape(), x.q.value().dtype());
-                g.dk = Tensor::empty(ctx, x.k.shape(), x.k.value().dtype());
-                g.dv = Tensor::empty(ctx, x.v.shape(), x.v.value().dtype());
-                g.dlog_decay = empty_if_needed(ctx, x.log_decay);
-                if (x.beta.defined()) g.dbeta = Tensor::empty(ctx, x.beta.shape(), x.beta.value().dtype());
-                if (x.initial_state.requires_grad())
-                  g.dinitial_state =
-                      Tensor::zeros(ctx, x.initial_state.shape(), x.initial_state.value().dtype());
-                LinearStateCotangents from{states, result.out.grad_or_zeros(ctx), result.final_state.grad()};
-                if (from.dfinal_state.defined()) from.dfinal_state = from.dfinal_state.to_contiguous(ctx);
-                if (exchange) {
-                  backward_spans(ctx, kernels, *exchange, saved, call, from, g);
-                } else {
-                  kernels.backward(ctx, call, SegmentSet::kAll, from, g);
-                }
-                x.q.add_grad(ctx, g.dq);
-                x.k.add_grad(ctx, g.dk);
-                x.v.add_grad(ctx, g.dv);
-                x.log_decay.add_grad(ctx, g.dlog_decay);
-                x.beta.add_grad(ctx, g.dbeta);
-                x.initial_state.add_grad(ctx, g.dinitial_state);
-              });
+  tape.record(
+      inputs, {result.out, result.final_state},
+      [&ctx, x, result, call = std::move(call), from_forward = std::move(f.saved), kernels, exchange, saved] {
+        LinearStateGradients g;
+        g.dq = Tensor::empty(ctx, x.q.shape(), x.q.value().dtype());
+        g.dk = Tensor::empty(ctx, x.k.shape(), x.k.value().dtype());
+        g.dv = Tensor::empty(ctx, x.v.shape(), x.v.value().dtype());
+        g.dlog_decay = empty_if_needed(ctx, x.log_decay);
+        if (x.beta.defined()) g.dbeta = Tensor::empty(ctx, x.beta.shape(), x.beta.value().dtype());
+        if (x.initial_state.requires_grad())
+          g.dinitial_state = Tensor::zeros(ctx, x.initial_state.shape(), x.initial_state.value().dtype());
+        LinearStateCotangents from{from_forward, result.out.grad_or_zeros(ctx), result.final_state.grad()};
+        if (from.dfinal_state.defined()) from.dfinal_state = from.dfinal_state.to_contiguous(ctx);
+        if (exchange) {
+          backward_spans(ctx, kernels, *exchange, saved, call, from, g);
+        } else {
+          kernels.backward(ctx, call, SegmentSet::kAll, from, g);
+        }
+        x.q.add_grad(ctx, g.dq);
+        x.k.add_grad(ctx, g.dk);
+        x.v.add_grad(ctx, g.dv);
+        x.log_decay.add_grad(ctx, g.dlog_decay);
+        x.beta.add_grad(ctx, g.dbeta);
+        x.initial_state.add_grad(ctx, g.dinitial_state);
+      });
   return result;
 }
 
@@ -203,14 +207,14 @@ Tensor check_linear_state_step(Context& ctx, const LinearStateStep& s) {
                  "q {} and v {} must have 3 dimensions: [batch, heads, width]", s.q.shape().str(),
                  s.v.shape().str());
   const int64_t B = s.q.dim(0), H = s.q.dim(1), K = s.q.dim(2), HV = s.v.dim(1), V = s.v.dim(2);
-  const DType dtype = s.q.dtype();
+  const DType dtype = s.q.dtype(), precise = accumulation_dtype(dtype);
   check_heads(H, HV);
   check_shape("k", s.k, {B, H, K}, dtype);
   check_shape("v", s.v, {B, HV, V}, dtype);
-  check_shape("log_decay", s.log_decay, {B, HV}, dtype);
-  check_shape("the decay per head", s.head_log_decay, {HV}, dtype);
-  check_shape("beta", s.beta, {B, HV}, dtype);
-  check_shape("state", s.state, {B, HV, K, V}, dtype);
+  check_shape("log_decay", s.log_decay, {B, HV}, precise);
+  check_shape("the decay per head", s.head_log_decay, {HV}, precise);
+  check_shape("beta", s.beta, {B, HV}, precise);
+  check_shape("state", s.state, {B, HV, K, V}, precise);
   SPANWISE_CHECK(s.state.defined() && s.state.contiguous(), "a step needs a contiguous state");
   SPANWISE_CHECK(!(s.log_decay.defined() && s.head_log_decay.defined()),
                  "the decay is given both per token and per head; give one");

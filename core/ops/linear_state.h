@@ -4,7 +4,8 @@
 //
 //   B rows, T tokens, H key heads, HV value heads (a multiple of H; head j uses key head j·H/HV)
 //   q, k [B,T,H,K]  v, out [B,T,HV,V]  log_decay, beta [B,T,HV]  states [B,HV,K,V]
-//   q, k, v, log_decay and beta may be column blocks. Any float dtype, all equal.
+//   q, k, v, log_decay and beta may be column blocks. q, k, v, out: any float dtype, all equal; decays, beta,
+//   states and span summaries: its accumulation_dtype.
 //
 // Segments: the state is zero where a document starts; a row's first segment goes on from initial_state (zero
 // if undefined) when it continues a document, and only then has initial_state a gradient. final_state is the
@@ -16,10 +17,11 @@
 // inside the row, in backward those that end there. Scalar decay's forward summary is a by-product; the delta
 // rule scans each row's last segment for it, states only, and backward scans each row's first segment.
 //
-// Memory: training saves the operands and the state before every chunk but a segment's first, at most
-// K·V/C elements a token and value head; backward recomputes the rest chunk by chunk. While it runs with
-// HV > H, dq and dk are kept per value head, then summed in order. With an exchange scalar decay also needs
-// the chunks' states while an inference forward runs, and always dk per value head.
+// Memory: training saves the operands and what the backend's allocate_saved() makes. On the CPU that is the
+// state before every chunk but a segment's first, at most K·V/C elements a token and value head; backward
+// recomputes the rest chunk by chunk. While it runs with HV > H, dq and dk are kept per value head, then
+// summed in order. With an exchange scalar decay also needs the chunks' states while an inference forward
+// runs, and always dk per value head.
 
 #include <vector>
 
@@ -61,6 +63,7 @@ enum class SegmentSet {
   kStarting,    ///< the others
   kEndingRow,   ///< the rows' last ones
   kInsideRow,   ///< the others
+  kPassing,     ///< those that fill a row and go on from the incoming state
 };
 
 /// Tokens cut into chunks that never cross a segment.
@@ -100,12 +103,13 @@ struct LinearStateCall {
 
 struct LinearStateForward {
   Tensor out, final_state;
-  Tensor chunk_states;  ///< [num_states, HV, K, V], or undefined: not saved
+  std::vector<Tensor> saved;  ///< as allocate_saved() made it, to be written; empty: nothing is saved
 };
 
 /// What backward starts from.
 struct LinearStateCotangents {
-  Tensor chunk_states, dout;
+  std::vector<Tensor> saved;  ///< as forward wrote it
+  Tensor dout;
   Tensor dfinal_state;  ///< or undefined
 };
 
@@ -122,20 +126,22 @@ struct LinearStateVars {
   Var beta, initial_state;
 };
 struct LinearStateKernels {
+  /// What forward of this call saves for backward, uninitialised.
+  std::vector<Tensor> (*allocate_saved)(Context&, const LinearStateCall&);
   void (*forward)(Context&, const LinearStateCall&, SegmentSet, const LinearStateForward&);
   void (*backward)(Context&, const LinearStateCall&, SegmentSet, const LinearStateCotangents&,
                    const LinearStateGradients&);
   // Forward of spans, in this order. summarize and local run without an initial_state, fold with the incoming
   // one; together they write what forward does.
-  /// Writes the summary, whose transition comes zeroed; nullptr when it is not needed. May allocate
-  /// chunk_states.
+  /// Writes the summary, whose transition comes zeroed; nullptr when it is not needed. May allocate `saved`
+  /// for local() and fold().
   void (*summarize)(Context&, const LinearStateCall&, const SpanSummary*, LinearStateForward&);
   void (*local)(Context&, const LinearStateCall&, const LinearStateForward&);
   void (*fold)(Context&, const LinearStateCall&, const LinearStateForward&);
   // Backward of spans, in this order. local_bwd runs without dfinal_state, fold_bwd with it; together they
   // write what backward does.
   /// Writes D for rows that continue.
-  void (*dstate)(Context&, const LinearStateCall&, const Tensor& dout, const Tensor& dstate_in);
+  void (*dstate)(Context&, const LinearStateCall&, const LinearStateCotangents&, const Tensor& dstate_in);
   void (*local_bwd)(Context&, const LinearStateCall&, const LinearStateCotangents&,
                     const LinearStateGradients&);
   void (*fold_bwd)(Context&, const LinearStateCall&, const LinearStateCotangents&,
@@ -144,7 +150,10 @@ struct LinearStateKernels {
 LinearStateResult linear_state(Tape& tape, const LinearStateVars& operands, const SequenceLayout& layout,
                                const LinearStateOptions& options, const LinearStateKernels& kernels);
 
-/// Checks shapes; returns out, allocated.
+/// {[num_states, HV, K, V]}: the state before every chunk but a segment's first, what the CPU saves.
+std::vector<Tensor> allocate_chunk_states(Context& ctx, const LinearStateCall& call);
+
+/// Checks shapes and dtypes; returns out, allocated.
 Tensor check_linear_state_step(Context& ctx, const LinearStateStep& step);
 
 }  // namespace spanwise

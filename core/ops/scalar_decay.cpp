@@ -2,6 +2,22 @@
 
 namespace spanwise {
 
+namespace {
+
+LinearStateKernels scalar_decay_kernels() {
+  return {.allocate_saved = allocate_chunk_states,
+          .forward = cpu::scalar_decay_fwd,
+          .backward = cpu::scalar_decay_bwd,
+          .summarize = cpu::scalar_decay_summarize,
+          .local = cpu::scalar_decay_local,
+          .fold = cpu::scalar_decay_fold,
+          .dstate = cpu::scalar_decay_dstate,
+          .local_bwd = cpu::scalar_decay_local_bwd,
+          .fold_bwd = cpu::scalar_decay_fold_bwd};
+}
+
+}  // namespace
+
 LinearStateResult scalar_decay(Tape& tape, const Var& q, const Var& k, const Var& v, const Decay& decay,
                                const SequenceLayout& layout, const Var& initial_state,
                                const LinearStateOptions& options) {
@@ -12,15 +28,7 @@ LinearStateResult scalar_decay(Tape& tape, const Var& q, const Var& k, const Var
                                  .head_log_decay = decay.per_head,
                                  .beta = Var(),
                                  .initial_state = initial_state};
-  return linear_state(tape, operands, layout, options,
-                      {.forward = cpu::scalar_decay_fwd,
-                       .backward = cpu::scalar_decay_bwd,
-                       .summarize = cpu::scalar_decay_summarize,
-                       .local = cpu::scalar_decay_local,
-                       .fold = cpu::scalar_decay_fold,
-                       .dstate = cpu::scalar_decay_dstate,
-                       .local_bwd = cpu::scalar_decay_local_bwd,
-                       .fold_bwd = cpu::scalar_decay_fold_bwd});
+  return linear_state(tape, operands, layout, options, scalar_decay_kernels());
 }
 
 Tensor scalar_decay_step(Context& ctx, const LinearStateStep& step) {

@@ -42,7 +42,7 @@ void scalar_decay_summarize(Context& ctx, const LinearStateCall& call, const Spa
                             LinearStateForward& out);
 void scalar_decay_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
 void scalar_decay_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
-void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const Tensor& dout,
+void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
                          const Tensor& dstate_in);
 void scalar_decay_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
                             const LinearStateGradients& out);

@@ -168,11 +168,11 @@ void gated_delta_fold(Context& ctx, const LinearStateCall& call, const LinearSta
   gated_delta_fwd(ctx, call, SegmentSet::kContinuing, out);
 }
 
-void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const Tensor& dout,
+void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
                         const Tensor& dstate_in) {
   dispatch_float(call.q.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    scan_state_gradients<T, DeltaValues<T>>(ctx, call, dout, dstate_in);
+    scan_state_gradients<T, DeltaValues<T>>(ctx, call, from.dout, dstate_in);
   });
 }
 

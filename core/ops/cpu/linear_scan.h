@@ -54,6 +54,11 @@ class HeadStates {
   int64_t heads_, elems_;
 };
 
+/// The only tensor that allocate_chunk_states() makes; undefined if nothing is saved.
+inline Tensor chunk_states(const std::vector<Tensor>& saved) {
+  return saved.empty() ? Tensor() : saved.front();
+}
+
 struct ScanUnit {
   ChunkList::SegmentChunks segment;
   int64_t head;
@@ -169,7 +174,7 @@ void scan_forward(Context& ctx, const LinearStateCall& call, SegmentSet which,
   const T scale = T(call.scale);
   const bool outputs = result.out.defined();
   const HeadRows<T> out(result.out, x.HV, x.dims.V);
-  const HeadStates<T> saved(result.chunk_states, x.HV, x.dims), last(result.final_state, x.HV, x.dims);
+  const HeadStates<T> saved(chunk_states(result.saved), x.HV, x.dims), last(result.final_state, x.HV, x.dims);
   using Workspace = ScanWorkspace<T, Values>;
   for_each_unit(ctx, call.chunks, which, x.HV, Workspace::bytes(x.dims), [&](const ScanUnit& unit) {
     Workspace w(x.dims, unit.scratch);
@@ -243,7 +248,7 @@ void scan_backward(Context& ctx, const LinearStateCall& call, SegmentSet which,
   const Tensor dk_heads = shared ? Tensor::empty(ctx, per_value_head, call.q.dtype()) : result.dk;
   const HeadRows<T> dq(dq_heads, x.HV, K), dk(dk_heads, x.HV, K), dv(result.dv, x.HV, x.dims.V),
       dbeta(result.dbeta, x.HV, 1), dlog_decay(result.dlog_decay, x.HV, 1), dout(from.dout, x.HV, x.dims.V);
-  const HeadStates<T> saved(from.chunk_states, x.HV, x.dims), dfinal(from.dfinal_state, x.HV, x.dims),
+  const HeadStates<T> saved(chunk_states(from.saved), x.HV, x.dims), dfinal(from.dfinal_state, x.HV, x.dims),
       dinitial(result.dinitial_state, x.HV, x.dims);
   using Workspace = ScanWorkspace<T, Values>;
   for_each_unit(ctx, call.chunks, which, x.HV, Workspace::bytes(x.dims), [&](const ScanUnit& unit) {

@@ -29,7 +29,7 @@ template <class T>
 void local_outputs(Context& ctx, const LinearStateCall& call, const LinearStateForward& f) {
   const ScanOperands<T> x(call);
   const HeadRows<T> out(f.out, x.HV, x.dims.V);
-  const HeadStates<T> states(f.chunk_states, x.HV, x.dims);
+  const HeadStates<T> states(chunk_states(f.saved), x.HV, x.dims);
   using Workspace = ScanWorkspace<T, PlainValues<T>>;
   for_each_unit(ctx, call.chunks, SegmentSet::kAll, x.HV, Workspace::bytes(x.dims),
                 [&](const ScanUnit& unit) {
@@ -57,7 +57,7 @@ template <class T>
 void fold_states(Context& ctx, const LinearStateCall& call, const LinearStateForward& f) {
   const ScanOperands<T> x(call);
   const HeadRows<T> out(f.out, x.HV, x.dims.V);
-  const HeadStates<T> states(f.chunk_states, x.HV, x.dims), last(f.final_state, x.HV, x.dims);
+  const HeadStates<T> states(chunk_states(f.saved), x.HV, x.dims), last(f.final_state, x.HV, x.dims);
   const int64_t elems = x.state_elems();
   using Workspace = ScanWorkspace<T, PlainValues<T>>;
   for_each_unit(ctx, call.chunks, SegmentSet::kContinuing, x.HV, Workspace::bytes(x.dims),
@@ -88,7 +88,7 @@ void fold_state_gradients(Context& ctx, const LinearStateCall& call, const Linea
   const Tensor dk_heads = Tensor::empty(ctx, {call.q.dim(0), call.q.dim(1), x.HV, x.dims.K}, call.q.dtype());
   const HeadRows<T> dk(dk_heads, x.HV, x.dims.K), dv(g.dv, x.HV, x.dims.V), dlog_decay(g.dlog_decay, x.HV, 1),
       dout(from.dout, x.HV, x.dims.V);
-  const HeadStates<T> states(from.chunk_states, x.HV, x.dims), dlast(from.dfinal_state, x.HV, x.dims);
+  const HeadStates<T> states(chunk_states(from.saved), x.HV, x.dims), dlast(from.dfinal_state, x.HV, x.dims);
   using Workspace = ScanWorkspace<T, PlainValues<T>>;
   for_each_unit(ctx, call.chunks, SegmentSet::kEndingRow, x.HV, Workspace::bytes(x.dims),
                 [&](const ScanUnit& unit) {
@@ -136,13 +136,11 @@ void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, SegmentSet whic
 
 void scalar_decay_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
                             LinearStateForward& out) {
-  const int64_t HV = call.v.dim(2), K = call.q.dim(3), V = call.v.dim(3);
-  if (!out.chunk_states.defined())
-    out.chunk_states = Tensor::empty(ctx, {call.chunks.num_states(), HV, K, V}, call.q.dtype());
+  if (out.saved.empty()) out.saved = allocate_chunk_states(ctx, call);
   dispatch_float(call.q.dtype(), [&](auto zero) {
     using T = decltype(zero);
     scan_forward<T, PlainValues<T>>(ctx, call, SegmentSet::kAll,
-                                    {.final_state = out.final_state, .chunk_states = out.chunk_states});
+                                    {.out = Tensor(), .final_state = out.final_state, .saved = out.saved});
     if (summary && summary->log_decay.defined()) sum_log_decays<T>(call, summary->log_decay);
   });
   if (summary) summary->state.copy_from(out.final_state);
@@ -156,11 +154,11 @@ void scalar_decay_fold(Context& ctx, const LinearStateCall& call, const LinearSt
   dispatch_float(call.q.dtype(), [&](auto zero) { fold_states<decltype(zero)>(ctx, call, out); });
 }
 
-void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const Tensor& dout,
+void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
                          const Tensor& dstate_in) {
   dispatch_float(call.q.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    scan_state_gradients<T, PlainValues<T>>(ctx, call, dout, dstate_in);
+    scan_state_gradients<T, PlainValues<T>>(ctx, call, from.dout, dstate_in);
   });
 }
 

@@ -1,0 +1,125 @@
+#pragma once
+// What the bf16 kernels of gated_delta share. A call goes through them in this order, everything per chunk of
+// up to 64 tokens and value head (symbols: core/ops/gated_delta.h):
+//
+//   prepare    all chunks at once: decay factors, Θ = (I + Λ)⁻¹ and A = s (QKᵀ)∘E∘M
+//   scan       chunk after chunk, a block per (segment, head, 64 columns of V), Sᵀ in registers: N, O, S
+//   retreat    the same backwards, dSᵀ in registers: Z, dS
+//   gradients  all chunks at once: the parts of dq, dk, dv, dβ, dG; then finish: dβ, dg
+//
+// Between kernels 64 x 64 bf16 blocks travel as images (common/wgmma_images.cuh) of 8 KB, which bulk copies move
+// without a change of layout. Rows of tokens past a chunk's end are zero in all of them.
+//
+//   theta, scores  [chunks, HV] images, rows and columns are tokens
+//   factors        [chunks, HV, 4, 64] fp32: log2 of the decay since the chunk's start (G), e^G, e^{Ḡ−G}, β
+//   values (N, Z)  [chunks, HV, V/64] images, rows are tokens
+//   states (S, dS) [slots, HV, V/64, K/64] images of Sᵀ: rows are columns of V. A slot for every chunk but
+//   the
+//                  segments' first, then one a row for incoming states (S), or for last ones (dS)
+
+#include "core/ops/cuda/common/wgmma_images.cuh"
+
+namespace spanwise::cuda::delta {
+
+inline constexpr int kChunk = 64;
+inline constexpr int kFactorElems = 4 * kChunk, kFactorBytes = kFactorElems * 4;
+
+/// Rows [token, head, width] of an operand; 16-byte aligned.
+struct Rows {
+  bf16* data;
+  int64_t stride;  ///< elements from token to token
+};
+
+struct Chunk {
+  int begin, length;  ///< tokens
+  int state_in;       ///< slot of S₀, −1: zero
+  int state_out;      ///< slot of dS₁, −1: zero
+};
+struct Segment {
+  int row, first, last;  ///< chunks
+  bool from_initial;     ///< starts from initial_state
+  bool ends_row;
+};
+
+struct Problem {
+  const Chunk* chunks;
+  int num_chunks, H, HV, K, V;
+  float scale;
+  Rows q, k;
+};
+
+struct PrepareArgs {
+  Problem problem;
+  const float *log_decay, *beta;  ///< log_decay may be nullptr: no decay
+  int64_t log_decay_stride, beta_stride;
+  bf16 *theta, *scores;
+  float* factors;
+};
+void launch_prepare(cudaStream_t stream, const PrepareArgs& args);
+
+/// States only, or also outputs.
+struct ScanArgs {
+  Problem problem;
+  const Segment* segments;
+  int num_segments;
+  Rows v;  ///< data nullptr: zeros
+  const bf16 *theta, *scores;
+  const float* factors;
+  bool from_identity;     ///< every segment starts from the identity (V = K) instead of
+  const float* initial;   ///< [B, HV, K, V] or nullptr
+  float* final;           ///< [B, HV, K, V]
+  Rows out;               ///< data nullptr: states only
+  bf16 *states, *values;  ///< images, or nullptr: not saved
+};
+void launch_scan(cudaStream_t stream, const ScanArgs& args);
+template <int kK>
+void launch_scan_of(cudaStream_t stream, const ScanArgs& args);
+
+struct RetreatArgs {
+  Problem problem;
+  const Segment* segments;
+  int num_segments;
+  Rows dout;
+  const bf16 *theta, *scores;
+  const float* factors;
+  const float* dfinal;  ///< [B, HV, K, V] or nullptr
+  float* dinitial;      ///< [B, HV, K, V] or nullptr, written for segments that start from initial_state
+  bf16 *dstates, *z;    ///< images, or nullptr: not wanted
+};
+void launch_retreat(cudaStream_t stream, const RetreatArgs& args);
+template <int kK>
+void launch_retreat_of(cudaStream_t stream, const RetreatArgs& args);
+
+struct GradientArgs {
+  Problem problem;
+  const int* selected;  ///< the chunks to work on
+  int num_selected;
+  Rows v, dout, dq, dk, dv;  ///< dq, dk: a row of HV heads
+  const float* factors;
+  const bf16 *states, *dstates, *values, *z;
+  float* parts;  ///< [2, key parts, chunks, HV, 64]: dG and dβ
+};
+/// Columns of K that one block of the gradients kernel takes.
+constexpr int key_part(int K) {
+  return K < 128 ? K : 128;
+}
+void launch_gradients(cudaStream_t stream, const GradientArgs& args);
+template <int kCols, int kV>
+void launch_gradients_of(cudaStream_t stream, const GradientArgs& args);
+
+/// Asynchronous copies of a chunk's rows of one head, `kCols` columns from `first_col`, into images; zeros
+/// past its end. `thread` of kThreads.
+template <int kCols, int kThreads>
+__device__ __forceinline__ void copy_rows(bf16* images, const Rows& rows, const Chunk& chunk, int first_col,
+                                          int thread) {
+  constexpr int kPieces = kCols / 8;
+  const bf16* from = rows.data + chunk.begin * rows.stride + first_col;
+#pragma unroll
+  for (int i = thread; i < kChunk * kPieces; i += kThreads) {
+    const int row = i / kPieces, col = i % kPieces * 8;
+    const bool inside = row < chunk.length;
+    copy_async_16(images + images_piece(row, col), from + (inside ? row : 0) * rows.stride + col, inside);
+  }
+}
+
+}  // namespace spanwise::cuda::delta

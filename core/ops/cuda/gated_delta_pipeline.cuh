@@ -1,0 +1,209 @@
+#pragma once
+// What the scan and the retreat share: a block of two warpgroups owns 64 columns of V of one value head over
+// one segment. The second warpgroup copies the chunks' operands into a ring of stages; the first computes,
+// with the transposed state, [64, K] fp32, in its registers: every warp 16 columns of V.
+
+#include "core/ops/cuda/common/async_copy.cuh"
+#include "core/ops/cuda/common/launch.h"
+#include "core/ops/cuda/gated_delta_chunks.cuh"
+
+namespace spanwise::cuda::delta {
+
+inline constexpr int kWarpgroup = 128, kScanThreads = 2 * kWarpgroup;
+
+template <int kK>
+struct Stage {
+  bf16 k[kChunk * kK], q[kChunk * kK];
+  bf16 theta[kImageElems], scores[kImageElems];
+  bf16 values[kImageElems];  ///< rows of v or dout
+  float factors[kFactorElems];
+
+  __device__ const float* from_start() const { return factors + kChunk; }
+  __device__ const float* to_end() const { return factors + 2 * kChunk; }
+  __device__ const float* beta() const { return factors + 3 * kChunk; }
+  /// e^Ḡ
+  __device__ float total() const { return factors[2 * kChunk - 1]; }
+};
+
+template <int kK>
+struct Pipeline {
+  static constexpr int kStages = kK <= 128 ? 3 : 2;
+  Stage<kK> stages[kStages];
+  bf16 state[kChunk * kK];   ///< images on their way to global memory; every warp its 16 rows
+  bf16 values[kImageElems];  ///< the same, [token, column]; every warp its 16 columns
+  Chunk chunks[kStages];
+  AsyncBarrier full[kStages], empty[kStages];
+};
+
+enum class Direction { kForward, kBackward };
+/// kStates: K, Θ and values only.
+enum class Operands { kAll, kStates };
+
+struct Unit {
+  Segment segment;
+  int segment_index, head, slab, num_slabs;
+  __device__ int chunk_at(Direction direction, int n) const {
+    return direction == Direction::kForward ? segment.first + n : segment.last - 1 - n;
+  }
+  __device__ int num_chunks() const { return segment.last - segment.first; }
+  /// Image of this head's part of V in [index, HV, V/64, images_each].
+  __device__ int64_t image(int64_t index, const Problem& p, int images_each) const {
+    return ((index * p.HV + head) * num_slabs + slab) * images_each;
+  }
+};
+/// Blocks of one head's slabs come together, so that they find its operands in L2.
+__device__ __forceinline__ Unit unit_of_block(const Problem& p, const Segment* segments) {
+  Unit u;
+  u.num_slabs = p.V / 64;
+  u.slab = blockIdx.x % u.num_slabs;
+  u.head = blockIdx.x / u.num_slabs % p.HV;
+  u.segment_index = blockIdx.x / u.num_slabs / p.HV;
+  u.segment = segments[u.segment_index];
+  return u;
+}
+
+template <int kK>
+__device__ __forceinline__ void init_pipeline(Pipeline<kK>& smem) {
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < Pipeline<kK>::kStages; ++s) {
+      smem.full[s].init(kWarpgroup + 1);
+      smem.empty[s].init(kWarpgroup / 32);
+    }
+    fence_barrier_init();
+  }
+  __syncthreads();
+}
+
+/// The copying warpgroup.
+template <int kK, Operands kOperands, Direction kDirection>
+__device__ __forceinline__ void produce(Pipeline<kK>& smem, const Problem& p, const Unit& unit,
+                                        const Rows& values, const bf16* theta, const bf16* scores,
+                                        const float* factors) {
+  constexpr bool kAll = kOperands == Operands::kAll;
+  const int thread = threadIdx.x - kWarpgroup, key_head = unit.head * p.H / p.HV;
+  for (int n = 0; n < unit.num_chunks(); ++n) {
+    const int s = n % Pipeline<kK>::kStages, turn = n / Pipeline<kK>::kStages;
+    const int index = unit.chunk_at(kDirection, n);
+    const Chunk chunk = p.chunks[index];
+    Stage<kK>& stage = smem.stages[s];
+    if (turn > 0) smem.empty[s].wait((turn - 1) & 1);
+    if (thread == 0) {
+      smem.chunks[s] = chunk;
+      smem.full[s].arrive_expecting((kAll ? 2 : 1) * kImageBytes + kFactorBytes);
+      const int64_t at = int64_t(index) * p.HV + unit.head;
+      bulk_load(stage.theta, theta + at * kImageElems, kImageBytes, &smem.full[s]);
+      if (kAll) bulk_load(stage.scores, scores + at * kImageElems, kImageBytes, &smem.full[s]);
+      bulk_load(stage.factors, factors + at * kFactorElems, kFactorBytes, &smem.full[s]);
+    }
+    copy_rows<kK, kWarpgroup>(stage.k, p.k, chunk, key_head * kK, thread);
+    if (kAll) copy_rows<kK, kWarpgroup>(stage.q, p.q, chunk, key_head * kK, thread);
+    if (values.data)
+      copy_rows<64, kWarpgroup>(stage.values, values, chunk, unit.head * p.V + unit.slab * 64, thread);
+    smem.full[s].arrive_after_copies();
+  }
+}
+
+/// The state of one block: accumulators of [64, K], in blocks that one product covers.
+template <int kK>
+struct State {
+  static constexpr int kCols = kK < 128 ? kK : 128, kBlocks = kK / kCols;
+  float c[kBlocks][kCols / 2];
+
+  /// Rows 16·warp.. and columns 16·step.. as an A fragment.
+  __device__ __forceinline__ void fragment(uint32_t (&a)[4], int step) const {
+    const float* from = c[step * 16 / kCols] + step * 16 % kCols / 2;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[i] = pack_bf16(from[2 * i], from[2 * i + 1]);
+  }
+  __device__ __forceinline__ void scale(float factor) {
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+      for (int i = 0; i < kCols / 2; ++i) c[b][i] *= factor;
+    }
+  }
+  /// += a·B, B's rows k..k+15 of the images at `images`, stored [k, K].
+  __device__ __forceinline__ void add_product(const uint32_t (&a)[4], uint32_t images, int k) {
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) wgmma_kn(c[b], a, images + b * (kCols / 64) * kImageBytes, k);
+  }
+  __device__ __forceinline__ void pin() {
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) pin_registers(c[b]);
+  }
+  /// fn(element, its row k of S, its column v of S): where this thread's elements lie.
+  template <class F>
+  __device__ __forceinline__ void for_each(int first_column, F&& fn) {
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+      for (int i = 0; i < kCols / 2; ++i)
+        fn(c[b][i], b * kCols + i / 4 * 8 + 2 * t + i % 2, first_column + 16 * warp + g + i / 2 % 2 * 8);
+    }
+  }
+};
+
+/// Four A fragments, 64 columns, from accumulators [64, 64], columns times `factors` (shared memory).
+__device__ __forceinline__ void scaled_fragments(uint32_t (&a)[4][4], const float (&c)[32],
+                                                 const float* factors) {
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int n = 0; n < 8; ++n) {
+    const float2 f = *reinterpret_cast<const float2*>(factors + 8 * n + 2 * t);
+    a[n / 2][n % 2 * 2] = pack_bf16(c[4 * n] * f.x, c[4 * n + 1] * f.y);
+    a[n / 2][n % 2 * 2 + 1] = pack_bf16(c[4 * n + 2] * f.x, c[4 * n + 3] * f.y);
+  }
+}
+__device__ __forceinline__ void fragments(uint32_t (&a)[4][4], const float (&c)[32]) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) a[i / 4][i % 4] = pack_bf16(c[2 * i], c[2 * i + 1]);
+}
+
+/// Bulk store of this warp's 16 rows of the staged state. All lanes call it after writing them.
+template <int kK>
+__device__ __forceinline__ void send_state(Pipeline<kK>& smem, bf16* images) {
+  const int warp = threadIdx.x / 32;
+  fence_async_proxy();
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) {
+#pragma unroll
+    for (int i = 0; i < kK / 64; ++i) {
+      const int at = i * kImageElems + 16 * warp * 64;
+      bulk_store(images + at, smem.state + at, 16 * 128);
+    }
+    bulk_store_commit();
+  }
+}
+/// Before the next writes to the staged state.
+__device__ __forceinline__ void wait_state_sent() {
+  if (threadIdx.x % 32 == 0) bulk_store_wait_read();
+  __syncwarp();
+}
+
+/// Stages [64 tokens, 16 columns of this warp] from fragments of the transpose; then fn(row, column, piece)
+/// with every 16-byte piece this lane carries on.
+template <class F>
+__device__ __forceinline__ void transpose_out(bf16* staging, const uint32_t (&a)[4][4], F&& fn) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < 4; ++i) store_a_image_trans(a[i], staging, 16 * warp, 16 * i);
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = i * 16 + lane / 2, col = 16 * warp + lane % 2 * 8;
+    fn(row, col, *reinterpret_cast<const uint4*>(staging + image_piece(row, col)));
+  }
+}
+
+template <class Kernel, class Args>
+void launch_pipeline(Kernel* kernel, const char* name, int bytes, cudaStream_t stream, const Args& args) {
+  const int64_t blocks = int64_t(args.num_segments) * args.problem.HV * (args.problem.V / 64);
+  if (blocks == 0) return;
+  allow_shared_memory(kernel, bytes);
+  kernel<<<unsigned(blocks), kScanThreads, bytes, stream>>>(args);
+  check_launch(name);
+}
+
+}  // namespace spanwise::cuda::delta
