@@ -1,10 +1,25 @@
 #include "core/ops/scalar_decay.h"
 
+#include "core/dispatch.h"
+
 namespace spanwise {
 
 namespace {
 
-LinearStateKernels scalar_decay_kernels() {
+LinearStateKernels scalar_decay_kernels(const Context& ctx) {
+  if constexpr (kHasCuda) {
+    if (ctx.device() == Device::kCUDA) {
+      return {.allocate_saved = cuda::scalar_decay_saved,
+              .forward = cuda::scalar_decay_fwd,
+              .backward = cuda::scalar_decay_bwd,
+              .summarize = cuda::scalar_decay_summarize,
+              .local = cuda::scalar_decay_local,
+              .fold = cuda::scalar_decay_fold,
+              .dstate = cuda::scalar_decay_dstate,
+              .local_bwd = cuda::scalar_decay_local_bwd,
+              .fold_bwd = cuda::scalar_decay_fold_bwd};
+    }
+  }
   return {.allocate_saved = allocate_chunk_states,
           .forward = cpu::scalar_decay_fwd,
           .backward = cpu::scalar_decay_bwd,
@@ -28,13 +43,13 @@ LinearStateResult scalar_decay(Tape& tape, const Var& q, const Var& k, const Var
                                  .head_log_decay = decay.per_head,
                                  .beta = Var(),
                                  .initial_state = initial_state};
-  return linear_state(tape, operands, layout, options, scalar_decay_kernels());
+  return linear_state(tape, operands, layout, options, scalar_decay_kernels(tape.context()));
 }
 
 Tensor scalar_decay_step(Context& ctx, const LinearStateStep& step) {
   SPANWISE_CHECK(!step.beta.defined(), "scalar_decay has no beta; gated_delta has");
   const Tensor out = check_linear_state_step(ctx, step);
-  cpu::scalar_decay_step(ctx, step, out);
+  SPANWISE_DISPATCH(ctx, scalar_decay_step, ctx, step, out);
   return out;
 }
 

@@ -51,4 +51,25 @@ void scalar_decay_fold_bwd(Context& ctx, const LinearStateCall& call, const Line
 void scalar_decay_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
 }  // namespace cpu
 
+/// BF16 with head dims 64, 128 and 256, and F32. Rows as spans: the summary is a scan of its own, and rows
+/// that continue are computed when their incoming state is known; backward, dq waits for no exchange.
+namespace cuda {
+std::vector<Tensor> scalar_decay_saved(Context& ctx, const LinearStateCall& call);
+void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                      const LinearStateForward& out);
+void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                      const LinearStateCotangents& from, const LinearStateGradients& out);
+void scalar_decay_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
+                            LinearStateForward& out);
+void scalar_decay_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
+void scalar_decay_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
+void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                         const Tensor& dstate_in);
+void scalar_decay_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                            const LinearStateGradients& out);
+void scalar_decay_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                           const LinearStateGradients& out);
+void scalar_decay_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
+}  // namespace cuda
+
 }  // namespace spanwise

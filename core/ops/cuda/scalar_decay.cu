@@ -1,0 +1,231 @@
+#include "core/ops/scalar_decay.h"
+
+#include "core/ops/cuda/linear_step.h"
+#include "core/ops/cuda/scalar_decay_gates.cuh"
+#include "core/upload.h"
+
+// Spans: the summary is a scan of states alone over each row's last segment; rows that continue are computed
+// when their incoming state is known, for adding its part to finished outputs would move three quarters of
+// the bytes again. Backward, dq of all tokens waits for no exchange.
+
+namespace spanwise::cuda {
+
+namespace {
+
+/// [saved states for dg, states at cuts]: undefined where the call has none.
+struct Saved {
+  explicit Saved(const std::vector<Tensor>& saved) {
+    if (saved.empty()) return;
+    group_states = saved[0];
+    cut_states = saved[1];
+  }
+  Tensor group_states, cut_states;
+};
+
+struct UploadedGroups {
+  UploadedGroups(Context& ctx, const std::vector<ScanPlan::Group>& groups)
+      : tensor(upload(ctx, groups)),
+        data(static_cast<const ScanPlan::Group*>(tensor.raw())),
+        count(unsigned(groups.size())) {}
+  Tensor tensor;
+  const ScanPlan::Group* data;
+  unsigned count;
+};
+
+/// One call's backward.
+class Backward {
+ public:
+  Backward(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+           const LinearStateGradients& g)
+      : ctx_(ctx), call_(call), plan_(call), from_(from), saved_(from.saved), g_(g) {}
+
+  void query_gradients(SegmentSet which) {
+    const std::vector<ScanPlan::Group> groups = plan_.groups(which);
+    if (groups.empty()) return;
+    const UploadedGroups on_device(ctx_, groups);
+    const Tensor heads = per_value_head(g_.dq), dots = allocate_dots();
+    run_state_scan(ctx_, call_, plan_, which,
+                   {.q = from_.dout,
+                    .k = call_.v,
+                    .v = call_.k,
+                    .out = heads,
+                    .time = ScanTime::kForward,
+                    .read_scale = call_.scale,
+                    .transposed_states = true,
+                    .first_states = call_.initial_state,
+                    .cut_states = saved_.cut_states,
+                    .cut_states_known = true,
+                    .x = dots.defined() ? call_.q : Tensor(),
+                    .x_dots = dots});
+    sum_heads(on_device, heads, g_.dq);
+    if (!dots.defined()) return;
+    scan::store_query_dots<<<dim3(on_device.count, unsigned(ceil_div(HV(), scan::kGateWarps))),
+                             scan::kGateThreads, 0, stream_of(ctx_)>>>(
+        pointer<float>(dots), pointer<float>(g_.dlog_decay), on_device.data, int(HV()), int(dots.dim(0)),
+        num_tokens());
+    check_launch("store_query_dots");
+  }
+
+  /// dk, dv, dinitial_state, and dlog_decay from what query_gradients left there.
+  void key_value_gradients(SegmentSet which) {
+    const std::vector<ScanPlan::Group> groups = plan_.groups(which);
+    if (groups.empty()) return;
+    const UploadedGroups on_device(ctx_, groups);
+    const int64_t K = call_.q.dim(3), V = call_.v.dim(3);
+    Tensor cut_states, state_dots;
+    if (plan_.num_cuts() > 0) cut_states = Tensor::empty(ctx_, {plan_.num_cuts(), HV(), K, V}, DType::kF32);
+    const Tensor heads = per_value_head(g_.dk), dots = allocate_dots();
+    if (dots.defined())
+      state_dots = Tensor::empty(ctx_, {num_slabs(dtype(), V), plan_.num_slots(), HV()}, DType::kF32);
+    run_state_scan(ctx_, call_, plan_, which,
+                   {.q = call_.k,
+                    .k = call_.q,
+                    .v = from_.dout,
+                    .out = g_.dv,
+                    .time = ScanTime::kBackward,
+                    .write_scale = call_.scale,
+                    .first_states = from_.dfinal_state,
+                    .last_states = call_.initial_state.defined() ? g_.dinitial_state : Tensor(),
+                    .cut_states = cut_states,
+                    .saved_states = dots.defined() ? saved_.group_states : Tensor(),
+                    .saved_dots = state_dots});
+    run_state_scan(ctx_, call_, plan_, which,
+                   {.q = call_.v,
+                    .k = from_.dout,
+                    .v = call_.q,
+                    .out = heads,
+                    .time = ScanTime::kBackward,
+                    .write_scale = call_.scale,
+                    .transposed_states = true,
+                    .first_states = from_.dfinal_state,
+                    .cut_states = cut_states,
+                    .cut_states_known = true,
+                    .x = dots.defined() ? call_.k : Tensor(),
+                    .x_dots = dots});
+    sum_heads(on_device, heads, g_.dk);
+    if (!dots.defined()) return;
+    scan::accumulate_dots<<<dim3(on_device.count, unsigned(ceil_div(HV(), scan::kGateWarps))),
+                            scan::kGateThreads, 0, stream_of(ctx_)>>>(
+        pointer<float>(dots), int(dots.dim(0)), pointer<float>(state_dots), int(state_dots.dim(0)),
+        int(plan_.num_slots()), pointer<float>(g_.dlog_decay), on_device.data, int(HV()), num_tokens());
+    check_launch("accumulate_dots");
+  }
+
+ private:
+  DType dtype() const { return call_.q.dtype(); }
+  int64_t HV() const { return call_.v.dim(2); }
+  int64_t num_tokens() const { return call_.q.dim(0) * call_.q.dim(1); }
+
+  /// Where a scan writes a gradient of q or k.
+  Tensor per_value_head(const Tensor& gradient) const {
+    if (gradient.dim(2) == HV()) return gradient;
+    return Tensor::empty(ctx_, {gradient.dim(0), gradient.dim(1), HV(), gradient.dim(3)}, gradient.dtype());
+  }
+  Tensor allocate_dots() const {
+    if (!g_.dlog_decay.defined()) return Tensor();
+    return Tensor::empty(ctx_, {num_slabs(dtype(), call_.q.dim(3)), HV(), num_tokens()}, DType::kF32);
+  }
+
+  void sum_heads(const UploadedGroups& groups, const Tensor& heads, const Tensor& sum) const {
+    if (sum.dim(2) == HV()) return;
+    dispatch_cuda(dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      const int H = int(sum.dim(2)), width = int(sum.dim(3));
+      const auto kernel =
+          width % kVector<T> == 0 ? scan::sum_value_heads<T> : scan::sum_value_heads_by_element<T>;
+      kernel<<<dim3(groups.count, unsigned(H)), scan::kGateThreads, 0, stream_of(ctx_)>>>(
+          pointer<T>(heads), pointer<T>(sum), groups.data, H, int(HV() / H), width);
+      check_launch("sum_value_heads");
+    });
+  }
+
+  Context& ctx_;
+  const LinearStateCall& call_;
+  ScanPlan plan_;
+  const LinearStateCotangents& from_;
+  Saved saved_;
+  const LinearStateGradients& g_;
+};
+
+}  // namespace
+
+std::vector<Tensor> scalar_decay_saved(Context& ctx, const LinearStateCall& call) {
+  const ScanPlan plan(call);
+  Tensor cut_states;
+  if (plan.num_cuts() > 0)
+    cut_states =
+        Tensor::empty(ctx, {plan.num_cuts(), call.v.dim(2), call.q.dim(3), call.v.dim(3)}, DType::kF32);
+  return {allocate_saved_states(ctx, call, plan), cut_states};
+}
+
+void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                      const LinearStateForward& out) {
+  const Saved saved(out.saved);
+  run_state_scan(ctx, call, ScanPlan(call), which,
+                 {.q = call.q,
+                  .k = call.k,
+                  .v = call.v,
+                  .out = out.out,
+                  .time = ScanTime::kForward,
+                  .read_scale = call.scale,
+                  .first_states = call.initial_state,
+                  .last_states = out.final_state,
+                  .cut_states = saved.cut_states,
+                  .saved_states = saved.group_states});
+}
+
+void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                      const LinearStateCotangents& from, const LinearStateGradients& out) {
+  Backward backward(ctx, call, from, out);
+  backward.query_gradients(which);
+  backward.key_value_gradients(which);
+}
+
+void scalar_decay_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
+                            LinearStateForward&) {
+  if (!summary) return;
+  run_state_scan(ctx, call, ScanPlan(call), SegmentSet::kEndingRow,
+                 {.k = call.k, .v = call.v, .time = ScanTime::kForward, .last_states = summary->state});
+  if (!summary->log_decay.defined()) return;
+  const int64_t rows = call.q.dim(0), heads = call.v.dim(2);
+  scan::sum_log_decays<<<dim3(unsigned(rows), unsigned(heads)), scan::kGateThreads, 0, stream_of(ctx)>>>(
+      pointer<float>(call.log_decay), call.log_decay.defined() ? call.log_decay.row_stride(heads) : 0,
+      pointer<float>(call.head_log_decay), call.q.dim(1), pointer<float>(summary->log_decay));
+  check_launch("sum_log_decays");
+}
+
+void scalar_decay_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
+  scalar_decay_fwd(ctx, call, SegmentSet::kStarting, out);
+}
+
+void scalar_decay_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
+  scalar_decay_fwd(ctx, call, SegmentSet::kContinuing, out);
+}
+
+void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                         const Tensor& dstate_in) {
+  run_state_scan(ctx, call, ScanPlan(call), SegmentSet::kContinuing,
+                 {.k = call.q,
+                  .v = from.dout,
+                  .time = ScanTime::kBackward,
+                  .write_scale = call.scale,
+                  .last_states = dstate_in});
+}
+
+void scalar_decay_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                            const LinearStateGradients& out) {
+  Backward backward(ctx, call, from, out);
+  backward.query_gradients(SegmentSet::kAll);
+  backward.key_value_gradients(SegmentSet::kInsideRow);
+}
+
+void scalar_decay_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+                           const LinearStateGradients& out) {
+  Backward(ctx, call, from, out).key_value_gradients(SegmentSet::kEndingRow);
+}
+
+void scalar_decay_step(Context& ctx, const LinearStateStep& step, const Tensor& out) {
+  linear_step(ctx, step, out);
+}
+
+}  // namespace spanwise::cuda
