@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/dispatch.h"
 #include "core/ops/operand_checks.h"
 
 namespace spanwise {
@@ -50,8 +51,8 @@ AttentionForward softmax_attention_fwd(Context& ctx, const AttentionInputs& in) 
   const Tensor& q = in.q;
   AttentionForward forward;
   forward.out = Tensor::empty(ctx, {q.dim(0), q.dim(1), q.dim(2), in.v.dim(3)}, q.dtype());
-  forward.log_sum_exp = Tensor::empty(ctx, {q.dim(0), q.dim(1), q.dim(2)}, q.dtype());
-  cpu::softmax_attention_fwd(ctx, in, forward);
+  forward.log_sum_exp = Tensor::empty(ctx, {q.dim(0), q.dim(1), q.dim(2)}, accumulation_dtype(q.dtype()));
+  SPANWISE_DISPATCH(ctx, softmax_attention_fwd, ctx, in, forward);
   return forward;
 }
 
@@ -60,16 +61,16 @@ void merge_attention(Context& ctx, const AttentionForward& total, const Attentio
   check_equal_shapes("merge_attention", "total", total.out, "part", part.out);
   SPANWISE_CHECK(int64_t(ranges.begin.size()) == total.out.dim(0) * total.out.dim(1),
                  "{} key ranges for outputs {}", ranges.begin.size(), total.out.shape().str());
-  cpu::merge_attention(ctx, total, part, ranges);
+  SPANWISE_DISPATCH(ctx, merge_attention, ctx, total, part, ranges);
 }
 
 AttentionBackward softmax_attention_bwd(Context& ctx, const Tensor& dout, const AttentionInputs& in,
                                         const AttentionForward& forward) {
-  AttentionBackward grads;
-  grads.dq = Tensor::zeros(ctx, in.q.shape(), in.q.dtype());
-  grads.dk = Tensor::zeros(ctx, in.k.shape(), in.k.dtype());
-  grads.dv = Tensor::zeros(ctx, in.v.shape(), in.v.dtype());
-  cpu::softmax_attention_bwd(ctx, dout, in, forward, grads);
+  // The CPU adds up block by block, CUDA kernels write each element once.
+  const auto make = ctx.device() == Device::kCPU ? Tensor::zeros : Tensor::empty;
+  const AttentionBackward grads{make(ctx, in.q.shape(), in.q.dtype()), make(ctx, in.k.shape(), in.k.dtype()),
+                                make(ctx, in.v.shape(), in.v.dtype())};
+  SPANWISE_DISPATCH(ctx, softmax_attention_bwd, ctx, dout, in, forward, grads);
   return grads;
 }
 

@@ -10,7 +10,9 @@
 // Query head h reads key head h·HKV/H; dk and dv are summed over the query group in a fixed order. A query
 // with an empty range gives zeros. Saves its inputs, out and L [B, Tq, H]; backward recomputes P block by
 // block and writes (=) every gradient. Blocks that no query of a block reads are skipped, so windows and
-// documents cost what they should. q, k and v may be column blocks. F32 or F64, all equal.
+// documents cost what they should. q, k and v may be column blocks. F32, F64 or, on CUDA, BF16, all equal; L
+// is of their accumulation_dtype. On CUDA scale > 0, and head dims are 64, 128 or 256 with V = D in BF16,
+// multiples of 4 up to 256 in F32.
 
 #include <vector>
 
@@ -64,5 +66,14 @@ void merge_attention(Context& ctx, const AttentionForward& total, const Attentio
 void softmax_attention_bwd(Context& ctx, const Tensor& dout, const AttentionInputs& in,
                            const AttentionForward& forward, const AttentionBackward& grads);
 }  // namespace cpu
+
+namespace cuda {
+void softmax_attention_fwd(Context& ctx, const AttentionInputs& in, const AttentionForward& forward);
+void merge_attention(Context& ctx, const AttentionForward& total, const AttentionForward& part,
+                     const KeyRanges& ranges);
+/// Writes every element of grads.
+void softmax_attention_bwd(Context& ctx, const Tensor& dout, const AttentionInputs& in,
+                           const AttentionForward& forward, const AttentionBackward& grads);
+}  // namespace cuda
 
 }  // namespace spanwise

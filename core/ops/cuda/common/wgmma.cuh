@@ -1,0 +1,122 @@
+#pragma once
+// Warpgroup matrix products in bf16 with fp32 accumulation (wgmma, sm_90a). Four consecutive warps, the first
+// a multiple of 4, together compute D [64, N] += A [64, 16] · B [16, N], asynchronously:
+//
+//   wgmma_fence();  wgmma<...>(d, ...);  ...  wgmma_commit();  ...  wgmma_wait<0>();  wgmma_fence_operand(d);
+//
+// D: warp w of the four holds rows 16 w .. 16 w + 15 in the layout of mma_16816
+// (core/ops/cuda/common/mma.cuh): d[n-tile of 8 columns][4]. A: a fragment of that layout in registers, or 64
+// rows in shared memory. Registers of a product under way must not be touched; wgmma_fence_operand keeps the
+// compiler from moving their uses across the wait.
+//
+// Shared memory holds bf16 tiles of rows of 64 columns (128 bytes), 128-byte swizzled, 1024-byte aligned:
+// what TMA writes (tma.cuh). Wider matrices are several such tiles behind each other.
+
+#include <cstdint>
+
+namespace spanwise::cuda {
+
+/// Descriptors of operands in shared memory. `address`: shared-memory address of the first element, within a
+/// swizzled tile a multiple of 32 bytes along a row or of 8 rows along a column.
+///
+/// Summed dimension along the tile's columns (A as stored, B = tileᵀ): 8-row groups follow at 1024 bytes;
+/// the next 16 of the sum are 32 bytes further.
+__device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address) {
+  return uint64_t((address & 0x3ffff) >> 4) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 |
+         uint64_t(1) << 62;
+}
+/// Summed dimension along the tile's rows (B = tile as stored, kTransB = 1): the next 64 columns of B lie
+/// `tile_bytes` further, the next 16 of the sum 16 rows = 2048 bytes further.
+__device__ __forceinline__ uint64_t wgmma_descriptor_rows(uint32_t address, int tile_bytes) {
+  return uint64_t((address & 0x3ffff) >> 4) | uint64_t(tile_bytes >> 4) << 16 | uint64_t(1024 >> 4) << 32 |
+         uint64_t(1) << 62;
+}
+
+__device__ __forceinline__ void wgmma_fence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+/// Waits until at most `kPending` of the newest groups are under way.
+template <int kPending>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+template <int kTiles>
+__device__ __forceinline__ void wgmma_fence_operand(float (&d)[kTiles][4]) {
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) asm volatile("" : "+f"(d[i][e])::"memory");
+  }
+}
+template <int kFragments>
+__device__ __forceinline__ void wgmma_fence_operand(uint32_t (&a)[kFragments][4]) {
+#pragma unroll
+  for (int i = 0; i < kFragments; ++i) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) asm volatile("" : "+r"(a[i][e])::"memory");
+  }
+}
+
+/// This warpgroup's registers a thread, a multiple of 8; all of a block's together at most 65536.
+template <int kRegisters>
+__device__ __forceinline__ void registers_increase() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void registers_decrease() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// wgmma<kTransB>(d, a, b, add): d = A·B if `add` is 0, else d += A·B, N = 64, 128 or 256. kTransB: 0 with
+// wgmma_descriptor, 1 with wgmma_descriptor_rows. The instruction names every accumulator; these list them.
+#define SPANWISE_D4(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
+#define SPANWISE_D16(i) SPANWISE_D4(i), SPANWISE_D4(i + 1), SPANWISE_D4(i + 2), SPANWISE_D4(i + 3)
+#define SPANWISE_D32(i) SPANWISE_D16(i), SPANWISE_D16(i + 4)
+#define SPANWISE_D64(i) SPANWISE_D32(i), SPANWISE_D32(i + 8)
+#define SPANWISE_D128(i) SPANWISE_D64(i), SPANWISE_D64(i + 16)
+#define SPANWISE_R32                                                       \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define SPANWISE_R64_HIGH                                                            \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define SPANWISE_R128_HIGH                                                                       \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "             \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "             \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define SPANWISE_R64 SPANWISE_R32 ", " SPANWISE_R64_HIGH
+#define SPANWISE_R128 SPANWISE_R64 ", " SPANWISE_R128_HIGH
+
+/// registers: accumulators a thread = N / 2; the numbers behind them are the operands that follow.
+#define SPANWISE_WGMMA(n, registers, o0, o1, o2, o3, o4, o5)                                               \
+  template <int kTransB>                                                                                   \
+  __device__ __forceinline__ void wgmma(float(&d)[n / 8][4], uint64_t a, uint64_t b, int add) {            \
+    asm volatile("{.reg .pred p;\n setp.ne.b32 p, %" #o2                                                   \
+                 ", 0;\n"                                                                                  \
+                 "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" SPANWISE_R##registers        \
+                 "}, %" #o0 ", %" #o1 ", p, 1, 1, 0, %" #o3 ";}"                                           \
+                 : SPANWISE_D##registers(0)                                                                \
+                 : "l"(a), "l"(b), "r"(add), "n"(kTransB));                                                \
+  }                                                                                                        \
+  template <int kTransB>                                                                                   \
+  __device__ __forceinline__ void wgmma(float(&d)[n / 8][4], const uint32_t(&a)[4], uint64_t b, int add) { \
+    asm volatile("{.reg .pred p;\n setp.ne.b32 p, %" #o5                                                   \
+                 ", 0;\n"                                                                                  \
+                 "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" SPANWISE_R##registers        \
+                 "}, {%" #o0 ", %" #o1 ", %" #o2 ", %" #o3 "}, %" #o4                                      \
+                 ", p, 1, 1, %" SPANWISE_AFTER_##registers ";}"                                            \
+                 : SPANWISE_D##registers(0)                                                                \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(kTransB));            \
+  }
+#define SPANWISE_AFTER_32 "38"
+#define SPANWISE_AFTER_64 "70"
+#define SPANWISE_AFTER_128 "134"
+SPANWISE_WGMMA(64, 32, 32, 33, 34, 35, 36, 37)
+SPANWISE_WGMMA(128, 64, 64, 65, 66, 67, 68, 69)
+SPANWISE_WGMMA(256, 128, 128, 129, 130, 131, 132, 133)
+
+}  // namespace spanwise::cuda
