@@ -66,7 +66,7 @@ Var::GradTarget Var::grad_target(Context& ctx) const {
   Tensor& mine = grad_memory();
   const bool accumulate = mine.defined();
   if (!mine.defined()) {
-    mine = Tensor::empty(ctx, shape(), value().dtype());
+    mine = Tensor::empty(ctx, shape(), accumulation_dtype(value().dtype()));  // gradients of parameters
   } else if (!node_->is_parameter && !mine.unique()) {
     Tensor own = Tensor::empty(ctx, mine.shape(), mine.dtype());
     own.copy_from(mine);

@@ -94,6 +94,8 @@ class Tensor {
   // Whole-tensor helpers; contiguous tensors only, except copy_from, which reads column blocks too. On a GPU
   // they take their turn on its compute stream; those that hand values to the host wait for it.
   Device device() const { return memory().device(); }
+  /// Where work on this tensor goes; nullptr on the CPU.
+  CUstream_st* stream() const { return memory().stream(); }
   void fill(double value) const;
   void set_zero() const { memory().set_zero(raw(), bytes()); }
   /// Of the same dtype; from another device only contiguous tensors.

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "core/dispatch.h"
+
 namespace spanwise {
 
 namespace {
@@ -26,12 +28,12 @@ void check(const Tensor& source, const Tensor& target, const std::vector<Block>&
 
 void copy_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks) {
   check(source, target, blocks);
-  cpu::copy_blocks(source, target, blocks);
+  SPANWISE_DISPATCH(source, copy_blocks, source, target, blocks);
 }
 
 void add_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks) {
   check(source, target, blocks);
-  cpu::add_blocks(source, target, blocks);
+  SPANWISE_DISPATCH(source, add_blocks, source, target, blocks);
 }
 
 std::vector<Block> reversed(std::vector<Block> blocks) {

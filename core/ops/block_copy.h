@@ -18,7 +18,7 @@ struct Block {
 
 /// target (=) source, block by block in the given order. Equal dtypes.
 void copy_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
-/// target (+=) source; F32 or F64.
+/// target (+=) source. Any float dtype.
 void add_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
 /// The same blocks read the other way: from target to source.
 std::vector<Block> reversed(std::vector<Block> blocks);
@@ -27,5 +27,9 @@ namespace cpu {
 void copy_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
 void add_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
 }  // namespace cpu
+namespace cuda {
+void copy_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
+void add_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
+}  // namespace cuda
 
 }  // namespace spanwise

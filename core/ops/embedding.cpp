@@ -1,5 +1,7 @@
 #include "core/ops/embedding.h"
 
+#include "core/dispatch.h"
+
 namespace spanwise {
 
 namespace {
@@ -30,13 +32,13 @@ Tensor embedding_fwd(Context& ctx, const std::vector<int32_t>& tokens, const Sha
   std::vector<int64_t> dims = leading.to_vector();
   dims.push_back(weight.dim(1));
   Tensor y = Tensor::empty(ctx, Shape(dims), weight.dtype());
-  cpu::embedding_fwd(ctx, tokens, weight, y);
+  SPANWISE_DISPATCH(ctx, embedding_fwd, ctx, tokens, weight, y);
   return y;
 }
 
 void embedding_bwd(Context& ctx, const Tensor& dy, const std::vector<int32_t>& tokens,
                    const Var::GradTarget& dweight) {
-  cpu::embedding_bwd(ctx, dy, tokens, dweight.tensor, dweight.accumulate);
+  SPANWISE_DISPATCH(ctx, embedding_bwd, ctx, dy, tokens, dweight.tensor, dweight.accumulate);
 }
 
 Var embedding(Tape& tape, const std::vector<int32_t>& tokens, const Shape& leading, const Var& weight,

@@ -6,7 +6,7 @@
 //   tokens: numel(leading) ids   weight [vocab, D]   y [leading..., D]
 //
 // Saves the ids. dW is added in the order of the tokens, whatever the thread count, directly into the
-// weight's gradient. An id outside [0, vocab) is a UserError. F32 or F64.
+// weight's gradient. An id outside [0, vocab) is a UserError. Any float dtype; dW of its accumulation_dtype.
 //
 // With a DimPart the weight holds rows [begin, begin + its rows) of the vocabulary; ids of other rows give
 // zeros, so that the sum over the parts is y.
@@ -35,5 +35,10 @@ void embedding_fwd(const Context& ctx, const std::vector<int32_t>& tokens, const
 void embedding_bwd(const Context& ctx, const Tensor& dy, const std::vector<int32_t>& tokens,
                    const Tensor& dweight, bool accumulate);
 }  // namespace cpu
+namespace cuda {
+void embedding_fwd(Context& ctx, const std::vector<int32_t>& tokens, const Tensor& weight, const Tensor& y);
+void embedding_bwd(Context& ctx, const Tensor& dy, const std::vector<int32_t>& tokens, const Tensor& dweight,
+                   bool accumulate);
+}  // namespace cuda
 
 }  // namespace spanwise

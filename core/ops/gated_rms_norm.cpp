@@ -1,5 +1,6 @@
 #include "core/ops/gated_rms_norm.h"
 
+#include "core/dispatch.h"
 #include "core/ops/operand_checks.h"
 
 namespace spanwise {
@@ -18,14 +19,14 @@ Var gated_rms_norm(Tape& tape, const Var& x, const Var& gate, const Var& weight,
   Context& ctx = tape.context();
   const DType dtype = in.x.dtype();
   const Var out = tape.output(Tensor::empty(ctx, x.shape(), dtype), {x, gate, weight});
-  const Tensor rstd = Tensor::empty(ctx, {in.x.numel() / in.x.dim(-1)}, dtype);
-  cpu::gated_rms_norm_fwd(ctx, forward_in, eps, out.value(), rstd);
+  const Tensor rstd = Tensor::empty(ctx, {in.x.numel() / in.x.dim(-1)}, accumulation_dtype(dtype));
+  SPANWISE_DISPATCH(ctx, gated_rms_norm_fwd, ctx, forward_in, eps, out.value(), rstd);
   tape.record({x, gate, weight}, {out}, [&ctx, x, gate, weight, in, rstd, out] {
     GatedNormGradients grads;
     grads.dx = Tensor::empty(ctx, in.x.shape(), in.x.dtype());
     grads.dgate = Tensor::empty(ctx, in.x.shape(), in.x.dtype());
     if (weight.defined()) grads.dweight = Tensor::empty(ctx, in.weight.shape(), in.weight.dtype());
-    cpu::gated_rms_norm_bwd(ctx, out.grad(), in, rstd, grads);
+    SPANWISE_DISPATCH(ctx, gated_rms_norm_bwd, ctx, out.grad(), in, rstd, grads);
     x.add_grad(ctx, grads.dx);
     gate.add_grad(ctx, grads.dgate);
     if (weight.defined()) weight.add_grad(ctx, grads.dweight);

@@ -8,8 +8,9 @@
 //     du as rms_norm's dx;   dx = du∘f;   dgate = du∘x∘φ'(gate);   dw = Σ_rows dy∘û
 //
 //   x, gate, y [..., D]   w [D], or [G·D] with G·D the product of trailing dimensions (one weight per group),
-//   or undefined (1). Saves x, gate and rstd [rows]. x and gate may be column blocks. Any float dtype, all
-//   equal. φ is kSiLU or kSigmoid. A DimPart as in rms_norm.h.
+//   or undefined (1). Saves x, gate and rstd [rows]. x and gate may be column blocks. x, gate
+//   and y of one dtype; w, dw and rstd of its accumulation_dtype. φ is kSiLU or kSigmoid. A DimPart as in
+//   rms_norm.h.
 
 #include "core/autograd.h"
 #include "core/ops/dim_part.h"
@@ -44,5 +45,11 @@ void gated_rms_norm_fwd(const Context& ctx, const GatedNormInputs& in, double ep
 void gated_rms_norm_bwd(Context& ctx, const Tensor& dy, const GatedNormInputs& in, const Tensor& rstd,
                         const GatedNormGradients& grads);
 }  // namespace cpu
+namespace cuda {
+void gated_rms_norm_fwd(const Context& ctx, const GatedNormInputs& in, double eps, const Tensor& y,
+                        const Tensor& rstd);
+void gated_rms_norm_bwd(Context& ctx, const Tensor& dy, const GatedNormInputs& in, const Tensor& rstd,
+                        const GatedNormGradients& grads);
+}  // namespace cuda
 
 }  // namespace spanwise

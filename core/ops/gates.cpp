@@ -1,5 +1,6 @@
 #include "core/ops/gates.h"
 
+#include "core/dispatch.h"
 #include "core/ops/operand_checks.h"
 
 namespace spanwise {
@@ -8,19 +9,23 @@ namespace {
 Tensor empty_like(Context& ctx, const Tensor& t) {
   return Tensor::empty(ctx, t.shape(), t.dtype());
 }
+Tensor empty_gate(Context& ctx, const Tensor& projection) {
+  return Tensor::empty(ctx, projection.shape(), accumulation_dtype(projection.dtype()));
+}
 }  // namespace
 
 Var decay_gate(Tape& tape, const Var& a, const Var& A_log, const Var& dt_bias) {
   const Shape heads{a.dim(-1)};
-  check_operand("decay_gate", "A_log", A_log.value(), heads, a.value().dtype());
-  check_operand("decay_gate", "dt_bias", dt_bias.value(), heads, a.value().dtype());
+  check_operand("decay_gate", "A_log", A_log.value(), heads, accumulation_dtype(a.value().dtype()));
+  check_operand("decay_gate", "dt_bias", dt_bias.value(), heads, accumulation_dtype(a.value().dtype()));
   Context& ctx = tape.context();
-  const Var out = tape.output(empty_like(ctx, a.value()), {a, A_log, dt_bias});
-  cpu::decay_gate_fwd(ctx, a.value(), A_log.value(), dt_bias.value(), out.value());
+  const Var out = tape.output(empty_gate(ctx, a.value()), {a, A_log, dt_bias});
+  SPANWISE_DISPATCH(ctx, decay_gate_fwd, ctx, a.value(), A_log.value(), dt_bias.value(), out.value());
   tape.record({a, A_log, dt_bias}, {out}, [&ctx, a, A_log, dt_bias, out] {
-    const cpu::DecayGateGradients grads{empty_like(ctx, a.value()), empty_like(ctx, A_log.value()),
-                                        empty_like(ctx, dt_bias.value())};
-    cpu::decay_gate_bwd(ctx, out.grad(), a.value(), A_log.value(), dt_bias.value(), out.value(), grads);
+    const DecayGateGradients grads{empty_like(ctx, a.value()), empty_like(ctx, A_log.value()),
+                                   empty_like(ctx, dt_bias.value())};
+    SPANWISE_DISPATCH(ctx, decay_gate_bwd, ctx, out.grad(), a.value(), A_log.value(), dt_bias.value(),
+                      out.value(), grads);
     a.add_grad(ctx, grads.da);
     A_log.add_grad(ctx, grads.dA_log);
     dt_bias.add_grad(ctx, grads.ddt_bias);
@@ -31,11 +36,11 @@ Var decay_gate(Tape& tape, const Var& a, const Var& A_log, const Var& dt_bias) {
 Var scaled_sigmoid(Tape& tape, const Var& x, double scale) {
   SPANWISE_CHECK(scale > 0, "scaled_sigmoid: scale {} is not positive", scale);
   Context& ctx = tape.context();
-  const Var out = tape.output(empty_like(ctx, x.value()), {x});
-  cpu::scaled_sigmoid_fwd(ctx, x.value(), scale, out.value());
+  const Var out = tape.output(empty_gate(ctx, x.value()), {x});
+  SPANWISE_DISPATCH(ctx, scaled_sigmoid_fwd, ctx, x.value(), scale, out.value());
   tape.record({x}, {out}, [&ctx, x, out, scale] {
-    const Tensor dx = empty_like(ctx, out.value());
-    cpu::scaled_sigmoid_bwd(ctx, out.grad(), out.value(), scale, dx);
+    const Tensor dx = empty_like(ctx, x.value());
+    SPANWISE_DISPATCH(ctx, scaled_sigmoid_bwd, ctx, out.grad(), out.value(), scale, dx);
     x.add_grad(ctx, dx);
   });
   return out;
@@ -48,25 +53,26 @@ Mamba2Gates mamba2_gates(Tape& tape, const Var& x, const Var& dt, const Var& A_l
                      dt.value().dtype() == dtype,
                  "mamba2_gates: x {} must be [B, T, H, P] and dt {} [B, T, H] of its dtype", x.shape().str(),
                  dt.shape().str());
-  check_operand("mamba2_gates", "A_log", A_log.value(), {x.dim(2)}, dtype);
-  check_operand("mamba2_gates", "dt_bias", dt_bias.value(), {x.dim(2)}, dtype);
+  check_operand("mamba2_gates", "A_log", A_log.value(), {x.dim(2)}, accumulation_dtype(dtype));
+  check_operand("mamba2_gates", "dt_bias", dt_bias.value(), {x.dim(2)}, accumulation_dtype(dtype));
   SPANWISE_CHECK(range.min >= 0 && range.min <= range.max, "mamba2_gates: step range [{}, {}] is empty",
                  range.min, range.max);
   Context& ctx = tape.context();
-  const cpu::Mamba2GatesTensors t{.x = x.value(),
-                                  .dt = dt.value(),
-                                  .A_log = A_log.value(),
-                                  .dt_bias = dt_bias.value(),
-                                  .range = range,
-                                  .delta = empty_like(ctx, dt.value()),
-                                  .v = empty_like(ctx, x.value()),
-                                  .g = empty_like(ctx, dt.value())};
-  cpu::mamba2_gates_fwd(ctx, t);
+  const Mamba2GatesTensors t{.x = x.value(),
+                             .dt = dt.value(),
+                             .A_log = A_log.value(),
+                             .dt_bias = dt_bias.value(),
+                             .range = range,
+                             .delta = empty_gate(ctx, dt.value()),
+                             .v = empty_like(ctx, x.value()),
+                             .g = empty_gate(ctx, dt.value())};
+  SPANWISE_DISPATCH(ctx, mamba2_gates_fwd, ctx, t);
   const Mamba2Gates out{tape.output(t.v, {x, dt, dt_bias}), tape.output(t.g, {dt, A_log, dt_bias})};
   tape.record({x, dt, A_log, dt_bias}, {out.v, out.g}, [&ctx, x, dt, A_log, dt_bias, t, out] {
-    const cpu::Mamba2GatesGradients grads{empty_like(ctx, t.x), empty_like(ctx, t.dt),
-                                          empty_like(ctx, t.A_log), empty_like(ctx, t.dt_bias)};
-    cpu::mamba2_gates_bwd(ctx, out.v.grad_or_zeros(ctx), out.g.grad_or_zeros(ctx), t, grads);
+    const Mamba2GatesGradients grads{empty_like(ctx, t.x), empty_like(ctx, t.dt), empty_like(ctx, t.A_log),
+                                     empty_like(ctx, t.dt_bias)};
+    SPANWISE_DISPATCH(ctx, mamba2_gates_bwd, ctx, out.v.grad_or_zeros(ctx), out.g.grad_or_zeros(ctx), t,
+                      grads);
     x.add_grad(ctx, grads.dx);
     dt.add_grad(ctx, grads.ddt);
     A_log.add_grad(ctx, grads.dA_log);
@@ -78,13 +84,13 @@ Mamba2Gates mamba2_gates(Tape& tape, const Var& x, const Var& dt, const Var& A_l
 Var head_skip(Tape& tape, const Var& y, const Var& x, const Var& D) {
   check_equal_shapes("head_skip", "y", y.value(), "x", x.value());
   SPANWISE_CHECK(x.shape().num_dims() == 4, "head_skip: x {} must be [B, T, H, P]", x.shape().str());
-  check_operand("head_skip", "D", D.value(), {x.dim(2)}, x.value().dtype());
+  check_operand("head_skip", "D", D.value(), {x.dim(2)}, accumulation_dtype(x.value().dtype()));
   Context& ctx = tape.context();
   const Var out = tape.output(empty_like(ctx, y.value()), {y, x, D});
-  cpu::head_skip_fwd(ctx, y.value(), x.value(), D.value(), out.value());
+  SPANWISE_DISPATCH(ctx, head_skip_fwd, ctx, y.value(), x.value(), D.value(), out.value());
   tape.record({y, x, D}, {out}, [&ctx, y, x, D, out] {
     const Tensor dx = empty_like(ctx, x.value()), dD = empty_like(ctx, D.value());
-    cpu::head_skip_bwd(ctx, out.grad(), x.value(), D.value(), dx, dD);
+    SPANWISE_DISPATCH(ctx, head_skip_bwd, ctx, out.grad(), x.value(), D.value(), dx, dD);
     y.add_grad(ctx, out.grad());
     x.add_grad(ctx, dx);
     D.add_grad(ctx, dD);

@@ -1,7 +1,8 @@
 #pragma once
 // The per-token, per-head scalars of linear-attention mixers, H heads. a, dt and x may be column blocks of a
-// projection. Any float dtype, all equal. Every backward writes (=) its gradients; those of A_log, dt_bias
-// and D are summed over tokens in an order that does not depend on the thread count.
+// projection. x, y, v, out and the projections a, dt are of one dtype; the gates g, β and Δ, the parameters
+// and their gradients of its accumulation_dtype. Every backward writes (=) its gradients, a projection's in
+// its own dtype; those of A_log, dt_bias and D are summed over tokens in one fixed order.
 
 #include <limits>
 
@@ -38,12 +39,21 @@ Mamba2Gates mamba2_gates(Tape& tape, const Var& x, const Var& dt, const Var& A_l
 ///   y, x, out [B, T, H, P]   D [H]. Saves x.
 Var head_skip(Tape& tape, const Var& y, const Var& x, const Var& D);
 
-namespace cpu {
-void decay_gate_fwd(const Context& ctx, const Tensor& a, const Tensor& A_log, const Tensor& dt_bias,
-                    const Tensor& g);
 struct DecayGateGradients {
   Tensor da, dA_log, ddt_bias;
 };
+struct Mamba2GatesTensors {
+  Tensor x, dt, A_log, dt_bias;
+  StepRange range;
+  Tensor delta, v, g;  ///< written by forward; backward reads delta and g
+};
+struct Mamba2GatesGradients {
+  Tensor dx, ddt, dA_log, ddt_bias;
+};
+
+namespace cpu {
+void decay_gate_fwd(const Context& ctx, const Tensor& a, const Tensor& A_log, const Tensor& dt_bias,
+                    const Tensor& g);
 void decay_gate_bwd(const Context& ctx, const Tensor& dg, const Tensor& a, const Tensor& A_log,
                     const Tensor& dt_bias, const Tensor& g, const DecayGateGradients& grads);
 
@@ -51,15 +61,7 @@ void scaled_sigmoid_fwd(const Context& ctx, const Tensor& x, double scale, const
 void scaled_sigmoid_bwd(const Context& ctx, const Tensor& dy, const Tensor& y, double scale,
                         const Tensor& dx);
 
-struct Mamba2GatesTensors {
-  Tensor x, dt, A_log, dt_bias;
-  StepRange range;
-  Tensor delta, v, g;  ///< written by forward; backward reads delta and g
-};
 void mamba2_gates_fwd(const Context& ctx, const Mamba2GatesTensors& t);
-struct Mamba2GatesGradients {
-  Tensor dx, ddt, dA_log, ddt_bias;
-};
 void mamba2_gates_bwd(const Context& ctx, const Tensor& dv, const Tensor& dg, const Mamba2GatesTensors& t,
                       const Mamba2GatesGradients& grads);
 
@@ -67,5 +69,23 @@ void head_skip_fwd(const Context& ctx, const Tensor& y, const Tensor& x, const T
 void head_skip_bwd(const Context& ctx, const Tensor& dout, const Tensor& x, const Tensor& D, const Tensor& dx,
                    const Tensor& dD);
 }  // namespace cpu
+namespace cuda {
+void decay_gate_fwd(const Context& ctx, const Tensor& a, const Tensor& A_log, const Tensor& dt_bias,
+                    const Tensor& g);
+void decay_gate_bwd(Context& ctx, const Tensor& dg, const Tensor& a, const Tensor& A_log,
+                    const Tensor& dt_bias, const Tensor& g, const DecayGateGradients& grads);
+
+void scaled_sigmoid_fwd(const Context& ctx, const Tensor& x, double scale, const Tensor& y);
+void scaled_sigmoid_bwd(const Context& ctx, const Tensor& dy, const Tensor& y, double scale,
+                        const Tensor& dx);
+
+void mamba2_gates_fwd(const Context& ctx, const Mamba2GatesTensors& t);
+void mamba2_gates_bwd(Context& ctx, const Tensor& dv, const Tensor& dg, const Mamba2GatesTensors& t,
+                      const Mamba2GatesGradients& grads);
+
+void head_skip_fwd(const Context& ctx, const Tensor& y, const Tensor& x, const Tensor& D, const Tensor& out);
+void head_skip_bwd(Context& ctx, const Tensor& dout, const Tensor& x, const Tensor& D, const Tensor& dx,
+                   const Tensor& dD);
+}  // namespace cuda
 
 }  // namespace spanwise

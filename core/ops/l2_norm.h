@@ -3,7 +3,8 @@
 //
 //   y = x · rstd,   rstd = 1 / sqrt(Σ x² + eps);   dx = rstd (dy − y ⟨y, dy⟩)
 //
-//   x, y [..., D]. Saves y and rstd [rows]. x may be a column block. Any float dtype.
+//   x, y [..., D]. Saves y and rstd [rows]. x may be a column block. Any float dtype; rstd of its
+//   accumulation_dtype.
 
 #include "core/autograd.h"
 
@@ -16,5 +17,9 @@ void l2_norm_fwd(const Context& ctx, const Tensor& x, double eps, const Tensor& 
 /// Writes (=) dx, contiguous.
 void l2_norm_bwd(const Context& ctx, const Tensor& dy, const Tensor& y, const Tensor& rstd, const Tensor& dx);
 }  // namespace cpu
+namespace cuda {
+void l2_norm_fwd(const Context& ctx, const Tensor& x, double eps, const Tensor& y, const Tensor& rstd);
+void l2_norm_bwd(const Context& ctx, const Tensor& dy, const Tensor& y, const Tensor& rstd, const Tensor& dx);
+}  // namespace cuda
 
 }  // namespace spanwise

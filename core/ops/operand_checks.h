@@ -24,13 +24,13 @@ inline void check_operand(std::string_view op, std::string_view name, const Tens
 }
 
 /// A norm's weight: [D] over x's last dimension, or as many elements as a product of trailing dimensions (one
-/// weight per group), or undefined (ones).
+/// weight per group), or undefined (ones); of x's accumulation_dtype.
 inline void check_norm_weight(std::string_view op, const Tensor& x, const Tensor& weight) {
   if (!weight.defined()) return;
   int64_t trailing = 1;
   for (int i = x.num_dims() - 1; i >= 0; --i) {
     trailing *= x.dim(i);
-    if (trailing == weight.numel() && weight.dtype() == x.dtype()) return;
+    if (trailing == weight.numel() && weight.dtype() == accumulation_dtype(x.dtype())) return;
   }
   SPANWISE_FAIL("{}: a {} weight of {} elements does not cover trailing dimensions of x {} {}", op,
                 name_of(weight.dtype()), weight.numel(), name_of(x.dtype()), x.shape().str());

@@ -29,5 +29,11 @@ void activation_fwd(const Context& ctx, const Tensor& x, Activation kind, const 
 /// dx = dy ∘ φ'(x)
 void activation_bwd(const Context& ctx, const Tensor& dy, const Tensor& x, Activation kind, const Tensor& dx);
 }  // namespace cpu
+namespace cuda {
+void add(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out);
+void multiply(const Context& ctx, const Tensor& a, const Tensor& b, const Tensor& out);
+void activation_fwd(const Context& ctx, const Tensor& x, Activation kind, const Tensor& y);
+void activation_bwd(const Context& ctx, const Tensor& dy, const Tensor& x, Activation kind, const Tensor& dx);
+}  // namespace cuda
 
 }  // namespace spanwise

@@ -1,5 +1,6 @@
 #include "core/ops/rms_norm.h"
 
+#include "core/dispatch.h"
 #include "core/ops/operand_checks.h"
 
 namespace spanwise {
@@ -9,13 +10,13 @@ RmsNormForward rms_norm_fwd(Context& ctx, const Tensor& x, const Tensor& residua
   check_norm_weight("rms_norm", x, weight);
   RmsNormForward out;
   out.y = Tensor::empty(ctx, x.shape(), x.dtype());
-  out.rstd = Tensor::empty(ctx, {x.numel() / x.dim(-1)}, x.dtype());
+  out.rstd = Tensor::empty(ctx, {x.numel() / x.dim(-1)}, accumulation_dtype(x.dtype()));
   if (residual.defined()) {
     SPANWISE_CHECK(residual.shape() == x.shape(), "residual {} and x {} differ", residual.shape().str(),
                    x.shape().str());
     out.sum = Tensor::empty(ctx, x.shape(), x.dtype());
   }
-  cpu::rms_norm_fwd(ctx, x, residual, weight, eps, out, part);
+  SPANWISE_DISPATCH(ctx, rms_norm_fwd, ctx, x, residual, weight, eps, out, part);
   return out;
 }
 
@@ -24,7 +25,7 @@ RmsNormBackward rms_norm_bwd(Context& ctx, const Tensor& dy, const Tensor& dsum,
   RmsNormBackward out;
   out.dx = Tensor::empty(ctx, x.shape(), x.dtype());
   if (weight.defined()) out.dweight = Tensor::empty(ctx, weight.shape(), weight.dtype());
-  cpu::rms_norm_bwd(ctx, dy, dsum, x, weight, rstd, out, part);
+  SPANWISE_DISPATCH(ctx, rms_norm_bwd, ctx, dy, dsum, x, weight, rstd, out, part);
   return out;
 }
 

@@ -5,7 +5,8 @@
 //   dx = rstd (w∘dy − x̂ · mean(w∘dy∘x̂)),   x̂ = x · rstd;   dw = Σ_rows dy∘x̂
 //
 //   x, y [..., D]   w [D], or [G·D] with G·D the product of trailing dimensions (one weight per group), or
-//   undefined (1) Saves x and rstd [rows]. x may be a column block. Any float dtype, all equal.
+//   undefined (1). Saves x and rstd [rows]. x may be a column block. x and y of one dtype; w, dw and rstd of
+//   its accumulation_dtype.
 //
 // With a DimPart, x, w and y hold D elements of rows of `whole`: the sums of squares and of w∘dy∘x are added
 // over the parts, one reduction [rows] each way; recomputation under checkpointing reduces nothing.
@@ -45,5 +46,11 @@ void rms_norm_fwd(const Context& ctx, const Tensor& x, const Tensor& residual, c
 void rms_norm_bwd(Context& ctx, const Tensor& dy, const Tensor& dsum, const Tensor& x, const Tensor& weight,
                   const Tensor& rstd, const RmsNormBackward& out, const DimPart& part);
 }  // namespace cpu
+namespace cuda {
+void rms_norm_fwd(const Context& ctx, const Tensor& x, const Tensor& residual, const Tensor& weight,
+                  double eps, const RmsNormForward& out, const DimPart& part);
+void rms_norm_bwd(Context& ctx, const Tensor& dy, const Tensor& dsum, const Tensor& x, const Tensor& weight,
+                  const Tensor& rstd, const RmsNormBackward& out, const DimPart& part);
+}  // namespace cuda
 
 }  // namespace spanwise

@@ -7,9 +7,12 @@
 //
 //   x, y [B, T, H, D]   positions [B·T]: document-local, SequenceLayout::positions()   R = rotary_dim ≤ D
 //
-// Cosines and sines are computed in double for each distinct position and rounded once to the dtype of x;
-// that table is what is saved. x may be a column block. F32 or F64.
+// Angles are reduced in double. On the CPU, cosines and sines of each distinct position are rounded once to
+// the dtype of x and kept; a GPU takes them per token, in float, inside the kernel. What a batch needs is
+// made once for all its layers (Context::attached). x may be a column block. Any float dtype.
 
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "core/autograd.h"
@@ -22,11 +25,32 @@ Var rope(Tape& tape, const Var& x, const std::vector<int64_t>& positions, double
 
 // Tensor level.
 struct RopeTable {
+  std::vector<int64_t> positions;  ///< [B·T] a token's
+  double theta;
+  int64_t rotary_dim;
+  DType dtype;  ///< of x
+  // CPU
   Tensor cos_sin;            ///< [distinct positions, R]: R/2 cosines, then R/2 sines
   std::vector<int32_t> row;  ///< [B·T] a token's row of cos_sin
+  // GPU
+  Tensor frequencies;       ///< [R/2] F64: half turns per position, θ^(−2i/R) / π
+  Tensor device_positions;  ///< [B·T] I32
 };
-RopeTable rope_table(Context& ctx, const std::vector<int64_t>& positions, double theta, int64_t rotary_dim,
-                     DType dtype);
+
+/// The tables that a Context used last.
+class RopeTables {
+ public:
+  explicit RopeTables(Context& ctx) : ctx_(ctx) {}
+  std::shared_ptr<const RopeTable> get(const std::vector<int64_t>& positions, double theta,
+                                       int64_t rotary_dim, DType dtype);
+
+ private:
+  std::shared_ptr<const RopeTable> make(const std::vector<int64_t>& positions, double theta,
+                                        int64_t rotary_dim, DType dtype) const;
+  Context& ctx_;
+  std::mutex mutex_;
+  std::vector<std::shared_ptr<const RopeTable>> tables_;  // newest last
+};
 
 enum class RopeDirection { kForward, kBackward };
 Tensor rope_apply(Context& ctx, const Tensor& x, const RopeTable& table, RopeDirection direction);
@@ -38,5 +62,9 @@ void rope_table(const Context& ctx, const std::vector<int64_t>& distinct_positio
 void rope_apply(const Context& ctx, const Tensor& x, const RopeTable& table, RopeDirection direction,
                 const Tensor& y);
 }  // namespace cpu
+namespace cuda {
+void rope_apply(const Context& ctx, const Tensor& x, const RopeTable& table, RopeDirection direction,
+                const Tensor& y);
+}  // namespace cuda
 
 }  // namespace spanwise

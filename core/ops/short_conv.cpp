@@ -1,5 +1,6 @@
 #include "core/ops/short_conv.h"
 
+#include "core/dispatch.h"
 #include "core/ops/operand_checks.h"
 
 namespace spanwise {
@@ -18,8 +19,9 @@ void check_inputs(const ShortConvInputs& in, const SequenceLayout& layout) {
   const int64_t channels = x.dim(2), width = in.weight.dim(-1);
   SPANWISE_CHECK(width >= 2 && width <= 4, "short_conv: a kernel of width {} is not supported (2, 3, 4 are)",
                  width);
-  check_operand("short_conv", "weight", in.weight, {channels, 1, width}, x.dtype());
-  if (in.bias.defined()) check_operand("short_conv", "bias", in.bias, {channels}, x.dtype());
+  check_operand("short_conv", "weight", in.weight, {channels, 1, width}, accumulation_dtype(x.dtype()));
+  if (in.bias.defined())
+    check_operand("short_conv", "bias", in.bias, {channels}, accumulation_dtype(x.dtype()));
   if (in.initial_state.defined()) {
     check_operand("short_conv", "initial_state", in.initial_state, {x.dim(0), width - 1, channels},
                   x.dtype());
@@ -43,18 +45,19 @@ ShortConvResult short_conv(Tape& tape, const Var& x, const Var& weight, const Va
   ShortConvResult result;
   result.out = tape.output(Tensor::empty(ctx, x.shape(), dtype), {x, weight, bias, initial_state});
   result.final_state = tape.output(Tensor::empty(ctx, state_shape, dtype), {x, initial_state});
-  cpu::short_conv_fwd(ctx, in, result.out.value(), result.final_state.value());
+  SPANWISE_DISPATCH(ctx, short_conv_fwd, ctx, in, result.out.value(), result.final_state.value());
 
   tape.record({x, weight, bias, initial_state}, {result.out, result.final_state},
               [&ctx, x, weight, bias, initial_state, in = std::move(in), result] {
                 const DType type = in.x.dtype();
                 ShortConvGradients grads;
                 grads.dx = Tensor::empty(ctx, in.x.shape(), type);
-                grads.dweight = Tensor::empty(ctx, in.weight.shape(), type);
-                if (bias.defined()) grads.dbias = Tensor::empty(ctx, in.bias.shape(), type);
+                grads.dweight = Tensor::empty(ctx, in.weight.shape(), in.weight.dtype());
+                if (bias.defined()) grads.dbias = Tensor::empty(ctx, in.bias.shape(), in.bias.dtype());
                 if (initial_state.defined())
                   grads.dinitial_state = Tensor::empty(ctx, initial_state.shape(), type);
-                cpu::short_conv_bwd(ctx, in, result.out.grad_or_zeros(ctx), result.final_state.grad(), grads);
+                SPANWISE_DISPATCH(ctx, short_conv_bwd, ctx, in, result.out.grad_or_zeros(ctx),
+                                  result.final_state.grad(), grads);
                 x.add_grad(ctx, grads.dx);
                 weight.add_grad(ctx, grads.dweight);
                 if (bias.defined()) bias.add_grad(ctx, grads.dbias);

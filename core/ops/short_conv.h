@@ -12,8 +12,9 @@
 // initial_state: the last W−1 inputs of the row's last document, zero where the document is shorter. Running
 // [0, t) and then [t, T) with the carried state equals running [0, T).
 //
-// Saves x; the pre-activation is recomputed. x may be a column block. φ is kNone or kSiLU. Any float dtype,
-// all equal. Gradients also arrive at final_state.
+// Saves x; the pre-activation is recomputed. x may be a column block. φ is kNone or kSiLU. x, out
+// and the states are of one dtype, weight, bias and their gradients of its accumulation_dtype. Gradients also
+// arrive at final_state.
 
 #include "core/autograd.h"
 #include "core/ops/pointwise.h"
@@ -46,5 +47,10 @@ void short_conv_fwd(const Context& ctx, const ShortConvInputs& in, const Tensor&
 void short_conv_bwd(const Context& ctx, const ShortConvInputs& in, const Tensor& dout,
                     const Tensor& dfinal_state, const ShortConvGradients& grads);
 }  // namespace cpu
+namespace cuda {
+void short_conv_fwd(Context& ctx, const ShortConvInputs& in, const Tensor& out, const Tensor& final_state);
+void short_conv_bwd(Context& ctx, const ShortConvInputs& in, const Tensor& dout, const Tensor& dfinal_state,
+                    const ShortConvGradients& grads);
+}  // namespace cuda
 
 }  // namespace spanwise

@@ -1,37 +1,38 @@
 #include "core/ops/span_fold.h"
 
+#include "core/dispatch.h"
 #include "core/ops/operand_checks.h"
+#include "core/ops/pointwise.h"
 
 namespace spanwise {
 
 namespace {
 
-Tensor fold(Context& ctx, const SpanTransition& m, cpu::Operand op, const Tensor& state,
-            const Tensor& added) {
+Tensor fold(Context& ctx, const SpanTransition& m, FoldOperand op, const Tensor& state, const Tensor& added) {
   check_equal_shapes("apply_transition", "state", state, "added", added);
   const int64_t heads = state.dim(0), keys = state.dim(1);
   const Tensor out = Tensor::empty(ctx, state.shape(), state.dtype());
   if (m.dense.defined()) {
     check_operand("apply_transition", "transition", m.dense, {heads, keys, keys}, state.dtype());
     out.copy_from(added);
-    cpu::multiply_heads(ctx, m.dense, op, state, out, cpu::Output::kAccumulate);
+    SPANWISE_DISPATCH(ctx, multiply_heads, ctx, m.dense, op, state, out, FoldOutput::kAccumulate);
     return out;
   }
   if (m.log_decay.defined())
     check_operand("apply_transition", "log_decay", m.log_decay, {heads}, state.dtype());
-  cpu::decay_heads(ctx, m.log_decay, state, added, out);
+  SPANWISE_DISPATCH(ctx, decay_heads, ctx, m.log_decay, state, added, out);
   return out;
 }
 
 }  // namespace
 
 Tensor apply_transition(Context& ctx, const SpanTransition& m, const Tensor& state, const Tensor& added) {
-  return fold(ctx, m, cpu::Operand::kPlain, state, added);
+  return fold(ctx, m, FoldOperand::kPlain, state, added);
 }
 
 Tensor apply_transition_transposed(Context& ctx, const SpanTransition& m, const Tensor& dstate,
                                    const Tensor& added) {
-  return fold(ctx, m, cpu::Operand::kTransposed, dstate, added);
+  return fold(ctx, m, FoldOperand::kTransposed, dstate, added);
 }
 
 SpanTransition compose_transitions(Context& ctx, const SpanTransition& later, const SpanTransition& earlier) {
@@ -39,16 +40,12 @@ SpanTransition compose_transitions(Context& ctx, const SpanTransition& later, co
   if (later.dense.defined()) {
     check_equal_shapes("compose_transitions", "later", later.dense, "earlier", earlier.dense);
     out.dense = Tensor::empty(ctx, later.dense.shape(), later.dense.dtype());
-    cpu::multiply_heads(ctx, later.dense, cpu::Operand::kPlain, earlier.dense, out.dense,
-                        cpu::Output::kWrite);
+    SPANWISE_DISPATCH(ctx, multiply_heads, ctx, later.dense, FoldOperand::kPlain, earlier.dense, out.dense,
+                      FoldOutput::kWrite);
   } else if (later.log_decay.defined()) {
     check_equal_shapes("compose_transitions", "later", later.log_decay, "earlier", earlier.log_decay);
     out.log_decay = Tensor::empty(ctx, later.log_decay.shape(), later.log_decay.dtype());
-    dispatch_float(out.log_decay.dtype(), [&](auto zero) {
-      using T = decltype(zero);
-      for (int64_t h = 0; h < out.log_decay.numel(); ++h)
-        out.log_decay.data<T>()[h] = later.log_decay.data<T>()[h] + earlier.log_decay.data<T>()[h];
-    });
+    SPANWISE_DISPATCH(ctx, add, ctx, later.log_decay, earlier.log_decay, out.log_decay);
   }
   return out;
 }

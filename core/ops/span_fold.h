@@ -22,16 +22,23 @@ Tensor apply_transition_transposed(Context& ctx, const SpanTransition& m, const 
                                    const Tensor& added);
 SpanTransition compose_transitions(Context& ctx, const SpanTransition& later, const SpanTransition& earlier);
 
+enum class FoldOperand { kPlain, kTransposed };
+enum class FoldOutput { kWrite, kAccumulate };
+
 namespace cpu {
 /// a [HV, N, K] (transposed: [HV, K, N]) and b [HV, K, C]: out [HV, N, C] = op(a)·b per head, + out if
-/// `accumulate`.
-enum class Operand { kPlain, kTransposed };
-enum class Output { kWrite, kAccumulate };
-void multiply_heads(const Context& ctx, const Tensor& a, Operand op, const Tensor& b, const Tensor& out,
-                    Output output);
-/// out = e^log_decay[h] · state + added
+/// it accumulates.
+void multiply_heads(const Context& ctx, const Tensor& a, FoldOperand op, const Tensor& b, const Tensor& out,
+                    FoldOutput output);
+/// out = e^log_decay[h] · state + added; no decay where log_decay is undefined
 void decay_heads(const Context& ctx, const Tensor& log_decay, const Tensor& state, const Tensor& added,
                  const Tensor& out);
 }  // namespace cpu
+namespace cuda {
+void multiply_heads(const Context& ctx, const Tensor& a, FoldOperand op, const Tensor& b, const Tensor& out,
+                    FoldOutput output);
+void decay_heads(const Context& ctx, const Tensor& log_decay, const Tensor& state, const Tensor& added,
+                 const Tensor& out);
+}  // namespace cuda
 
 }  // namespace spanwise

@@ -18,5 +18,10 @@ void swiglu_fwd(const Context& ctx, const Tensor& gate, const Tensor& up, const 
 void swiglu_bwd(const Context& ctx, const Tensor& dy, const Tensor& gate, const Tensor& up,
                 const Tensor& dgate, const Tensor& dup);
 }  // namespace cpu
+namespace cuda {
+void swiglu_fwd(const Context& ctx, const Tensor& gate, const Tensor& up, const Tensor& y);
+void swiglu_bwd(const Context& ctx, const Tensor& dy, const Tensor& gate, const Tensor& up,
+                const Tensor& dgate, const Tensor& dup);
+}  // namespace cuda
 
 }  // namespace spanwise

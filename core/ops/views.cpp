@@ -1,5 +1,7 @@
 #include "core/ops/views.h"
 
+#include "core/dispatch.h"
+
 #include <numeric>
 
 namespace spanwise {
@@ -26,7 +28,7 @@ std::vector<Var> split_columns(Tape& tape, const Var& x, const std::vector<int64
     std::vector<Tensor> grads;
     for (const Var& block : blocks) grads.push_back(block.grad());
     const Tensor dx = Tensor::empty(ctx, x.shape(), x.value().dtype());
-    cpu::join_columns(ctx, grads, sizes, dx);
+    SPANWISE_DISPATCH(ctx, join_columns, ctx, grads, sizes, dx);
     x.add_grad(ctx, dx);
   });
   return blocks;

@@ -20,5 +20,9 @@ namespace cpu {
 void join_columns(const Context& ctx, const std::vector<Tensor>& blocks, const std::vector<int64_t>& sizes,
                   const Tensor& out);
 }  // namespace cpu
+namespace cuda {
+void join_columns(const Context& ctx, const std::vector<Tensor>& blocks, const std::vector<int64_t>& sizes,
+                  const Tensor& out);
+}  // namespace cuda
 
 }  // namespace spanwise

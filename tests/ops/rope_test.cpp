@@ -10,9 +10,9 @@ namespace {
 
 constexpr double kTheta = 10000.0;
 
-OpFunction rotate(const std::vector<int64_t>& positions, int64_t rotary_dim = 0) {
+OpFunction rotate(const std::vector<int64_t>& positions, int64_t rotary_dim = 0, double theta = kTheta) {
   return [=](Tape& tape, const std::vector<Var>& x) {
-    return std::vector<Var>{rope(tape, x[0], positions, kTheta, rotary_dim)};
+    return std::vector<Var>{rope(tape, x[0], positions, theta, rotary_dim)};
   };
 }
 
@@ -20,14 +20,15 @@ OpFunction rotate(const std::vector<int64_t>& positions, int64_t rotary_dim = 0)
 const std::vector<int64_t> kPositions{0, 1, 2, 0, 1, 7, 8, 9, 10, 11};
 
 // Multiplication of x_i + j x_{i+R/2} by e^{j angle}.
-Tensor plain_rope(const Tensor& x, const std::vector<int64_t>& positions, int64_t rotary_dim) {
+Tensor plain_rope(const Tensor& x, const std::vector<int64_t>& positions, int64_t rotary_dim,
+                  double theta = kTheta) {
   const int64_t heads = x.dim(2), width = x.dim(3), half = rotary_dim / 2;
   std::vector<double> values = to_doubles(x);
   for (size_t t = 0; t < positions.size(); ++t) {
     for (int64_t h = 0; h < heads; ++h) {
       double* v = values.data() + (int64_t(t) * heads + h) * width;
       for (int64_t i = 0; i < half; ++i) {
-        const double angle = double(positions[t]) / std::pow(kTheta, double(2 * i) / double(rotary_dim));
+        const double angle = double(positions[t]) / std::pow(theta, double(2 * i) / double(rotary_dim));
         const auto turned = std::complex<double>(v[i], v[i + half]) * std::polar(1.0, angle);
         v[i] = turned.real();
         v[i + half] = turned.imag();
@@ -54,6 +55,19 @@ TEST(Rope, EqualsTheFormula) {
 TEST(Rope, OneToken) {
   const Tensor x = random_tensor({1, 1, 2, 4}, DType::kF64, "x");
   EXPECT_TRUE(near(evaluate(rotate({123456}), {x})[0], plain_rope(x, {123456}, 4), kTolerance64.value));
+}
+
+TEST(Rope, TablesOfOneContextServeMoreSettingsThanItKeeps) {
+  const Tensor x = random_tensor({1, 3, 2, 4}, DType::kF64, "x");
+  for (int round = 0; round < 2; ++round) {
+    for (const int64_t first : {0, 7, 100}) {
+      for (const double theta : {100.0, 1e6}) {
+        const std::vector<int64_t> positions{first, first + 1, first + 2};
+        EXPECT_TRUE(near(evaluate(rotate(positions, 0, theta), {x})[0], plain_rope(x, positions, 4, theta),
+                         kTolerance64.value));
+      }
+    }
+  }
 }
 
 TEST(Rope, ScoresDependOnTheDistanceAlone) {

@@ -7,15 +7,15 @@
 
 namespace spanwise::cpu {
 
-void multiply_heads(const Context& ctx, const Tensor& a, Operand op, const Tensor& b, const Tensor& out,
-                    Output output) {
+void multiply_heads(const Context& ctx, const Tensor& a, FoldOperand op, const Tensor& b, const Tensor& out,
+                    FoldOutput output) {
   const int64_t n = out.dim(1), columns = out.dim(2), inner = b.dim(1);
   dispatch_float(out.dtype(), [&](auto zero) {
     using T = decltype(zero);
     parallel_for(ctx, out.dim(0), [&](int64_t h) {
-      gemm<T>(op == Operand::kPlain ? Trans::kNo : Trans::kYes, Trans::kNo, n, columns, inner, T(1),
+      gemm<T>(op == FoldOperand::kPlain ? Trans::kNo : Trans::kYes, Trans::kNo, n, columns, inner, T(1),
               a.data<T>() + h * n * inner, a.dim(2), b.data<T>() + h * inner * columns, columns,
-              output == Output::kAccumulate ? T(1) : T(0), out.data<T>() + h * n * columns, columns);
+              output == FoldOutput::kAccumulate ? T(1) : T(0), out.data<T>() + h * n * columns, columns);
     });
   });
 }

@@ -1,0 +1,64 @@
+#pragma once
+// Scalar activations and their derivatives. Finite for every finite input.
+
+#include "core/ops/pointwise.h"
+
+namespace spanwise::cuda {
+
+/// e^−x overflows to infinity below −88, whose reciprocal is the right 0.
+__device__ __forceinline__ float sigmoid(float x) {
+  return __fdividef(1.0f, 1.0f + __expf(-x));
+}
+
+__device__ __forceinline__ float softplus(float x) {
+  return fmaxf(x, 0.0f) + log1pf(__expf(-fabsf(x)));
+}
+
+struct SiluValue {
+  float value, derivative;
+};
+/// xσ and σ + xσ (1 − σ).
+__device__ __forceinline__ SiluValue silu_value(float x) {
+  const float s = sigmoid(x), y = x * s;
+  return {y, fmaf(y, 1.0f - s, s)};
+}
+
+template <Activation kKind>
+__device__ __forceinline__ float activate(float x) {
+  if constexpr (kKind == Activation::kSiLU) return x * sigmoid(x);
+  if constexpr (kKind == Activation::kSigmoid) return sigmoid(x);
+  if constexpr (kKind == Activation::kReLU) return fmaxf(x, 0.0f);
+  if constexpr (kKind == Activation::kEluPlusOne) return x > 0.0f ? x + 1.0f : __expf(x);
+  return x;
+}
+
+template <Activation kKind>
+__device__ __forceinline__ float activation_derivative(float x) {
+  if constexpr (kKind == Activation::kSiLU) return silu_value(x).derivative;
+  if constexpr (kKind == Activation::kSigmoid) {
+    const float s = sigmoid(x);
+    return s * (1.0f - s);
+  }
+  if constexpr (kKind == Activation::kReLU) return x > 0.0f ? 1.0f : 0.0f;
+  if constexpr (kKind == Activation::kEluPlusOne) return x > 0.0f ? 1.0f : __expf(x);
+  return 1.0f;
+}
+
+/// fn(std::integral_constant<Activation, kind>) for the kind known at run time.
+template <class F>
+void dispatch_activation(Activation kind, F&& fn) {
+  switch (kind) {
+    case Activation::kNone:
+      return fn(std::integral_constant<Activation, Activation::kNone>{});
+    case Activation::kSiLU:
+      return fn(std::integral_constant<Activation, Activation::kSiLU>{});
+    case Activation::kSigmoid:
+      return fn(std::integral_constant<Activation, Activation::kSigmoid>{});
+    case Activation::kReLU:
+      return fn(std::integral_constant<Activation, Activation::kReLU>{});
+    case Activation::kEluPlusOne:
+      return fn(std::integral_constant<Activation, Activation::kEluPlusOne>{});
+  }
+}
+
+}  // namespace spanwise::cuda

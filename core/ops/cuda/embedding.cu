@@ -1,0 +1,170 @@
+#include "core/ops/embedding.h"
+
+#include "core/ops/cuda/common/pack.cuh"
+#include "core/ops/cuda/common/rows.cuh"
+#include "core/upload.h"
+
+namespace spanwise::cuda {
+
+namespace {
+
+constexpr int kThreads = 256;
+
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    embedding_kernel(const int32_t* __restrict__ tokens, const T* __restrict__ weight, T* __restrict__ y,
+                     int64_t count, int64_t vocab, int32_t width) {
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.y + threadIdx.y; i < count;
+       i += int64_t(gridDim.x) * blockDim.y) {
+    const int32_t token = tokens[i];
+    const bool known = token >= 0 && token < vocab;
+    for (int32_t c = threadIdx.x * kWidth; c < width; c += blockDim.x * kWidth) {
+      const auto row =
+          known ? Pack<T, kWidth>::load(weight + token * int64_t(width) + c) : Pack<T, kWidth>::zero();
+      row.store(y + i * width + c);
+    }
+  }
+}
+
+// Up to kRun occurrences of one token: positions order[begin … end), whose dy are added in that order, to
+// row `to` of dW where the run is the token's only one, else to partial `to`.
+constexpr int kRun = 32;
+struct Run {
+  int32_t begin, end, to, whole;
+};
+// A token's partials [begin, end), added in order to row `token` of dW.
+struct Fold {
+  int32_t begin, end, token;
+};
+
+struct Plan {
+  std::vector<int32_t> order;
+  std::vector<Run> runs;
+  std::vector<Fold> folds;
+  int64_t partials = 0;
+};
+
+// Tokens sorted by id, each id's in the order of the batch. Ids outside [0, vocab) have no gradient.
+Plan plan_runs(const std::vector<int32_t>& tokens, int64_t vocab) {
+  std::vector<int32_t> begin(size_t(vocab) + 1, 0);
+  const auto known = [&](int32_t token) { return token >= 0 && token < vocab; };
+  for (const int32_t token : tokens) {
+    if (known(token)) ++begin[token + 1];
+  }
+  for (int64_t v = 0; v < vocab; ++v) begin[v + 1] += begin[v];
+  Plan plan;
+  plan.order.resize(size_t(begin[vocab]));
+  std::vector<int32_t> next(begin.begin(), begin.end() - 1);
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (known(tokens[i])) plan.order[next[tokens[i]]++] = int32_t(i);
+  }
+  for (int32_t v = 0; v < vocab; ++v) {
+    const bool whole = begin[v + 1] - begin[v] <= kRun;
+    const int32_t first_partial = int32_t(plan.partials);
+    for (int32_t at = begin[v]; at < begin[v + 1]; at += kRun) {
+      const int32_t end = std::min(at + kRun, begin[v + 1]);
+      plan.runs.push_back({at, end, whole ? v : int32_t(plan.partials++), whole ? 1 : 0});
+    }
+    if (!whole) plan.folds.push_back({first_partial, int32_t(plan.partials), v});
+  }
+  return plan;
+}
+
+template <int kWidth>
+__device__ __forceinline__ void write(float* to, float (&sum)[kWidth], bool accumulate) {
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) to[i] = accumulate ? to[i] + sum[i] : sum[i];
+}
+
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    embedding_bwd_kernel(const T* __restrict__ dy, const int32_t* __restrict__ order,
+                         const Run* __restrict__ runs, float* __restrict__ dweight,
+                         float* __restrict__ partials, int32_t width, bool accumulate) {
+  const Run run = runs[blockIdx.x];
+  const int32_t c = (blockIdx.y * kThreads + threadIdx.x) * kWidth;
+  if (c >= width) return;
+  float sum[kWidth] = {};
+#pragma unroll 4
+  for (int i = run.begin; i < run.end; ++i) {
+    const auto row = Pack<T, kWidth>::load(dy + order[i] * int64_t(width) + c);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) sum[k] += row.get(k);
+  }
+  write<kWidth>((run.whole ? dweight : partials) + run.to * int64_t(width) + c, sum, run.whole && accumulate);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    embedding_fold_kernel(const float* __restrict__ partials, const Fold* __restrict__ folds,
+                          float* __restrict__ dweight, int32_t width, bool accumulate) {
+  const Fold fold = folds[blockIdx.x];
+  const int32_t c = blockIdx.y * kThreads + threadIdx.x;
+  if (c >= width) return;
+  float sum[1] = {};
+#pragma unroll 8
+  for (int p = fold.begin; p < fold.end; ++p) sum[0] += partials[p * int64_t(width) + c];
+  write<1>(dweight + fold.token * int64_t(width) + c, sum, accumulate);
+}
+
+template <class T>
+const T* device_array(const Tensor& uploaded) {
+  return reinterpret_cast<const T*>(uploaded.data<uint8_t>());
+}
+
+}  // namespace
+
+void embedding_fwd(Context& ctx, const std::vector<int32_t>& tokens, const Tensor& weight, const Tensor& y) {
+  const int64_t vocab = weight.dim(0), width = weight.dim(1), count = int64_t(tokens.size());
+  if (y.numel() == 0) return;
+  const Tensor ids = upload(ctx, tokens);
+  dispatch_cuda(weight.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    const auto launch = [&](auto pack) {
+      constexpr int kWidth = decltype(pack)::value;
+      unsigned across = 32;
+      while (across < kThreads && int64_t(across) * kWidth < width) across *= 2;
+      const dim3 threads(across, kThreads / across);
+      const unsigned blocks = unsigned(std::min<int64_t>(ceil_div(count, threads.y), 1 << 20));
+      embedding_kernel<T, kWidth><<<blocks, threads, 0, stream_of(ctx)>>>(
+          device_array<int32_t>(ids), pointer<T>(weight), pointer<T>(y), count, vocab, int32_t(width));
+    };
+    rows_are_aligned({&weight, &y}, width, kVector<T>) ? launch(std::integral_constant<int, kVector<T>>{})
+                                                       : launch(std::integral_constant<int, 1>{});
+  });
+  check_launch("embedding");
+}
+
+void embedding_bwd(Context& ctx, const Tensor& dy, const std::vector<int32_t>& tokens, const Tensor& dweight,
+                   bool accumulate) {
+  const int64_t vocab = dweight.dim(0), width = dweight.dim(1);
+  if (!accumulate) dweight.set_zero();
+  const Plan plan = plan_runs(tokens, vocab);
+  if (plan.runs.empty() || width == 0) return;
+  const Tensor order = upload(ctx, plan.order), runs = upload(ctx, plan.runs),
+               folds = upload(ctx, plan.folds);
+  const Tensor partials = Tensor::empty(ctx, {plan.partials, width}, DType::kF32);
+  float* to = pointer<float>(dweight);
+  const auto grid = [&](size_t blocks, int64_t columns) {
+    return dim3(unsigned(blocks), unsigned(ceil_div(columns, kThreads)));
+  };
+  dispatch_cuda(dy.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    // Four columns a thread: a row of 2048 has work for two blocks, and a run's loads are long enough.
+    const auto launch = [&](auto pack) {
+      constexpr int kWidth = decltype(pack)::value;
+      embedding_bwd_kernel<T, kWidth>
+          <<<grid(plan.runs.size(), ceil_div(width, kWidth)), kThreads, 0, stream_of(ctx)>>>(
+              pointer<T>(dy), device_array<int32_t>(order), device_array<Run>(runs), to,
+              partials.data<float>(), int32_t(width), accumulate);
+    };
+    rows_are_aligned({&dy}, width, 4) ? launch(std::integral_constant<int, 4>{})
+                                      : launch(std::integral_constant<int, 1>{});
+  });
+  check_launch("embedding backward");
+  if (plan.folds.empty()) return;
+  embedding_fold_kernel<<<grid(plan.folds.size(), width), kThreads, 0, stream_of(ctx)>>>(
+      partials.data<float>(), device_array<Fold>(folds), to, int32_t(width), accumulate);
+  check_launch("embedding fold");
+}
+
+}  // namespace spanwise::cuda
