@@ -24,6 +24,7 @@ struct MemoryStats {
   size_t live_bytes = 0;      ///< held by tensors now
   size_t peak_bytes = 0;      ///< most ever held by tensors since reset_peak()
   size_t reserved_bytes = 0;  ///< taken from the system or the GPU: live, cached and fragments
+  int64_t host_waits = 0;     ///< times to_host() made the host wait for a GPU
 };
 
 class Memory {

@@ -98,26 +98,23 @@ void GradientReducer::sum_partial_gradients() {
 }
 
 void GradientReducer::sum_over_tensor(const std::vector<int>& group, int64_t numel) {
-  const Tensor whole = Tensor::zeros(params_.context(), {numel}, params_.dtype());
-  dispatch_float(params_.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    // Calls fn(gradient of a run, its place in `whole`, elements).
-    const auto for_each = [&](auto&& fn) {
-      T* at = whole.data<T>();
-      for (const int e : group) {
-        const ParamEntry& entry = params_.entries()[e];
-        const int64_t begin = entry.offset - params_.buckets()[entry.bucket].range.begin;
-        T* grad = params_.bucket_grad(entry.bucket).template data<T>() + begin;
-        for (const ElementRun& run : element_runs(*entry.param)) {
-          fn(grad + run.local, at + run.global, run.count);
-        }
-        at += entry.param->global_shape().numel();
+  const Tensor whole = Tensor::zeros(params_.context(), {numel}, params_.master_dtype());
+  // Calls fn(gradient of a run, its place in `whole`).
+  const auto for_each = [&](auto&& fn) {
+    int64_t at = 0;
+    for (const int e : group) {
+      const ParamEntry& entry = params_.entries()[e];
+      const int64_t begin = entry.offset - params_.buckets()[entry.bucket].range.begin;
+      const Tensor grad = params_.bucket_grad(entry.bucket);
+      for (const ElementRun& run : element_runs(*entry.param)) {
+        fn(grad.slice_flat(begin + run.local, {run.count}), whole.slice_flat(at + run.global, {run.count}));
       }
-    };
-    for_each([](T* grad, T* at, int64_t n) { std::copy_n(grad, n, at); });
-    params_.tensor().all_reduce("grad_reduce_partial", whole).wait();
-    for_each([](T* grad, T* at, int64_t n) { std::copy_n(at, n, grad); });
-  });
+      at += entry.param->global_shape().numel();
+    }
+  };
+  for_each([](const Tensor& grad, const Tensor& place) { place.copy_from(grad); });
+  params_.tensor().all_reduce("grad_reduce_partial", whole).wait();
+  for_each([](const Tensor& grad, const Tensor& place) { grad.copy_from(place); });
 }
 
 }  // namespace spanwise

@@ -39,20 +39,25 @@ ParamLayout::ParamLayout(Module& module, const ParamLayoutOptions& options) : op
 
 void ParamLayout::fill_buckets() {
   constexpr int kNone = -1;
-  int open[2] = {kNone, kNone};  // one bucket of each kind takes parameters at a time
-  int64_t filled[2] = {0, 0};
+  struct Open {
+    int bucket = kNone;
+    int64_t filled = 0;
+  };
+  Open open[2][2];  // one bucket of each kind takes parameters at a time
   for (size_t e = 0; e < entries_.size(); ++e) {
     const Param& param = *entries_[e].param;
     const bool partial = options_.tensor_parallel && param.placement.partial_gradient;
+    const bool matrix = options_.separate_matrices && param.shape.num_dims() == 2;
     const int64_t elems = round_up(param.numel(), kAlignElems);
     const int part = part_of(entries_[e].name);
-    int& bucket = open[partial];
-    if (bucket == kNone || buckets_[bucket].part != part || filled[partial] + elems > options_.bucket_elems) {
+    auto& [bucket, filled] = open[partial][matrix];
+    if (bucket == kNone || buckets_[bucket].part != part || filled + elems > options_.bucket_elems) {
       bucket = int(buckets_.size());
-      filled[partial] = 0;
-      buckets_.push_back({.range = {0, 0}, .entries = {}, .part = part, .tensor_partial = partial});
+      filled = 0;
+      buckets_.push_back(
+          {.range = {0, 0}, .entries = {}, .part = part, .tensor_partial = partial, .matrices = matrix});
     }
-    filled[partial] += elems;
+    filled += elems;
     buckets_[bucket].entries.push_back(int(e));
     entries_[e].bucket = bucket;
   }

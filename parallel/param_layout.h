@@ -10,7 +10,7 @@
 //   | slice 0 | slice 1 |                   | slice 0   | slice 1     |
 //
 // Parameters whose gradients are summed over the tensor axis have buckets of their own: these cannot be
-// reduced before that sum.
+// reduced before that sum. So have matrices where models read them in another dtype than the rest.
 
 #include <algorithm>
 #include <cstdint>
@@ -39,6 +39,7 @@ struct ParamBucket {
   std::vector<int> entries;
   int part = 0;                 ///< of the model; 0 where it has no parts
   bool tensor_partial = false;  ///< gradients need a sum over the tensor axis first
+  bool matrices = false;        ///< ParamLayoutOptions::separate_matrices: it holds matrices alone
 };
 
 /// Elements [begin, end) that share optimizer settings.
@@ -52,6 +53,7 @@ struct ParamLayoutOptions {
   int slice = 0;  ///< this rank's
   int64_t bucket_elems = 0;
   bool tensor_parallel = false;    ///< partial gradients matter only then
+  bool separate_matrices = false;  ///< no bucket has both 2-D parameters and others
   std::vector<std::string> parts;  ///< name prefixes of the model's parts; none: all is one part
 };
 

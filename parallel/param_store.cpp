@@ -1,7 +1,7 @@
 #include "parallel/param_store.h"
 
-#include <cstring>
-
+#include "core/host_context.h"
+#include "core/ops/convert.h"
 #include "core/ops/cpu/parallel_for.h"
 
 namespace spanwise {
@@ -16,19 +16,13 @@ ParamLayoutOptions param_layout_options(const ParamStoreOptions& options, const 
                  options.zero_stage);
   return {.num_slices = data_sequence.size(),
           .slice = data_sequence.rank(),
-          .bucket_elems = std::max<int64_t>(options.bucket_bytes / int64_t(size_of(options.dtype)), 1),
+          .bucket_elems = std::max<int64_t>(
+              options.bucket_bytes / int64_t(size_of(accumulation_dtype(options.dtype))), 1),
           .tensor_parallel = tensor.size() > 1,
+          .separate_matrices = options.dtype == DType::kBF16,
           .parts =
               effective_zero_stage(options, data_sequence) == 3 ? options.parts : std::vector<std::string>{}};
 }
-
-namespace {
-
-void set_zero(const Tensor& tensor) {
-  std::memset(tensor.raw(), 0, tensor.bytes());
-}
-
-}  // namespace
 
 ParamStore::ParamStore(Context& ctx, Module& module, const ParamStoreOptions& options, Comm& data_sequence,
                        Comm& tensor)
@@ -40,15 +34,17 @@ ParamStore::ParamStore(Context& ctx, Module& module, const ParamStoreOptions& op
       layout_(module, param_layout_options(options, data_sequence, tensor)),
       bucket_grads_(buckets().size()),
       gathered_(buckets().size()) {
-  values_ = Tensor::zeros(ctx, {stage_ == 3 ? layout_.slice_numel() : layout_.numel()}, options.dtype);
+  const bool whole_values = has_copies() ? stage_ == 0 : stage_ <= 2;
+  values_ = Tensor::zeros(ctx, {whole_values ? layout_.numel() : layout_.slice_numel()}, master_dtype());
   if (options.gradients == Gradients::kYes) {
-    grads_ = Tensor::zeros(ctx, {stage_ >= 2 ? layout_.slice_numel() : layout_.numel()}, options.dtype);
+    grads_ = Tensor::zeros(ctx, {stage_ >= 2 ? layout_.slice_numel() : layout_.numel()}, master_dtype());
   }
+  if (has_copies()) make_copies();
   make_vars();
   write_initial_values();
   std::vector<const Param*> params;
   for (const ParamEntry& entry : entries()) params.push_back(entry.param);
-  owned_ = find_owned_runs(ctx, params, tensor);
+  owned_ = find_owned_runs(host_context(ctx), params, tensor);
 }
 
 ParamStore::ParamStore(Context& ctx, Module& module, const ParamStoreOptions& options,
@@ -60,13 +56,21 @@ ParamStore::ParamStore(Context& ctx, Module& module, const ParamStoreOptions& op
 ParamStore::ParamStore(Context& ctx, Module& module, DType dtype, uint64_t seed, Gradients gradients)
     : ParamStore(ctx, module, {.dtype = dtype, .seed = seed, .gradients = gradients}, make_self_comm()) {}
 
+void ParamStore::make_copies() {
+  for (const ParamBucket& bucket : buckets()) {
+    const FlatRange kept = stage_ == 3 ? layout_.own_slice(bucket) : bucket.range;
+    copies_.push_back(Tensor::zeros(ctx_, {kept.numel()}, model_dtype(bucket)));
+  }
+}
+
 void ParamStore::make_vars() {
   for (const ParamEntry& entry : entries()) {
-    const Tensor value = stage_ == 3 ? Tensor() : slice(values_, entry);
+    const int64_t begin = entry.offset - buckets()[entry.bucket].range.begin;
+    const Tensor value =
+        stage_ == 3 ? Tensor() : model_values(entry.bucket).slice_flat(begin, entry.param->shape);
     if (grads_.defined() && stage_ >= 2) {
-      entry.param->var = Var::make_parameter(value, [this, &entry] {
-        return bucket_grad(entry.bucket)
-            .slice_flat(entry.offset - buckets()[entry.bucket].range.begin, entry.param->shape);
+      entry.param->var = Var::make_parameter(value, [this, &entry, begin] {
+        return bucket_grad(entry.bucket).slice_flat(begin, entry.param->shape);
       });
     } else {
       entry.param->var = Var::make_parameter(value, grads_.defined() ? slice(grads_, entry) : Tensor());
@@ -80,11 +84,14 @@ void ParamStore::write_initial_values() {
     layout_.for_each_entry(bucket, stored, [&](int e, FlatRange part) {
       const ParamEntry& entry = entries()[e];
       const Tensor values = view(values_, bucket, {entry.offset + part.begin, entry.offset + part.end});
+      const bool on_host = values.device() == Device::kCPU;
+      const Tensor host =
+          on_host ? values : Tensor::empty(host_context(ctx_), values.shape(), values.dtype());
       const RandomStream random(options_.seed, entry.name);
-      dispatch_float(options_.dtype, [&](auto zero) {
+      dispatch_float(host.dtype(), [&](auto zero) {
         using T = decltype(zero);
         for_each_run(element_runs(*entry.param), part, [&](const ElementRun& run) {
-          T* to = values.data<T>() + (run.local - part.begin);
+          T* to = host.data<T>() + (run.local - part.begin);
           cpu::parallel_blocks(ctx_, run.count, 1 << 14, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) {
               to[i] = T(entry.param->init(random, uint64_t(run.global + i)));
@@ -92,8 +99,10 @@ void ParamStore::write_initial_values() {
           });
         });
       });
+      if (!on_host) values.copy_from(host);
     });
   }
+  publish_values();
 }
 
 int64_t ParamStore::num_parameters() const {
@@ -136,12 +145,12 @@ FlatRange ParamStore::updated_range(const ParamBucket& bucket) const {
 }
 
 Tensor ParamStore::make_moment() const {
-  return Tensor::zeros(ctx_, {stage_ == 0 ? layout_.numel() : layout_.slice_numel()}, options_.dtype);
+  return Tensor::zeros(ctx_, {stage_ == 0 ? layout_.numel() : layout_.slice_numel()}, master_dtype());
 }
 
 void ParamStore::zero_grads() {
   if (stage_ <= 1) {
-    set_zero(grads_);
+    grads_.set_zero();
   } else {
     for (size_t b = 0; b < buckets().size(); ++b) drop_bucket_grad(int(b));
   }
@@ -152,7 +161,7 @@ Tensor ParamStore::bucket_grad(int bucket) {
   const FlatRange range = buckets()[bucket].range;
   if (stage_ <= 1) return grads_.slice_flat(range.begin, {range.numel()});
   Tensor& grad = bucket_grads_[bucket];
-  if (!grad.defined()) grad = Tensor::zeros(ctx_, {range.numel()}, options_.dtype);
+  if (!grad.defined()) grad = Tensor::zeros(ctx_, {range.numel()}, master_dtype());
   return grad;
 }
 
@@ -166,13 +175,39 @@ void ParamStore::drop_bucket_grad(int bucket) {
   bucket_grads_[bucket] = {};
 }
 
-Ticket ParamStore::share_updated_values(int bucket) {
+Tensor ParamStore::model_values(int bucket) const {
+  if (has_copies()) return copies_[bucket];
+  const ParamBucket& b = buckets()[bucket];
+  return view(values_, b, stored_range(values_, b));
+}
+
+Tensor ParamStore::updated_copy(int bucket) const {
+  if (!has_copies()) return {};
+  const ParamBucket& b = buckets()[bucket];
+  const FlatRange updated = updated_range(b);
+  const int64_t begin = stage_ == 3 ? 0 : updated.begin - b.range.begin;
+  return copies_[bucket].slice_flat(begin, {updated.numel()});
+}
+
+Ticket ParamStore::share_updated_values(int bucket) const {
   SPANWISE_CHECK(gathered_[bucket].uses == 0, "bucket {} was updated while a part of the model was acquired",
                  bucket);
   if (stage_ != 1 && stage_ != 2) return {};
   const ParamBucket& b = buckets()[bucket];
-  return data_sequence_.all_gather("param_gather", view(values_, b, layout_.own_slice(b)),
-                                   view(values_, b, b.range));
+  const FlatRange own = layout_.own_slice(b);
+  const Tensor all = model_values(bucket);
+  return data_sequence_.all_gather("param_gather", all.slice_flat(own.begin - b.range.begin, {own.numel()}),
+                                   all);
+}
+
+void ParamStore::publish_values() const {
+  if (!has_copies()) return;
+  std::vector<Ticket> tickets;
+  for (size_t b = 0; b < buckets().size(); ++b) {
+    convert(ctx_, view(values_, buckets()[b], updated_range(buckets()[b])), updated_copy(int(b)));
+    tickets.push_back(share_updated_values(int(b)));
+  }
+  for (Ticket& ticket : tickets) ticket.wait();
 }
 
 void ParamStore::acquire(int part) {
@@ -181,9 +216,8 @@ void ParamStore::acquire(int part) {
   for (size_t i = 0; i < buckets().size(); ++i) {
     const ParamBucket& bucket = buckets()[i];
     if (bucket.part != part || gathered_[i].uses++ > 0) continue;
-    gathered_[i].values = Tensor::empty(ctx_, {bucket.range.numel()}, options_.dtype);
-    tickets.push_back(data_sequence_.all_gather(
-        "param_gather", view(values_, bucket, layout_.own_slice(bucket)), gathered_[i].values));
+    gathered_[i].values = Tensor::empty(ctx_, {bucket.range.numel()}, model_dtype(bucket));
+    tickets.push_back(data_sequence_.all_gather("param_gather", model_values(int(i)), gathered_[i].values));
     for (const int e : bucket.entries) {
       const ParamEntry& entry = entries()[e];
       entry.param->var.set_parameter_value(

@@ -11,6 +11,12 @@
 //
 // With gradient accumulation the buckets of stages 2 and 3 stay until the last micro-batch, so that gradients
 // are reduced once. One rank is its own slice: all stages are stage 0.
+//
+// In BF16 a model reads matrices (2-D parameters) in BF16 and all others in F32; gradients and moments are
+// F32, and every element that this rank updates has an F32 master, which is what `values` below stands for
+// and checkpoints hold. What the model reads is a rounded copy of them, per bucket. So the first column is,
+// in bytes: copies 2 P and masters 4 P (stage 0), 2 P + 4 P / W (1 and 2), (2 P + 4 P) / W + acquired parts
+// (3).
 
 #include <memory>
 #include <string>
@@ -56,7 +62,14 @@ class ParamStore : public ParamGate {
   Context& context() const { return ctx_; }
   Comm& data_sequence() const { return data_sequence_; }
   Comm& tensor() const { return tensor_; }
+  /// Of activations and matrices.
   DType dtype() const { return options_.dtype; }
+  /// Of values(), gradients and moments.
+  DType master_dtype() const { return accumulation_dtype(options_.dtype); }
+  /// Of what the model reads of a bucket.
+  DType model_dtype(const ParamBucket& bucket) const {
+    return bucket.matrices ? options_.dtype : master_dtype();
+  }
   int zero_stage() const { return stage_; }
   int64_t bucket_elems() const { return layout_.bucket_elems(); }
   const ParamLayout& layout() const { return layout_; }
@@ -65,8 +78,11 @@ class ParamStore : public ParamGate {
   /// Of the whole model, in every layout.
   int64_t num_parameters() const;
 
-  /// Flat, padding included (always zero); of stage 3 the own slices.
+  /// Flat, padding included (always zero); of stage 3 the own slices. In BF16 the masters of what this rank
+  /// updates: all of them in stage 0, the own slices in the others.
   const Tensor& values() const { return values_; }
+  /// What the model reads of a bucket, all of it or (stage 3) the own slice: values(), or a copy.
+  Tensor model_values(int bucket) const;
   /// Flat, of stages 0 and 1 only.
   const Tensor& grads() const;
   /// The slice of a flat buffer of all elements that belongs to a parameter.
@@ -94,9 +110,13 @@ class ParamStore : public ParamGate {
   /// Stages 2 and 3 give the whole bucket's memory back once it is reduced; the others keep it.
   void drop_bucket_grad(int bucket);
 
-  /// After the optimizer changed the updated ranges: starts making the bucket's values whole again on every
-  /// rank, where they are kept whole.
-  Ticket share_updated_values(int bucket);
+  /// What the optimizer must write beside values(): the copy of updated_range; undefined where there is none.
+  Tensor updated_copy(int bucket) const;
+  /// After the optimizer changed the updated ranges: starts making what the model reads of the bucket whole
+  /// again on every rank, where it is kept whole.
+  Ticket share_updated_values(int bucket) const;
+  /// After values() were written otherwise, from a checkpoint: brings copies up to date. Collective.
+  void publish_values() const;
 
   // ParamGate. Nothing is done before stage 3.
   void acquire(int part) override;
@@ -108,6 +128,8 @@ class ParamStore : public ParamGate {
 
  private:
   ParamStore(Context& ctx, Module& module, const ParamStoreOptions& options, std::unique_ptr<Comm> self);
+  bool has_copies() const { return options_.dtype != master_dtype(); }
+  void make_copies();
   void make_vars();
   void write_initial_values();
 
@@ -122,7 +144,8 @@ class ParamStore : public ParamGate {
   Comm &data_sequence_, &tensor_;
   int stage_;
   ParamLayout layout_;
-  Tensor values_, grads_;  ///< grads_: the own slices in stages 2 and 3
+  Tensor values_, grads_;       ///< grads_: the own slices in stages 2 and 3
+  std::vector<Tensor> copies_;  ///< by bucket; none where the model reads values_
   std::vector<Tensor> bucket_grads_;
   std::vector<Gathered> gathered_;  ///< stage 3, by bucket
   OwnedRuns owned_;

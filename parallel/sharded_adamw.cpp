@@ -1,22 +1,35 @@
 #include "parallel/sharded_adamw.h"
 
 #include <cmath>
-
-#include "core/optim/clip.h"
+#include <utility>
 
 namespace spanwise {
 
 ShardedAdamW::ShardedAdamW(ParamStore& params)
-    : params_(params), first_(params.make_moment()), second_(params.make_moment()) {}
+    : params_(params), first_(params.make_moment()), second_(params.make_moment()) {
+  const bool shared = params.zero_stage() == 1 || params.zero_stage() == 2;
+  std::vector<AdamWTensors> spans;
+  for (size_t b = 0; b < params.buckets().size(); ++b) {
+    const ParamBucket& bucket = params.buckets()[b];
+    const FlatRange updated = params.updated_range(bucket);
+    const Tensor grad = params.reduced_grad(int(b)), copy = params.updated_copy(int(b));
+    for (const ParamSpan& span : params.layout().spans(updated)) {
+      const auto part = [&](const Tensor& flat) { return params.view(flat, bucket, {span.begin, span.end}); };
+      const int64_t at = span.begin - updated.begin, numel = span.end - span.begin;
+      spans.push_back({.param = part(params.values()),
+                       .grad = grad.slice_flat(at, {numel}),
+                       .m = part(first_),
+                       .v = part(second_),
+                       .copy = copy.defined() ? copy.slice_flat(at, {numel}) : Tensor(),
+                       .weight_decay = span.weight_decay});
+    }
+    if (shared) updates_.emplace_back(params.context(), std::exchange(spans, {}));
+  }
+  if (!shared) updates_.emplace_back(params.context(), std::move(spans));
+}
 
-double ShardedAdamW::grad_norm() const {
-  double sum = 0;
-  const auto squared_norm_of = [&](const Tensor& x) {
-    return dispatch_float(x.dtype(), [&](auto zero) {
-      using T = decltype(zero);
-      return squared_norm<T>(params_.context(), {x.data<T>(), size_t(x.numel())});
-    });
-  };
+std::vector<Tensor> ShardedAdamW::owned_gradients() const {
+  std::vector<Tensor> owned;
   const ParamLayout& layout = params_.layout();
   for (size_t b = 0; b < params_.buckets().size(); ++b) {
     const ParamBucket& bucket = params_.buckets()[b];
@@ -26,8 +39,7 @@ double ShardedAdamW::grad_norm() const {
       const int64_t origin = params_.entries()[e].offset - updated.begin;  // element 0 seen from the slice
       FlatRange joined{0, 0};  // runs that are apart in the whole often follow each other here
       const auto add = [&] {
-        if (joined.numel() == 0) return;
-        sum += squared_norm_of(grad.slice_flat(origin + joined.begin, {joined.numel()}));
+        if (joined.numel() > 0) owned.push_back(grad.slice_flat(origin + joined.begin, {joined.numel()}));
       };
       for_each_run(params_.owned_runs(e), part, [&](const ElementRun& run) {
         if (run.local != joined.end) {
@@ -39,31 +51,25 @@ double ShardedAdamW::grad_norm() const {
       add();
     });
   }
-  std::vector<double> total{sum};
-  if (params_.zero_stage() > 0) params_.data_sequence().all_reduce("grad_norm", total);
-  params_.tensor().all_reduce("grad_norm", total);
-  return std::sqrt(total[0]);
+  return owned;
 }
 
-void ShardedAdamW::step(const AdamWHyper& hyper) {
+Tensor ShardedAdamW::squared_grad_norm() {
+  if (!norm_) norm_.emplace(params_.context(), owned_gradients());
+  const Tensor sum = (*norm_)();
+  if (params_.zero_stage() > 0) params_.data_sequence().all_reduce("grad_norm", sum).wait();
+  params_.tensor().all_reduce("grad_norm", sum).wait();
+  return sum;
+}
+
+double ShardedAdamW::grad_norm() {
+  return std::sqrt(squared_grad_norm().to_vector<double>()[0]);
+}
+
+void ShardedAdamW::step(const AdamWHyper& hyper, const GradientClip& clip) {
   std::vector<Ticket> tickets;
   for (size_t b = 0; b < params_.buckets().size(); ++b) {
-    const ParamBucket& bucket = params_.buckets()[b];
-    const FlatRange updated = params_.updated_range(bucket);
-    const Tensor grad = params_.reduced_grad(int(b));
-    const auto part = [&](const Tensor& flat) { return params_.view(flat, bucket, updated); };
-    for (const ParamSpan& span : params_.layout().spans(updated)) {
-      AdamWHyper of_span = hyper;
-      if (!span.weight_decay) of_span.weight_decay = 0;
-      const int64_t at = span.begin - updated.begin;
-      dispatch_float(grad.dtype(), [&](auto zero) {
-        using T = decltype(zero);
-        adamw_step<T>(params_.context(),
-                      {part(params_.values()).data<T>() + at, grad.data<T>() + at,
-                       part(first_).data<T>() + at, part(second_).data<T>() + at, span.end - span.begin},
-                      of_span);
-      });
-    }
+    if (b < updates_.size()) updates_[b].step(hyper, clip);
     tickets.push_back(params_.share_updated_values(int(b)));
   }
   for (Ticket& ticket : tickets) ticket.wait();

@@ -2,11 +2,19 @@
 // AdamW on what this rank updates (ParamStore::updated_range): all elements in ZeRO stage 0, its slices in
 // the others, after which every rank gathers the values.
 //
-//   reducer.finish();  norm = optimizer.grad_norm();  optimizer.step({.lr = …, .grad_scale = …, …})
+//   reducer.finish();  norm = optimizer.squared_grad_norm();  optimizer.step({.lr = …}, {norm, max_norm})
 //
-// Received bytes of a step in stages 1 and 2, with P bytes of all buckets: "param_gather" (W − 1)/W · P.
+// The norm stays on the device, which clips by it: on a GPU nothing waits between backward and the next
+// forward. In BF16 the masters are updated and the model's copies written with them.
+//
+// Received bytes of a step in stages 1 and 2, with P bytes that the model reads of all buckets:
+// "param_gather" (W − 1)/W · P.
+
+#include <optional>
+#include <vector>
 
 #include "core/optim/adamw.h"
+#include "core/optim/clip.h"
 #include "parallel/param_store.h"
 
 namespace spanwise {
@@ -16,20 +24,28 @@ class ShardedAdamW {
   /// Moments are zero. The store must outlive the optimizer.
   explicit ShardedAdamW(ParamStore& params);
 
-  /// Euclidean norm of all ranks' reduced gradients, each element of the model taken once. The same number on
-  /// every rank. Collective.
-  double grad_norm() const;
+  /// Squared Euclidean norm of all ranks' reduced gradients, each element of the model taken once: F64 [1] on
+  /// the device, the same number on every rank. Collective.
+  Tensor squared_grad_norm();
+  /// Its root, on the host. Collective.
+  double grad_norm();
   /// Updates values and moments from the reduced gradients. Weight decay is left out for parameters that have
   /// none. Collective.
-  void step(const AdamWHyper& hyper);
+  void step(const AdamWHyper& hyper, const GradientClip& clip = {});
 
   // Flat, as ParamStore::make_moment: the checkpoint's exp_avg and exp_avg_sq.
   const Tensor& first_moment() const { return first_; }
   const Tensor& second_moment() const { return second_; }
 
  private:
+  std::vector<Tensor> owned_gradients() const;
+
   ParamStore& params_;
   Tensor first_, second_;
+  /// One an updated bucket where updates are shared, so that sharing one overlaps updating the next; else
+  /// one.
+  std::vector<AdamW> updates_;
+  std::optional<SquaredNorm> norm_;  ///< made when first asked for: not every model has one
 };
 
 }  // namespace spanwise

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "core/host_context.h"
+
 namespace spanwise {
 
 namespace {
@@ -20,28 +22,51 @@ void for_each_run_in_piece(const ParamStore& params, const std::vector<ElementRu
   });
 }
 
+// What for_each_run_in_piece calls fn with, and the elements of the parameter that span it. All that this
+// rank holds of a piece lies side by side, since elements keep their order in a part.
+struct HeldRuns {
+  std::vector<ElementRun> runs;
+  FlatRange span{0, 0};
+};
+HeldRuns held_runs(const ParamStore& params, const std::vector<ElementRun>& runs, int entry, FlatRange stored,
+                   FlatRange piece) {
+  HeldRuns held;
+  for_each_run_in_piece(params, runs, entry, stored, piece,
+                        [&](const ElementRun& run) { held.runs.push_back(run); });
+  if (!held.runs.empty()) {
+    held.span = {held.runs.front().local, held.runs.back().local + held.runs.back().count};
+  }
+  return held;
+}
+
+Tensor view_of_span(const ParamStore& params, const Tensor& flat, int entry, FlatRange span) {
+  const ParamEntry& e = params.entries()[entry];
+  return params.view(flat, params.buckets()[e.bucket], {e.offset + span.begin, e.offset + span.end});
+}
+
 }  // namespace
 
 Tensor gather_piece(const ParamStore& params, const Tensor& flat, int entry, FlatRange piece) {
   const size_t elem = size_of(flat.dtype());
-  const ParamEntry& e = params.entries()[entry];
-  const ParamBucket& bucket = params.buckets()[e.bucket];
-  const FlatRange own = params.layout().own_slice(bucket);
+  Context& host = host_context(params.context());
+  const FlatRange own = params.layout().own_slice(params.buckets()[params.entries()[entry].bucket]);
   // Every element has one owner and the others give zero bits, so integer sums put the owners' bits together:
   // exact for every value, negative zeros and NaNs too.
   constexpr int64_t kWordBytes = 8;
   const int64_t num_words = (piece.numel() * int64_t(elem) + kWordBytes - 1) / kWordBytes;
-  const Tensor words = Tensor::empty(params.context(), {num_words}, DType::kI64);
-  std::memset(words.raw(), 0, words.bytes());
-  const Tensor mine = params.view(flat, bucket, own);
-  for_each_run_in_piece(params, params.owned_runs(entry), entry, own, piece, [&](const ElementRun& run) {
-    std::memcpy(static_cast<char*>(words.raw()) + size_t(run.global) * elem,
-                static_cast<const char*>(mine.raw()) + size_t(e.offset + run.local - own.begin) * elem,
-                size_t(run.count) * elem);
-  });
+  const Tensor words = Tensor::zeros(host, {num_words}, DType::kI64);
+  const HeldRuns held = held_runs(params, params.owned_runs(entry), entry, own, piece);
+  if (!held.runs.empty()) {
+    const Tensor mine = view_of_span(params, flat, entry, held.span).to(host);
+    for (const ElementRun& run : held.runs) {
+      std::memcpy(static_cast<char*>(words.raw()) + size_t(run.global) * elem,
+                  static_cast<const char*>(mine.raw()) + size_t(run.local - held.span.begin) * elem,
+                  size_t(run.count) * elem);
+    }
+  }
   params.data_sequence().all_reduce("gather_whole", words).wait();
   params.tensor().all_reduce("gather_whole", words).wait();
-  const Tensor whole = Tensor::empty(params.context(), {piece.numel()}, flat.dtype());
+  const Tensor whole = Tensor::empty(host, {piece.numel()}, flat.dtype());
   std::memcpy(whole.raw(), words.raw(), whole.bytes());
   return whole;
 }
@@ -57,18 +82,22 @@ bool holds_piece(const ParamStore& params, const Tensor& flat, int entry, FlatRa
 
 void scatter_piece(const ParamStore& params, const Tensor& flat, int entry, FlatRange piece,
                    const Tensor& values) {
-  SPANWISE_CHECK(values.contiguous() && values.numel() == piece.numel() && values.dtype() == flat.dtype(),
-                 "a piece of {} elements from {} {}", piece.numel(), name_of(values.dtype()),
-                 values.shape().str());
+  SPANWISE_CHECK(values.contiguous() && values.numel() == piece.numel() && values.dtype() == flat.dtype() &&
+                     values.device() == Device::kCPU,
+                 "a piece of {} {} elements in host memory from {} {} on {}", piece.numel(),
+                 name_of(flat.dtype()), name_of(values.dtype()), values.shape().str(),
+                 name_of(values.device()));
   const size_t elem = size_of(flat.dtype());
   const ParamEntry& e = params.entries()[entry];
-  const ParamBucket& bucket = params.buckets()[e.bucket];
-  const FlatRange stored = params.stored_range(flat, bucket);
-  const Tensor mine = params.view(flat, bucket, stored);
-  for_each_run_in_piece(params, element_runs(*e.param), entry, stored, piece, [&](const ElementRun& run) {
-    std::memcpy(static_cast<char*>(mine.raw()) + size_t(e.offset + run.local - stored.begin) * elem,
+  const FlatRange stored = params.stored_range(flat, params.buckets()[e.bucket]);
+  const HeldRuns held = held_runs(params, element_runs(*e.param), entry, stored, piece);
+  if (held.runs.empty()) return;
+  const Tensor mine = Tensor::empty(host_context(params.context()), {held.span.numel()}, flat.dtype());
+  for (const ElementRun& run : held.runs) {
+    std::memcpy(static_cast<char*>(mine.raw()) + size_t(run.local - held.span.begin) * elem,
                 static_cast<const char*>(values.raw()) + size_t(run.global) * elem, size_t(run.count) * elem);
-  });
+  }
+  view_of_span(params, flat, entry, held.span).copy_from(mine);
 }
 
 }  // namespace spanwise

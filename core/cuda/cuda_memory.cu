@@ -147,6 +147,10 @@ class CudaMemory final : public Memory {
   }
 
   void to_host(void* to, const void* from, size_t bytes) override {
+    {
+      const std::lock_guard lock(mutex_);
+      ++stats_.host_waits;
+    }
     if (bytes > 0) SPANWISE_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_));
     SPANWISE_CUDA(cudaStreamSynchronize(stream_));
   }

@@ -1,5 +1,7 @@
 #include "core/ops/linear.h"
 
+#include "core/dispatch.h"
+
 namespace spanwise {
 
 namespace {
@@ -19,8 +21,10 @@ void check_operands(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   SPANWISE_CHECK(x.dtype() == weight.dtype(), "x is {} and the weight {}", name_of(x.dtype()),
                  name_of(weight.dtype()));
   if (!bias.defined()) return;
-  SPANWISE_CHECK(bias.numel() == weight.dim(0) && bias.contiguous() && bias.dtype() == x.dtype(),
-                 "bias {} does not fit weight {}", bias.shape().str(), weight.shape().str());
+  SPANWISE_CHECK(
+      bias.numel() == weight.dim(0) && bias.contiguous() && bias.dtype() == accumulation_dtype(x.dtype()),
+      "bias {} {} does not fit weight {} {}", name_of(bias.dtype()), bias.shape().str(),
+      name_of(weight.dtype()), weight.shape().str());
 }
 
 }  // namespace
@@ -28,21 +32,21 @@ void check_operands(const Tensor& x, const Tensor& weight, const Tensor& bias) {
 Tensor linear_fwd(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias) {
   check_operands(x, weight, bias);
   Tensor y = Tensor::empty(ctx, with_last_dim(x.shape(), weight.dim(0)), x.dtype());
-  cpu::linear_fwd(ctx, x, weight, bias, y);
+  SPANWISE_DISPATCH(ctx, linear_fwd, ctx, x, weight, bias, y);
   return y;
 }
 
-void linear_bwd_x(Context&, const Tensor& dy, const Tensor& weight, const Var::GradTarget& dx) {
-  cpu::linear_bwd_x(dy, weight, dx.tensor, dx.accumulate);
+void linear_bwd_x(Context& ctx, const Tensor& dy, const Tensor& weight, const Var::GradTarget& dx) {
+  SPANWISE_DISPATCH(ctx, linear_bwd_x, ctx, dy, weight, dx.tensor, dx.accumulate);
 }
 
-void linear_bwd_weight(Context&, const Tensor& dy, const Tensor& x, const Var::GradTarget& dweight) {
-  cpu::linear_bwd_weight(dy, x, dweight.tensor, dweight.accumulate);
+void linear_bwd_weight(Context& ctx, const Tensor& dy, const Tensor& x, const Var::GradTarget& dweight) {
+  SPANWISE_DISPATCH(ctx, linear_bwd_weight, ctx, dy, x, dweight.tensor, dweight.accumulate);
 }
 
 Tensor linear_bwd_bias(Context& ctx, const Tensor& dy) {
-  Tensor dbias = Tensor::empty(ctx, {dy.dim(-1)}, dy.dtype());
-  cpu::linear_bwd_bias(ctx, dy, dbias);
+  Tensor dbias = Tensor::empty(ctx, {dy.dim(-1)}, accumulation_dtype(dy.dtype()));
+  SPANWISE_DISPATCH(ctx, linear_bwd_bias, ctx, dy, dbias);
   return dbias;
 }
 

@@ -6,9 +6,10 @@
 //
 //   x [..., I]   weight [O, I]   bias [O] or undefined   y [..., O]
 //
-// Saves x and weight by reference. x may be a column block of width I; weight and bias are contiguous. F32 or
-// F64, all equal. Only the gradients that are required are computed; dx and dW are accumulated by the GEMM
-// itself, in place.
+// Saves x and weight by reference. x may be a column block of width I; weight and bias are contiguous. All of
+// one dtype, but the bias of accumulation_dtype. Only the gradients that are required are computed; dx and dW
+// are accumulated by the GEMM itself, in place: on a GPU with F32 sums, straight into a BF16 weight's F32
+// gradient.
 
 #include "core/autograd.h"
 
@@ -24,11 +25,18 @@ void linear_bwd_weight(Context& ctx, const Tensor& dy, const Tensor& x, const Va
 Tensor linear_bwd_bias(Context& ctx, const Tensor& dy);
 
 namespace cpu {
-void linear_fwd(const Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias,
-                const Tensor& y);
-void linear_bwd_x(const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate);
-void linear_bwd_weight(const Tensor& dy, const Tensor& x, const Tensor& dweight, bool accumulate);
-void linear_bwd_bias(const Context& ctx, const Tensor& dy, const Tensor& dbias);
+void linear_fwd(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y);
+void linear_bwd_x(Context& ctx, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate);
+void linear_bwd_weight(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& dweight,
+                       bool accumulate);
+void linear_bwd_bias(Context& ctx, const Tensor& dy, const Tensor& dbias);
 }  // namespace cpu
+namespace cuda {
+void linear_fwd(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y);
+void linear_bwd_x(Context& ctx, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate);
+void linear_bwd_weight(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& dweight,
+                       bool accumulate);
+void linear_bwd_bias(Context& ctx, const Tensor& dy, const Tensor& dbias);
+}  // namespace cuda
 
 }  // namespace spanwise

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "core/dispatch.h"
+#include "core/ops/operand_checks.h"
+
 namespace spanwise {
 
 namespace {
@@ -17,24 +20,34 @@ void check_labels(const std::vector<int32_t>& labels, int64_t vocab) {
   }
 }
 
-double scalar_of(const Tensor& t) {
-  return dispatch_float(t.dtype(), [&](auto zero) { return double(*t.data<decltype(zero)>()); });
-}
-
 }  // namespace
 
-double linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weight,
-                                const std::vector<int32_t>& labels, const CrossEntropyOptions& options,
-                                const CrossEntropyGrads& grads) {
+int64_t default_chunk_rows(Device device, int64_t vocab) {
+  if (device == Device::kCPU) return 1024;
+  constexpr int64_t kLogits = int64_t{1} << 28, kTile = 256;
+  return std::max(kLogits / std::max<int64_t>(vocab, 1) / kTile * kTile, kTile);
+}
+
+void linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weight,
+                              const std::vector<int32_t>& labels, const CrossEntropyOptions& options,
+                              const CrossEntropyGrads& grads, const Tensor& loss) {
   SPANWISE_CHECK(weight.num_dims() == 2 && weight.contiguous() && x.dim(-1) == weight.dim(1),
                  "x {} does not fit the output weight {}", x.shape().str(), weight.shape().str());
   SPANWISE_CHECK(x.dtype() == weight.dtype(), "x is {} and the weight {}", name_of(x.dtype()),
                  name_of(weight.dtype()));
   SPANWISE_CHECK(int64_t(labels.size()) * x.dim(-1) == x.numel(), "{} labels for x {}", labels.size(),
                  x.shape().str());
-  SPANWISE_CHECK(options.chunk_rows >= 1, "chunk_rows={} must be at least 1", options.chunk_rows);
+  SPANWISE_CHECK(options.chunk_rows >= 0, "chunk_rows={} must be positive, or 0 for the default",
+                 options.chunk_rows);
   check_labels(labels, options.part.divided() ? options.part.whole : weight.dim(0));
-  return cpu::linear_cross_entropy_fwd(ctx, x, weight, labels, options, grads);
+  CrossEntropyOptions chosen = options;
+  if (chosen.chunk_rows == 0) chosen.chunk_rows = default_chunk_rows(ctx.device(), weight.dim(0));
+  SPANWISE_DISPATCH(ctx, linear_cross_entropy_fwd, ctx, x, weight, labels, chosen, grads, loss);
+}
+
+void scale_in_place(const Context& ctx, const Tensor& t, const Tensor& factor) {
+  check_operand("scale_in_place", "factor", factor, {1}, accumulation_dtype(t.dtype()));
+  SPANWISE_DISPATCH(ctx, scale_in_place, ctx, t, factor);
 }
 
 CrossEntropyResult linear_cross_entropy(Tape& tape, const Var& x, const Var& weight,
@@ -44,20 +57,19 @@ CrossEntropyResult linear_cross_entropy(Tape& tape, const Var& x, const Var& wei
   CrossEntropyGrads grads;
   if (tape.saving() && x.requires_grad()) grads.dx = Tensor::empty(ctx, x.shape(), x.value().dtype());
   if (tape.saving() && weight.requires_grad())
-    grads.dweight = Tensor::empty(ctx, weight.shape(), weight.value().dtype());
+    grads.dweight = Tensor::empty(ctx, weight.shape(), accumulation_dtype(weight.value().dtype()));
 
-  Tensor loss = Tensor::empty(ctx, {1}, x.value().dtype());
-  loss.fill(linear_cross_entropy_fwd(ctx, x.value(), weight.value(), labels, options, grads));
+  const Tensor loss = Tensor::empty(ctx, {1}, accumulation_dtype(x.value().dtype()));
+  linear_cross_entropy_fwd(ctx, x.value(), weight.value(), labels, options, grads, loss);
 
   CrossEntropyResult result;
   result.num_targets =
       std::count_if(labels.begin(), labels.end(), [](int32_t l) { return l != kIgnoredLabel; });
   result.loss = tape.output(loss, {x, weight});
   tape.record({x, weight}, {result.loss}, [&ctx, x, weight, grads, loss = result.loss] {
-    const double seed = scalar_of(loss.grad());
     const auto finish = [&](const Var& var, const Tensor& grad) {
       if (!var.requires_grad()) return;
-      if (seed != 1.0) cpu::scale_in_place(ctx, grad, seed);
+      scale_in_place(ctx, grad, loss.grad());
       var.add_grad(ctx, grad);
     };
     finish(x, grads.dx);

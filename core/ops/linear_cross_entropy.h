@@ -10,7 +10,8 @@
 // A tape that saves forms dx and dW in the forward, chunk by chunk, while a chunk's logits exist; backward
 // multiplies them by the incoming scalar. So it holds dx [..., D] and a temporary dW [vocab, D], and saves
 // nothing else. Memory of the logits: chunk_rows · vocab. The loss is summed in double. x may be a column
-// block. F32 or F64, all equal. A label outside [0, vocab) other than −100 is a UserError.
+// block. x and weight are of one dtype, and so are the logits; loss and dW are of accumulation_dtype. Nothing
+// waits for a GPU: the loss stays there. A label outside [0, vocab) other than −100 is a UserError.
 //
 // With a DimPart the weight holds rows [begin, begin + its rows) of the vocabulary and nobody forms whole
 // logits: a chunk's maxima are reduced [n], then its sums of exponentials and target logits [2, n]. The loss
@@ -27,7 +28,7 @@ constexpr int32_t kIgnoredLabel = -100;
 
 struct CrossEntropyOptions {
   double loss_scale = 1.0;  ///< 1 / number of targets gives the mean
-  int64_t chunk_rows = 256;
+  int64_t chunk_rows = 0;   ///< 0: default_chunk_rows
   DimPart part{};
 };
 
@@ -40,20 +41,32 @@ CrossEntropyResult linear_cross_entropy(Tape& tape, const Var& x, const Var& wei
                                         const std::vector<int32_t>& labels,
                                         const CrossEntropyOptions& options = {});
 
+/// Rows whose logits exist at a time: on a GPU as many as fill 2^28 logits, so that the products run at full
+/// rate and dW is read and written seldom; on the CPU what a cache holds.
+int64_t default_chunk_rows(Device device, int64_t vocab);
+
 // Tensor level: dx and dweight are written (=) where they are defined.
 struct CrossEntropyGrads {
   Tensor dx, dweight;
 };
-/// The scaled sum.
-double linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weight,
-                                const std::vector<int32_t>& labels, const CrossEntropyOptions& options,
-                                const CrossEntropyGrads& grads);
+/// loss [1] (=) the scaled sum.
+void linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weight,
+                              const std::vector<int32_t>& labels, const CrossEntropyOptions& options,
+                              const CrossEntropyGrads& grads, const Tensor& loss);
+/// t *= factor [1], which lies on t's device and is of accumulation_dtype; at once where it is 1.
+void scale_in_place(const Context& ctx, const Tensor& t, const Tensor& factor);
 
 namespace cpu {
-double linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weight,
-                                const std::vector<int32_t>& labels, const CrossEntropyOptions& options,
-                                const CrossEntropyGrads& grads);
-void scale_in_place(const Context& ctx, const Tensor& t, double factor);
+void linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weight,
+                              const std::vector<int32_t>& labels, const CrossEntropyOptions& options,
+                              const CrossEntropyGrads& grads, const Tensor& loss);
+void scale_in_place(const Context& ctx, const Tensor& t, const Tensor& factor);
 }  // namespace cpu
+namespace cuda {
+void linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weight,
+                              const std::vector<int32_t>& labels, const CrossEntropyOptions& options,
+                              const CrossEntropyGrads& grads, const Tensor& loss);
+void scale_in_place(const Context& ctx, const Tensor& t, const Tensor& factor);
+}  // namespace cuda
 
 }  // namespace spanwise

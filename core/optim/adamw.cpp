@@ -2,8 +2,10 @@
 
 #include <cmath>
 
-#include "core/check.h"
+#include "core/dispatch.h"
+#include "core/ops/convert.h"
 #include "core/ops/cpu/parallel_for.h"
+#include "core/optim/clip.h"
 
 namespace spanwise {
 
@@ -20,17 +22,40 @@ void check_hyper(const AdamWHyper& h) {
                  h.weight_decay, h.eps);
 }
 
+void check_span(const AdamWTensors& span) {
+  const auto fits = [&](const Tensor& t, DType dtype) {
+    return t.defined() && t.contiguous() && t.numel() == span.param.numel() && t.dtype() == dtype;
+  };
+  SPANWISE_CHECK(span.param.defined() && span.param.contiguous(), "an optimizer's span has no parameters");
+  const DType dtype = span.param.dtype();
+  SPANWISE_CHECK(fits(span.grad, dtype) && fits(span.m, dtype) && fits(span.v, dtype),
+                 "gradient and moments of {} parameters of {} must be contiguous, as many and of that dtype",
+                 span.param.numel(), name_of(dtype));
+  SPANWISE_CHECK(!span.copy.defined() || fits(span.copy, dtype) || fits(span.copy, DType::kBF16),
+                 "the copy of {} parameters of {} must be contiguous, as many, and BF16 or of that dtype",
+                 span.param.numel(), name_of(dtype));
+}
+
 }  // namespace
+
+AdamWFactors::AdamWFactors(const AdamWHyper& hyper) {
+  check_hyper(hyper);
+  beta1 = hyper.beta1;
+  beta2 = hyper.beta2;
+  one_minus_beta1 = 1.0 - hyper.beta1;
+  one_minus_beta2 = 1.0 - hyper.beta2;
+  keep = 1.0 - hyper.lr * hyper.weight_decay;
+  rate = hyper.lr / (1.0 - std::pow(hyper.beta1, double(hyper.step)));
+  v_root = 1.0 / std::sqrt(1.0 - std::pow(hyper.beta2, double(hyper.step)));
+  eps = hyper.eps;
+}
 
 template <class T>
 void adamw_step(Context& ctx, const AdamWSpan<T>& span, const AdamWHyper& hyper) {
-  check_hyper(hyper);
-  const double m_correction = 1.0 - std::pow(hyper.beta1, double(hyper.step));
-  const double v_correction = 1.0 - std::pow(hyper.beta2, double(hyper.step));
-  const T beta1 = T(hyper.beta1), beta2 = T(hyper.beta2), eps = T(hyper.eps), scale = T(hyper.grad_scale);
-  const T one_minus_beta1 = T(1.0 - hyper.beta1), one_minus_beta2 = T(1.0 - hyper.beta2);
-  const T keep = T(1.0 - hyper.lr * hyper.weight_decay), rate = T(hyper.lr / m_correction);
-  const T v_root = T(1.0 / std::sqrt(v_correction));
+  const AdamWFactors f(hyper);
+  const T beta1 = T(f.beta1), beta2 = T(f.beta2), eps = T(f.eps), scale = T(hyper.grad_scale);
+  const T one_minus_beta1 = T(f.one_minus_beta1), one_minus_beta2 = T(f.one_minus_beta2);
+  const T keep = T(f.keep), rate = T(f.rate), v_root = T(f.v_root);
   cpu::parallel_blocks(ctx, span.n, kElemsPerBlock, [&](int64_t begin, int64_t end) {
     T *p = span.param, *m = span.m, *v = span.v;
     const T* grad = span.grad;
@@ -46,5 +71,47 @@ void adamw_step(Context& ctx, const AdamWSpan<T>& span, const AdamWHyper& hyper)
 
 template void adamw_step(Context&, const AdamWSpan<float>&, const AdamWHyper&);
 template void adamw_step(Context&, const AdamWSpan<double>&, const AdamWHyper&);
+
+AdamW::AdamW(Context& ctx, std::vector<AdamWTensors> spans) : ctx_(ctx), spans_(std::move(spans)) {
+  for (const AdamWTensors& span : spans_) check_span(span);
+  table_ = SPANWISE_DISPATCH(ctx, adamw_table, ctx, spans_);
+}
+
+void AdamW::step(const AdamWHyper& hyper, const GradientClip& clip) const {
+  SPANWISE_CHECK(!clip.squared_norm.defined() ||
+                     (clip.squared_norm.numel() == 1 && clip.squared_norm.dtype() == DType::kF64),
+                 "the squared norm is one F64 number, got {} {}", name_of(clip.squared_norm.dtype()),
+                 clip.squared_norm.shape().str());
+  SPANWISE_CHECK(clip.max_norm >= 0, "max_norm={} must be positive, or 0 for no clipping", clip.max_norm);
+  SPANWISE_DISPATCH(ctx_, adamw_step, ctx_, *this, hyper, clip);
+}
+
+namespace cpu {
+
+Tensor adamw_table(Context&, const std::vector<AdamWTensors>&) {
+  return {};
+}
+
+void adamw_step(Context& ctx, const AdamW& adamw, const AdamWHyper& hyper, const GradientClip& clip) {
+  AdamWHyper of_span = hyper;
+  if (clip.squared_norm.defined()) {
+    const double norm = std::sqrt(*clip.squared_norm.data<double>());
+    if (!std::isfinite(norm)) return;
+    of_span.grad_scale *= clip_scale(norm, clip.max_norm);
+  }
+  for (const AdamWTensors& span : adamw.spans()) {
+    of_span.weight_decay = span.weight_decay ? hyper.weight_decay : 0;
+    dispatch_float(span.param.dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      spanwise::adamw_step<T>(
+          ctx,
+          {span.param.data<T>(), span.grad.data<T>(), span.m.data<T>(), span.v.data<T>(), span.param.numel()},
+          of_span);
+    });
+    if (span.copy.defined()) spanwise::convert(ctx, span.param, span.copy);
+  }
+}
+
+}  // namespace cpu
 
 }  // namespace spanwise

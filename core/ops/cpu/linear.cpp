@@ -10,8 +10,7 @@ namespace {
 constexpr int64_t kRowsPerBlock = 32;
 }  // namespace
 
-void linear_fwd(const Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias,
-                const Tensor& y) {
+void linear_fwd(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y) {
   const int64_t outputs = weight.dim(0), inputs = weight.dim(1), rows = y.numel() / outputs;
   dispatch_float(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
@@ -25,7 +24,7 @@ void linear_fwd(const Context& ctx, const Tensor& x, const Tensor& weight, const
   });
 }
 
-void linear_bwd_x(const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate) {
+void linear_bwd_x(Context&, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate) {
   const int64_t outputs = weight.dim(0), inputs = weight.dim(1), rows = dy.numel() / outputs;
   dispatch_float(dy.dtype(), [&](auto zero) {
     using T = decltype(zero);
@@ -34,7 +33,7 @@ void linear_bwd_x(const Tensor& dy, const Tensor& weight, const Tensor& dx, bool
   });
 }
 
-void linear_bwd_weight(const Tensor& dy, const Tensor& x, const Tensor& dweight, bool accumulate) {
+void linear_bwd_weight(Context&, const Tensor& dy, const Tensor& x, const Tensor& dweight, bool accumulate) {
   const int64_t outputs = dweight.dim(0), inputs = dweight.dim(1), rows = dy.numel() / outputs;
   dispatch_float(dy.dtype(), [&](auto zero) {
     using T = decltype(zero);
@@ -43,7 +42,7 @@ void linear_bwd_weight(const Tensor& dy, const Tensor& x, const Tensor& dweight,
   });
 }
 
-void linear_bwd_bias(const Context& ctx, const Tensor& dy, const Tensor& dbias) {
+void linear_bwd_bias(Context& ctx, const Tensor& dy, const Tensor& dbias) {
   const int64_t outputs = dbias.numel();
   dispatch_float(dy.dtype(), [&](auto zero) {
     using T = decltype(zero);

@@ -63,13 +63,13 @@ void softmax_losses(Context& ctx, T* z, int64_t vocab, int64_t num_rows, const i
 
 }  // namespace
 
-double linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weight,
-                                const std::vector<int32_t>& labels, const CrossEntropyOptions& options,
-                                const CrossEntropyGrads& grads) {
+void linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weight,
+                              const std::vector<int32_t>& labels, const CrossEntropyOptions& options,
+                              const CrossEntropyGrads& grads, const Tensor& loss) {
   const int64_t vocab = weight.dim(0), width = weight.dim(1), rows = int64_t(labels.size());
   const int64_t chunk = std::min(options.chunk_rows, rows), stride = x.row_stride(width);
   if (grads.dweight.defined()) grads.dweight.fill(0.0);
-  return dispatch_float(x.dtype(), [&](auto zero) {
+  dispatch_float(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const Tensor logits = Tensor::empty(ctx, {chunk, vocab}, x.dtype());
     std::vector<double> losses(static_cast<size_t>(chunk));
@@ -91,15 +91,17 @@ double linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& wei
                 grads.dweight.data<T>(), width);
       }
     }
-    return total * options.loss_scale;
+    loss.fill(total * options.loss_scale);
   });
 }
 
-void scale_in_place(const Context& ctx, const Tensor& t, double factor) {
+void scale_in_place(const Context& ctx, const Tensor& t, const Tensor& factor) {
   dispatch_float(t.dtype(), [&](auto zero) {
     using T = decltype(zero);
+    const T f = *factor.data<T>();
+    if (f == T(1)) return;
     parallel_blocks(ctx, t.numel(), kElemsPerBlock, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) t.data<T>()[i] *= T(factor);
+      for (int64_t i = begin; i < end; ++i) t.data<T>()[i] *= f;
     });
   });
 }

@@ -1,0 +1,118 @@
+#include "core/ops/linear.h"
+
+#include <algorithm>
+
+#include "core/ops/cuda/common/launch.h"
+#include "core/ops/cuda/common/vector.cuh"
+#include "core/ops/cuda/gemm.h"
+
+namespace spanwise::cuda {
+
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kRowsPerBlock = 256;
+
+// sums[block of rows, c] = Σ over its rows of dy[r, c]; one thread a column, neighbours read neighbours.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    column_sums_kernel(const T* __restrict__ dy, int64_t rows, int64_t columns, int64_t stride,
+                       float* __restrict__ sums) {
+  const int64_t c = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (c >= columns) return;
+  const int64_t begin = blockIdx.y * kRowsPerBlock, end = min(begin + kRowsPerBlock, rows);
+  float sum = 0;
+#pragma unroll 8
+  for (int64_t r = begin; r < end; ++r) sum += to_float(dy[r * stride + c]);
+  sums[blockIdx.y * columns + c] = sum;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    add_partial_sums_kernel(const float* __restrict__ sums, int64_t parts, int64_t columns,
+                            float* __restrict__ total) {
+  const int64_t c = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (c >= columns) return;
+  float sum = 0;
+  for (int64_t p = 0; p < parts; ++p) sum += sums[p * columns + c];
+  total[c] = sum;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    round_kernel(const float* __restrict__ from, int64_t n, bf16* __restrict__ to) {
+  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < n) to[i] = from_float<bf16>(from[i]);
+}
+
+// The epilogue adds a bias of the output's dtype.
+Tensor as_dtype(Context& ctx, const Tensor& bias, DType dtype) {
+  if (!bias.defined() || bias.dtype() == dtype) return bias;
+  const Tensor rounded = Tensor::empty(ctx, bias.shape(), dtype);
+  const int64_t n = bias.numel();
+  round_kernel<<<unsigned(ceil_div(n, kThreads)), kThreads, 0, stream_of(ctx)>>>(pointer<float>(bias), n,
+                                                                                 pointer<bf16>(rounded));
+  check_launch("linear bias");
+  return rounded;
+}
+
+}  // namespace
+
+void linear_fwd(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y) {
+  const int64_t outputs = weight.dim(0), inputs = weight.dim(1);
+  const Tensor added = as_dtype(ctx, bias, y.dtype());
+  gemm(ctx, {.m = y.numel() / outputs,
+             .n = outputs,
+             .k = inputs,
+             .dtype = x.dtype(),
+             .a = {x.raw(), x.row_stride(inputs), false},
+             .b = {weight.raw(), inputs, true},
+             .c = y.raw(),
+             .c_stride = outputs,
+             .c_dtype = y.dtype(),
+             .bias = added.defined() ? added.raw() : nullptr});
+}
+
+void linear_bwd_x(Context& ctx, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate) {
+  const int64_t outputs = weight.dim(0), inputs = weight.dim(1);
+  gemm(ctx, {.m = dy.numel() / outputs,
+             .n = inputs,
+             .k = outputs,
+             .dtype = dy.dtype(),
+             .a = {dy.raw(), dy.row_stride(outputs), false},
+             .b = {weight.raw(), inputs, false},
+             .c = dx.raw(),
+             .c_stride = inputs,
+             .c_dtype = dx.dtype(),
+             .accumulate = accumulate});
+}
+
+void linear_bwd_weight(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& dweight,
+                       bool accumulate) {
+  const int64_t outputs = dweight.dim(0), inputs = dweight.dim(1);
+  gemm(ctx, {.m = outputs,
+             .n = inputs,
+             .k = dy.numel() / outputs,
+             .dtype = dy.dtype(),
+             .a = {dy.raw(), dy.row_stride(outputs), true},
+             .b = {x.raw(), x.row_stride(inputs), false},
+             .c = dweight.raw(),
+             .c_stride = inputs,
+             .c_dtype = dweight.dtype(),
+             .accumulate = accumulate});
+}
+
+void linear_bwd_bias(Context& ctx, const Tensor& dy, const Tensor& dbias) {
+  const int64_t columns = dbias.numel(), rows = dy.numel() / columns;
+  const int64_t parts = ceil_div(rows, kRowsPerBlock);
+  const Tensor sums = Tensor::empty(ctx, {parts, columns}, DType::kF32);
+  const unsigned blocks = unsigned(ceil_div(columns, kThreads));
+  dispatch_cuda(dy.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    column_sums_kernel<T><<<dim3(blocks, unsigned(parts)), kThreads, 0, stream_of(ctx)>>>(
+        pointer<T>(dy), rows, columns, dy.row_stride(columns), pointer<float>(sums));
+  });
+  add_partial_sums_kernel<<<blocks, kThreads, 0, stream_of(ctx)>>>(pointer<float>(sums), parts, columns,
+                                                                   pointer<float>(dbias));
+  check_launch("linear_bwd_bias");
+}
+
+}  // namespace spanwise::cuda
