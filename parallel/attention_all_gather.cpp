@@ -80,16 +80,16 @@ WholeKeys gather_keys(Context& ctx, Comm& comm, const SequencePlan& plan, const 
   const int64_t batch = plan.batch(), length = plan.partition().length();
   const WholeKeys whole{Tensor::empty(ctx, {batch, length, in.k.dim(2), in.k.dim(3)}, dtype),
                         Tensor::empty(ctx, {batch, length, in.v.dim(2), in.v.dim(3)}, dtype)};
-  copy_blocks(all, whole.k, layout.k_blocks);
-  copy_blocks(all, whole.v, layout.v_blocks);
+  copy_blocks(ctx, all, whole.k, layout.k_blocks);
+  copy_blocks(ctx, all, whole.v, layout.v_blocks);
   return whole;
 }
 
 void scatter_gradients(Context& ctx, Comm& comm, const SequenceAttention& in, const GatheredKeys& layout,
                        const AttentionBackward& grads) {
   const Tensor all = Tensor::zeros(ctx, {comm.size() * layout.elems()}, grads.dk.dtype());
-  copy_blocks(grads.dk, all, reversed(layout.k_blocks));
-  copy_blocks(grads.dv, all, reversed(layout.v_blocks));
+  copy_blocks(ctx, grads.dk, all, reversed(layout.k_blocks));
+  copy_blocks(ctx, grads.dv, all, reversed(layout.v_blocks));
   const Tensor mine = Tensor::empty(ctx, {layout.elems()}, grads.dk.dtype());
   comm.reduce_scatter("attention_backward", all, mine).wait();
   in.k.add_grad(ctx, mine.slice_flat(0, in.k.shape()));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/ops/accumulate.h"
 #include "parallel/attention_exchange.h"
 
 namespace spanwise {
@@ -62,8 +63,8 @@ class Ring {
       block = next.received;
     }
     if (travelling.defined()) {
-      add_flat(travelling.slice_flat(0, k_shape_), own.dk);
-      add_flat(travelling.slice_flat(k_shape_.numel(), v_shape_), own.dv);
+      accumulate(ctx_, own.dk, travelling.slice_flat(0, k_shape_));
+      accumulate(ctx_, own.dv, travelling.slice_flat(k_shape_.numel(), v_shape_));
     }
     return own;
   }
@@ -87,9 +88,9 @@ class Ring {
     if (!travelling.defined()) travelling = Tensor::zeros(ctx_, own_.shape(), own_.dtype());
     if (reads_any(in.ranges)) {
       const AttentionBackward grads = softmax_attention_bwd(ctx_, dout, in, total);
-      add_flat(grads.dq, dq);
-      add_flat(grads.dk, travelling.slice_flat(0, k_shape_));
-      add_flat(grads.dv, travelling.slice_flat(k_shape_.numel(), v_shape_));
+      accumulate(ctx_, dq, grads.dq);
+      accumulate(ctx_, travelling.slice_flat(0, k_shape_), grads.dk);
+      accumulate(ctx_, travelling.slice_flat(k_shape_.numel(), v_shape_), grads.dv);
     }
     return rotate("attention_backward", travelling);
   }
@@ -119,10 +120,6 @@ class Ring {
   }
 
   static bool reads_any(const KeyRanges& ranges) { return ranges.begin != ranges.end; }
-  static void add_flat(const Tensor& from, const Tensor& to) {
-    const int64_t n = from.numel();
-    add_blocks(from, to, {{1, n, 0, n, 0, n}});
-  }
   /// A row's slots behind each other: [B, slots · capacity, heads, d].
   Shape merged(const Shape& local) const {
     return {plan_.batch(), local[0] / plan_.batch() * local[1], local[2], local[3]};

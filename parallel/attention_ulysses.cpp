@@ -85,7 +85,7 @@ class HeadTrade {
     const Tensor sent = Tensor::empty(ctx_, {comm_.size() * stride}, dtype_);
     int64_t offset = 0;
     for (size_t i = 0; i < local.size(); offset += tokens_ * operands[i++].width())
-      copy_blocks(local[i].to_contiguous(ctx_), sent, to_peers(operands[i], stride, offset));
+      copy_blocks(ctx_, local[i].to_contiguous(ctx_), sent, to_peers(operands[i], stride, offset));
     const Tensor received = Tensor::empty(ctx_, sent.shape(), dtype_);
     comm_.all_to_all(name, sent, received).wait();
 
@@ -94,7 +94,7 @@ class HeadTrade {
     for (const Operand& o : operands) {
       whole.push_back(
           Tensor::empty(ctx_, {plan_.batch(), plan_.partition().length(), o.per_rank, o.dim}, dtype_));
-      copy_blocks(received, whole.back(), to_whole_rows(plan_, stride, offset, o.width()));
+      copy_blocks(ctx_, received, whole.back(), to_whole_rows(plan_, stride, offset, o.width()));
       offset += tokens_ * o.width();
     }
     return whole;
@@ -107,7 +107,7 @@ class HeadTrade {
     const Tensor sent = Tensor::zeros(ctx_, {comm_.size() * stride}, dtype_);
     int64_t offset = 0;
     for (size_t i = 0; i < whole.size(); offset += tokens_ * operands[i++].width())
-      copy_blocks(whole[i], sent, reversed(to_whole_rows(plan_, stride, offset, operands[i].width())));
+      copy_blocks(ctx_, whole[i], sent, reversed(to_whole_rows(plan_, stride, offset, operands[i].width())));
     const Tensor received = Tensor::empty(ctx_, sent.shape(), dtype_);
     comm_.all_to_all(name, sent, received).wait();
 
@@ -116,7 +116,7 @@ class HeadTrade {
     for (const Operand& o : operands) {
       local.push_back(Tensor::zeros(
           ctx_, {plan_.num_local_rows(), plan_.partition().capacity(), o.heads, o.dim}, dtype_));
-      add_blocks(received, local.back(), reversed(to_peers(o, stride, offset)));
+      add_blocks(ctx_, received, local.back(), reversed(to_peers(o, stride, offset)));
       offset += tokens_ * o.width();
     }
     return local;

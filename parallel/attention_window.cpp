@@ -40,8 +40,9 @@ struct WindowKeys {
 Tensor pack(Context& ctx, const WindowKeys& w, const SequenceAttention& in) {
   const Tensor packed = Tensor::empty(ctx, {w.rows, w.capacity, w.k_width + w.v_width}, in.k.value().dtype());
   const int64_t tokens = w.rows * w.capacity, both = w.k_width + w.v_width;
-  copy_blocks(in.k.value().to_contiguous(ctx), packed, {{tokens, w.k_width, 0, w.k_width, 0, both}});
-  copy_blocks(in.v.value().to_contiguous(ctx), packed, {{tokens, w.v_width, 0, w.v_width, w.k_width, both}});
+  copy_blocks(ctx, in.k.value().to_contiguous(ctx), packed, {{tokens, w.k_width, 0, w.k_width, 0, both}});
+  copy_blocks(ctx, in.v.value().to_contiguous(ctx), packed,
+              {{tokens, w.v_width, 0, w.v_width, w.k_width, both}});
   return packed;
 }
 
@@ -74,8 +75,8 @@ Var window_attention(Tape& tape, Comm& comm, const SequencePlan& plan, const Seq
                          window_ranges(plan, w, in.window), in.scale};
   for (const bool values : {false, true}) {
     const Tensor& target = values ? inputs.v : inputs.k;
-    copy_blocks(before, target, w.unpack(w.width, 0, values));
-    copy_blocks(local, target, w.unpack(w.capacity, w.width, values));
+    copy_blocks(ctx, before, target, w.unpack(w.width, 0, values));
+    copy_blocks(ctx, local, target, w.unpack(w.capacity, w.width, values));
   }
   const AttentionForward forward = softmax_attention_fwd(ctx, inputs);
   const Var out = tape.output(forward.out, {in.q, in.k, in.v});
@@ -89,14 +90,14 @@ Var window_attention(Tape& tape, Comm& comm, const SequencePlan& plan, const Seq
                 const Tensor dlocal = Tensor::empty(ctx, {w.rows, w.capacity, both}, dtype);
                 for (const bool values : {false, true}) {
                   const Tensor& source = values ? grads.dv : grads.dk;
-                  copy_blocks(source, dbefore, reversed(w.unpack(w.width, 0, values)));
-                  copy_blocks(source, dlocal, reversed(w.unpack(w.capacity, w.width, values)));
+                  copy_blocks(ctx, source, dbefore, reversed(w.unpack(w.width, 0, values)));
+                  copy_blocks(ctx, source, dlocal, reversed(w.unpack(w.capacity, w.width, values)));
                 }
                 halo.give_back(ctx, comm, "attention_backward", dbefore, dlocal);
                 const Tensor dk = Tensor::empty(ctx, in.k.shape(), dtype);
                 const Tensor dv = Tensor::empty(ctx, in.v.shape(), dtype);
-                copy_blocks(dlocal, dk, {{tokens, w.k_width, 0, both, 0, w.k_width}});
-                copy_blocks(dlocal, dv, {{tokens, w.v_width, w.k_width, both, 0, w.v_width}});
+                copy_blocks(ctx, dlocal, dk, {{tokens, w.k_width, 0, both, 0, w.k_width}});
+                copy_blocks(ctx, dlocal, dv, {{tokens, w.v_width, w.k_width, both, 0, w.v_width}});
                 in.k.add_grad(ctx, dk);
                 in.v.add_grad(ctx, dv);
               });

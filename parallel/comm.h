@@ -1,9 +1,10 @@
 #pragma once
 // Communication between ranks. A Comm is one axis of the mesh seen from one rank: a process alone, or an MPI
-// communicator. Every collective (exchange included, with empty lists if need be) is called by all ranks of
-// the group in the same order, under the same name; it is started at once and joined by waiting on its
-// Ticket, so work can go on in between. Tickets may be waited on in any order. At size 1 every call completes
-// immediately (all_gather, reduce_scatter and all_to_all copy). One thread makes all calls.
+// communicator and, for tensors on a GPU, an NCCL one. Every collective (exchange included, with empty lists
+// if need be) is called by all ranks of the group in the same order, under the same name; it is started at
+// once and joined by waiting on its Ticket, so work can go on in between. Tickets may be waited on in any
+// order. At size 1 every call completes immediately (all_gather, reduce_scatter and all_to_all copy). One
+// thread makes all calls.
 //
 // Each call counts its bytes under its name: what this rank receives from others, by the formulas below (n =
 // bytes of the smaller operand, W = size; divisions round down). Traffic is a test, not a belief.
@@ -13,11 +14,17 @@
 //   exchange        the sum of its receives from other ranks           barrier         0
 //
 // Reductions add in rank order, whatever the buffer's size: every rank gets the same bits, and reduce_scatter
-// followed by all_gather gives the bits of all_reduce. A NaN wins a maximum.
+// followed by all_gather gives the bits of all_reduce. A NaN wins a maximum. On GPUs NCCL chooses the order:
+// every rank still gets the same bits, in every run; with more than two ranks they depend on the size and the
+// operation, and a NaN may lose a maximum.
 //
-// A collective that does not finish within the timeout, or that MPI reports as failed, is an Error naming the
-// operation, its name, its axis and its sequence number on this axis. After one, every further call on any
-// Comm of the same world is an Error: only abort() is left.
+// On a GPU a collective takes its turn in the compute stream's order, runs on the axis's own stream, and
+// wait() makes the compute stream wait, not the host. Host values always travel by MPI.
+//
+// A collective that does not finish within the timeout, or that MPI or NCCL reports as failed, is an Error
+// naming the operation, its name, its axis and its sequence number on this axis; a GPU's comes out of the
+// next call on any Comm of the world. After one, every further call on any Comm of the same world is an
+// Error: only abort() is left.
 
 #include <cstdint>
 #include <map>
@@ -27,6 +34,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "parallel/comm_timeline.h"
 
 namespace spanwise {
 
@@ -45,8 +53,9 @@ struct Traffic {
   int64_t received_bytes = 0;
 };
 
-/// A started collective. Its tensors are held until it is joined. Must be waited on before it is destroyed,
-/// except during stack unwinding: otherwise the next call on any Comm of its world is an Error.
+/// A started collective. Its tensors are held until it is joined: on a GPU the memory that its stream works
+/// on goes back only behind it. Must be waited on before it is destroyed, except during stack unwinding:
+/// otherwise the next call on any Comm of its world is an Error.
 class Ticket {
  public:
   class Pending;      ///< what a backend keeps (comm_backend.h)
@@ -55,8 +64,8 @@ class Ticket {
   Ticket(Ticket&&) noexcept;
   Ticket& operator=(Ticket&&) noexcept;
   ~Ticket();
-  /// Returns when the results are in place and the operands may be reused; at once if it has before. Error on
-  /// a timeout or a lost rank.
+  /// Returns when the results are in place and the operands may be reused (on a GPU: for work on the compute
+  /// stream from now on); at once if it has before. Error on a timeout or a lost rank.
   void wait();
 
  private:
@@ -81,8 +90,8 @@ class Comm {
   /// "world", "data", "sequence", …: for messages and traffic tables.
   const std::string& axis() const { return axis_; }
 
-  // Tensors are contiguous, and nobody writes to them (or reads the results) before the ticket's wait.
-  // Reductions take F32, F64 and I64; the rest takes any dtype.
+  // Tensors are contiguous and of one device, and nobody writes to them (or reads the results) before the
+  // ticket's wait. Reductions take F32, F64 and I64, sums on a GPU also BF16; the rest takes any dtype.
   Ticket all_reduce(std::string_view name, const Tensor& tensor, Reduce op = Reduce::kSum);
   /// all [W·n] = the ranks' mine [n], in rank order. `mine` may be this rank's slice of `all`.
   Ticket all_gather(std::string_view name, const Tensor& mine, const Tensor& all);
@@ -106,6 +115,14 @@ class Comm {
   virtual std::unique_ptr<Comm> split(int color, std::string axis) = 0;
   /// Seconds a wait may take; 0 waits for ever. Default 600. Holds for every Comm of the same world.
   virtual void set_timeout(double seconds) = 0;
+  /// Tensors of ctx's GPU may be given from now on, to every Comm of this world. Not collective; axes connect
+  /// at their first collective. Nothing where ctx is on the CPU. Once in a world's life; ctx must outlive
+  /// every ticket.
+  virtual void use_gpu(Context&) {}
+  /// Records the GPU collectives of every Comm of this world, from here to take_timeline(), which waits for
+  /// them. Nothing is recorded, and nothing costs, outside. Error without use_gpu; nothing at size 1.
+  virtual void start_timeline() {}
+  virtual CommTimeline take_timeline();
   /// Ends every process of the job at once, with this exit code. Only main calls it.
   [[noreturn]] virtual void abort(int exit_code) = 0;
 
@@ -120,7 +137,8 @@ class Comm {
  private:
   /// Numbers the collective and starts it; at size 1 it is complete already.
   Ticket launch(Collective collective);
-  void count(std::string_view name, int64_t received_bytes);
+  /// Gives the bytes back.
+  int64_t count(std::string_view name, int64_t received_bytes);
 
   int rank_, size_;
   std::string axis_;
@@ -143,7 +161,8 @@ std::unique_ptr<Comm> make_world_comm(WorldOptions options = {});
 
 /// What the launcher of the job (mpirun, srun) says through the environment, before MPI is started.
 struct LaunchInfo {
-  int rank = 0, size = 1, local_size = 1;
+  int rank = 0, size = 1;
+  int local_rank = 0, local_size = 1;  ///< on this machine: local_rank is a rank's GPU
 };
 LaunchInfo read_launch_info();
 

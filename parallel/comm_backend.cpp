@@ -1,24 +1,21 @@
 #include "parallel/comm_backend.h"
 
+#include <signal.h>
+
 #include <algorithm>
-#include <cstring>
 
 namespace spanwise {
-
-void copy(const Block& from, const Block& to) {
-  if (from.bytes() > 0 && from.data != to.data) std::memcpy(to.data, from.data, size_t(from.bytes()));
-}
 
 namespace {
 
 template <class T>
-void reduce_typed(const std::vector<Block>& inputs, Reduce op, const Block& out) {
+void reduce_typed(const std::vector<CommBlock>& inputs, Reduce op, const CommBlock& out) {
   // A block of sums stays in the L1 cache while all inputs are added to it.
   constexpr int64_t kBlock = 2048;
   T sums[kBlock];
   for (int64_t begin = 0; begin < out.numel; begin += kBlock) {
     const int64_t num = std::min(kBlock, out.numel - begin);
-    const auto at = [&](const Block& block) { return reinterpret_cast<T*>(block.data) + begin; };
+    const auto at = [&](const CommBlock& block) { return reinterpret_cast<T*>(block.data) + begin; };
     std::copy_n(at(inputs[0]), num, sums);
     for (size_t r = 1; r < inputs.size(); ++r) {
       const T* x = at(inputs[r]);
@@ -31,6 +28,8 @@ void reduce_typed(const std::vector<Block>& inputs, Reduce op, const Block& out)
     std::copy_n(sums, num, at(out));
   }
 }
+
+}  // namespace
 
 const char* name_of(Collective::Operation operation) {
   switch (operation) {
@@ -52,9 +51,7 @@ const char* name_of(Collective::Operation operation) {
   return "?";
 }
 
-}  // namespace
-
-void reduce_in_order(const std::vector<Block>& inputs, Reduce op, const Block& out) {
+void reduce_in_order(const std::vector<CommBlock>& inputs, Reduce op, const CommBlock& out) {
   switch (out.dtype) {
     case DType::kF32:
       return reduce_typed<float>(inputs, op, out);
@@ -70,6 +67,27 @@ void reduce_in_order(const std::vector<Block>& inputs, Reduce op, const Block& o
 std::string describe(const Collective& collective, const std::string& axis) {
   return fmt::format("{} '{}' #{} on axis {}", name_of(collective.operation), collective.name,
                      collective.sequence_number, axis);
+}
+
+void CommFailure::set(std::string text, bool terminated) {
+  const std::lock_guard lock(mutex_);
+  if (happened()) return;
+  text_ = std::move(text);
+  terminated_ = terminated;
+  happened_.store(true, std::memory_order_release);
+}
+
+void CommFailure::check(const Collective& collective, const std::string& axis, const char* verb) const {
+  if (!happened()) return;
+  const std::lock_guard lock(mutex_);
+  if (terminated_ && explained_()) ::raise(SIGTERM);
+  SPANWISE_FAIL("{} cannot {}: {}", describe(collective, axis), verb, text_);
+}
+
+std::string AxisRanks::others() const {
+  std::vector<int> others = world_ranks;
+  others.erase(others.begin() + rank);
+  return fmt::format("world rank {}", fmt::join(others, ", "));
 }
 
 }  // namespace spanwise

@@ -1,8 +1,9 @@
 // Comm over MPI. Every collective that carries data is sends and receives between pairs of ranks, so each
 // rank receives exactly the bytes the header counts, reductions keep their order, and a timeout can name the
-// rank that did not answer.
+// rank that did not answer. Collectives of GPU tensors go to the GPU backend of the same world.
 
 #include <mpi.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <set>
 #include <thread>
 
+#include "core/dispatch.h"
 #include "parallel/comm_backend.h"
 #include "parallel/termination_watch.h"
 
@@ -50,7 +52,7 @@ class MpiRuntime {
   ~MpiRuntime() {
     if (healthy()) MPI_Finalize();
   }
-  bool healthy() const { return failure.empty() && std::uncaught_exceptions() == 0; }
+  bool healthy() const { return !failure->happened() && std::uncaught_exceptions() == 0; }
   void progress();
 
   // A rank that ends the job has said why; it tells the others, which then need not say that they were ended.
@@ -60,7 +62,9 @@ class MpiRuntime {
 
   const WorldOptions options;
   double timeout_seconds = 600;
-  std::string failure;  ///< why nothing more can be communicated
+  const std::shared_ptr<CommFailure> failure =
+      std::make_shared<CommFailure>([this] { return somebody_said_goodbye(); });
+  std::shared_ptr<GpuBackend> gpu;  ///< none without use_gpu
   std::vector<MpiCollective*> in_flight;
   /// Memory that MPI may still write to, of collectives that nobody waited for.
   struct Abandoned {
@@ -105,8 +109,6 @@ class MpiCollective final : public Ticket::Pending {
  public:
   MpiCollective(std::shared_ptr<MpiAxis> axis, Collective call)
       : axis_(std::move(axis)), runtime_(*axis_->runtime), call_(std::move(call)) {
-    SPANWISE_CHECK(runtime_.failure.empty(), "{} cannot start: {}", describe(call_, axis_->name),
-                   runtime_.failure);
     runtime_.in_flight.push_back(this);
   }
   ~MpiCollective() override;
@@ -130,9 +132,9 @@ class MpiCollective final : public Ticket::Pending {
   bool begin_all_reduce(int64_t stage);
   bool begin_reduce_scatter(int64_t stage);
   /// The blocks of a piece in rank order, to be reduced: this rank's own, the others' in scratch memory.
-  std::vector<Block> receive_into_scratch(const Block& own);
-  void send(int peer, const Block& block);
-  void receive(int peer, const Block& block);
+  std::vector<CommBlock> receive_into_scratch(const CommBlock& own);
+  void send(int peer, const CommBlock& block);
+  void receive(int peer, const CommBlock& block);
   MPI_Request& add_request(int peer, int64_t received_bytes);
   void check_call(int code);
   void check_received(const std::vector<MPI_Status>& statuses);
@@ -149,7 +151,7 @@ class MpiCollective final : public Ticket::Pending {
   std::vector<MPI_Request> requests_;
   std::vector<Pending> pending_;
   std::vector<char> scratch_;
-  std::vector<Block> reduced_;  ///< what the piece in flight is the reduction of
+  std::vector<CommBlock> reduced_;  ///< what the piece in flight is the reduction of
 };
 
 void MpiRuntime::progress() {
@@ -182,16 +184,14 @@ bool MpiRuntime::somebody_said_goodbye() const {
 MpiCollective::~MpiCollective() {
   std::erase(runtime_.in_flight, this);
   if (joined_) return;
-  if (runtime_.failure.empty()) {
-    runtime_.failure = describe(call_, axis_->name) + " was started, but nobody waited for it";
-  }
+  runtime_.failure->set(describe(call_, axis_->name) + " was started, but nobody waited for it");
   runtime_.abandoned.push_back({std::move(call_.held), std::move(scratch_)});
 }
 
 void MpiCollective::fail(const std::string& reason) {
   const std::string text =
       fmt::format("{}: rank {} of {} {}", describe(call_, axis_->name), axis_->rank, axis_->size, reason);
-  if (runtime_.failure.empty()) runtime_.failure = "an earlier one failed: " + text;
+  runtime_.failure->set("an earlier one failed: " + text);
   SPANWISE_FAIL("{}", text);
 }
 
@@ -218,7 +218,7 @@ MPI_Request& MpiCollective::add_request(int peer, int64_t received_bytes) {
   return requests_.emplace_back(MPI_REQUEST_NULL);
 }
 
-void MpiCollective::send(int peer, const Block& block) {
+void MpiCollective::send(int peer, const CommBlock& block) {
   const int64_t limit = runtime_.options.max_message_bytes;
   for (int64_t begin = 0; begin < block.bytes(); begin += limit) {
     const int count = int(std::min(limit, block.bytes() - begin));
@@ -227,7 +227,7 @@ void MpiCollective::send(int peer, const Block& block) {
   }
 }
 
-void MpiCollective::receive(int peer, const Block& block) {
+void MpiCollective::receive(int peer, const CommBlock& block) {
   const int64_t limit = runtime_.options.max_message_bytes;
   for (int64_t begin = 0; begin < block.bytes(); begin += limit) {
     const int count = int(std::min(limit, block.bytes() - begin));
@@ -270,8 +270,8 @@ bool MpiCollective::begin_stage(int64_t stage) {
   }
 }
 
-std::vector<Block> MpiCollective::receive_into_scratch(const Block& own) {
-  std::vector<Block> blocks;
+std::vector<CommBlock> MpiCollective::receive_into_scratch(const CommBlock& own) {
+  std::vector<CommBlock> blocks;
   scratch_.resize(size_t(own.bytes() * axis_->size));
   for (int peer = 0; peer < axis_->size; ++peer) {
     blocks.emplace_back(scratch_.data() + own.bytes() * peer, own.numel, own.dtype);
@@ -289,7 +289,7 @@ bool MpiCollective::begin_all_reduce(int64_t stage) {
   const int64_t limit = std::max<int64_t>(1, runtime_.options.reduction_scratch_bytes / elem_bytes);
   const int64_t begin = stage / 2 * limit;
   if (begin >= call_.output.numel) return false;
-  const Block piece = call_.output.range(begin, std::min(begin + limit, call_.output.numel));
+  const CommBlock piece = call_.output.range(begin, std::min(begin + limit, call_.output.numel));
   const auto slice_of = [&](int r) {
     return piece.range(piece.numel * r / size, piece.numel * (r + 1) / size);
   };
@@ -359,6 +359,7 @@ void MpiCollective::wait() {
   // Every collective in flight is moved along, whatever this one waits for: ranks may wait in different
   // orders, and the others may need a later stage of another collective first.
   for (runtime_.progress(); !done_; runtime_.progress()) {
+    runtime_.failure->check(call_, axis_->name, "end");  // the GPU's thread may have found one
     const auto waited = Clock::now() - begin;
     if (runtime_.timeout_seconds > 0 && waited > std::chrono::duration<double>(runtime_.timeout_seconds)) {
       fail(fmt::format("waited {} s for {}: stopped, dead, or slower than the timeout",
@@ -396,7 +397,21 @@ class MpiComm final : public Comm {
     return std::make_unique<MpiComm>(std::move(part_axis));
   }
 
-  void set_timeout(double seconds) override { axis_->runtime->timeout_seconds = seconds; }
+  void set_timeout(double seconds) override {
+    axis_->runtime->timeout_seconds = seconds;
+    if (axis_->runtime->gpu) axis_->runtime->gpu->set_timeout(seconds);
+  }
+
+  void use_gpu(Context& ctx) override {
+    if (ctx.device() == Device::kCPU) return;
+    MpiRuntime& runtime = *axis_->runtime;
+    SPANWISE_CHECK(!runtime.gpu, "this world uses a GPU already");
+    if constexpr (kHasCuda) runtime.gpu = make_nccl_backend(ctx, runtime.failure);
+    runtime.gpu->set_timeout(runtime.timeout_seconds);
+  }
+
+  void start_timeline() override { gpu_backend().start_timeline(); }
+  CommTimeline take_timeline() override { return gpu_backend().take_timeline(); }
 
   void abort(int exit_code) override {
     // Lost peers must not keep MPI_Abort from ending this process: SIGALRM does then.
@@ -408,13 +423,35 @@ class MpiComm final : public Comm {
 
  private:
   std::unique_ptr<Ticket::Pending> start(Collective collective) override {
-    axis_->runtime->progress();
+    MpiRuntime& runtime = *axis_->runtime;
+    runtime.failure->check(collective, axis(), "start");
+    runtime.progress();
+    if (collective.device == Device::kCUDA) return gpu_axis().start(std::move(collective));
     auto pending = std::make_unique<MpiCollective>(axis_, std::move(collective));
     pending->begin_stages();
     return pending;
   }
 
+  GpuBackend& gpu_backend() const {
+    SPANWISE_CHECK(axis_->runtime->gpu, "axis {} has no GPU: nobody has called use_gpu", axis());
+    return *axis_->runtime->gpu;
+  }
+
+  GpuAxis& gpu_axis() {
+    if (gpu_axis_) return *gpu_axis_;
+    AxisRanks ranks{.name = axis(), .rank = rank()};
+    for (int peer = 0; peer < size(); ++peer) ranks.world_ranks.push_back(axis_->world_rank(peer));
+    // Not counted: traffic is the same on every device.
+    ranks.broadcast = [this](const CommBlock& bytes) {
+      start({.operation = Collective::Operation::kBroadcast, .name = "connect GPUs", .output = bytes})
+          ->wait();
+    };
+    gpu_axis_ = gpu_backend().make_axis(std::move(ranks));
+    return *gpu_axis_;
+  }
+
   std::shared_ptr<MpiAxis> axis_;
+  std::unique_ptr<GpuAxis> gpu_axis_;
 };
 
 bool started_by_a_launcher() {

@@ -134,7 +134,7 @@ void Halo::give_back(Context& ctx, Comm& comm, std::string_view name, const Tens
     const Tensor source = piece.to_rank == rank ? halo_tokens.row_range(piece.to, piece.to + piece.count)
                                                 : in.next(piece.to_rank, piece.count);
     const int64_t elems = piece.count * channels;
-    add_blocks(source, tokens, {{1, elems, 0, elems, piece.from * channels, elems}});
+    add_blocks(ctx, source, tokens, {{1, elems, 0, elems, piece.from * channels, elems}});
   }
 }
 

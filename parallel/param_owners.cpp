@@ -19,7 +19,7 @@ int64_t inner_elems(const Param& param) {
 
 // The parts of `runs` whose index along the sharded dim has owner[index] == mine.
 std::vector<ElementRun> owned_part(const Param& param, const std::vector<ElementRun>& runs,
-                                   const int64_t* owner, int64_t mine) {
+                                   const double* owner, double mine) {
   const int64_t inner = inner_elems(param), dim = global_dim(param);
   std::vector<ElementRun> owned;
   for (const ElementRun& run : runs) {
@@ -37,14 +37,13 @@ std::vector<ElementRun> owned_part(const Param& param, const std::vector<Element
 
 }  // namespace
 
-OwnedRuns find_owned_runs(Context& ctx, const std::vector<const Param*>& params, Comm& tensor) {
+OwnedRuns find_owned_runs(const std::vector<const Param*>& params, Comm& tensor) {
   int64_t total = 0;
   for (const Param* param : params) total += param->placement.sharded() ? global_dim(*param) : 0;
   // Each holder bids; the highest bid is the lowest rank's. Zero: nobody holds it.
-  const int64_t bid = tensor.size() - tensor.rank();
-  const Tensor bids = Tensor::empty(ctx, {total}, DType::kI64);
-  std::fill_n(bids.data<int64_t>(), total, 0);
-  int64_t* at = bids.data<int64_t>();
+  const double bid = tensor.size() - tensor.rank();
+  std::vector<double> bids(size_t(total), 0.0);
+  auto at = bids.begin();
   for (const Param* param : params) {
     if (!param->placement.sharded()) continue;
     for (const Placement::Range& range : param->placement.ranges) {
@@ -52,10 +51,10 @@ OwnedRuns find_owned_runs(Context& ctx, const std::vector<const Param*>& params,
     }
     at += global_dim(*param);
   }
-  tensor.all_reduce("param_owners", bids, Reduce::kMax).wait();
+  tensor.all_reduce("param_owners", bids, Reduce::kMax);
 
   OwnedRuns owned;
-  const int64_t* owner = bids.data<int64_t>();
+  const double* owner = bids.data();
   for (size_t i = 0; i < params.size(); ++i) {
     const Param* param = params[i];
     std::vector<ElementRun> runs = element_runs(*param);

@@ -16,6 +16,6 @@ struct OwnedRuns {
   int incomplete = -1;
 };
 /// Collective over the tensor axis.
-OwnedRuns find_owned_runs(Context& ctx, const std::vector<const Param*>& params, Comm& tensor);
+OwnedRuns find_owned_runs(const std::vector<const Param*>& params, Comm& tensor);
 
 }  // namespace spanwise

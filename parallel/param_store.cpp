@@ -44,7 +44,7 @@ ParamStore::ParamStore(Context& ctx, Module& module, const ParamStoreOptions& op
   write_initial_values();
   std::vector<const Param*> params;
   for (const ParamEntry& entry : entries()) params.push_back(entry.param);
-  owned_ = find_owned_runs(host_context(ctx), params, tensor);
+  owned_ = find_owned_runs(params, tensor);
 }
 
 ParamStore::ParamStore(Context& ctx, Module& module, const ParamStoreOptions& options,

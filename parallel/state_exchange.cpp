@@ -40,11 +40,11 @@ SpanShape shape_of(const SpanSummary& summary, const SequencePlan& plan) {
   return shape;
 }
 
-void pack_summary(const SpanSummary& summary, const SpanShape& shape, int64_t first_head,
+void pack_summary(const Context& ctx, const SpanSummary& summary, const SpanShape& shape, int64_t first_head,
                   const Tensor& buffer, int64_t begin) {
   const auto pack = [&](const Tensor& source, int64_t row_elems, int64_t at) {
     const int64_t source_row = source.numel() / shape.rows, head_elems = row_elems / shape.heads;
-    copy_blocks(source, buffer,
+    copy_blocks(ctx, source, buffer,
                 {{.rows = shape.rows,
                   .width = row_elems,
                   .from = first_head * head_elems,
@@ -73,7 +73,7 @@ Transitions extract_transitions(Context& ctx, const SpanShape& shape, const Tens
   const int64_t width = shape.rows * shape.transition_elems();
   if (width == 0) return out;
   out.values = Tensor::empty(ctx, {count * width}, shape.dtype);
-  copy_blocks(summaries, out.values,
+  copy_blocks(ctx, summaries, out.values,
               {{.rows = count,
                 .width = width,
                 .from = shape.rows * shape.state_elems(),

@@ -45,7 +45,7 @@ SpanShape shape_of(const SpanSummary& summary, const SequencePlan& plan);
 
 /// Heads [first_head, first_head + shape.heads) of a summary (or of states alone) into elements [begin, …) of
 /// `buffer`, laid out as SpanShape says.
-void pack_summary(const SpanSummary& summary, const SpanShape& shape, int64_t first_head,
+void pack_summary(const Context& ctx, const SpanSummary& summary, const SpanShape& shape, int64_t first_head,
                   const Tensor& buffer, int64_t begin);
 
 /// Transitions of any number of rows.

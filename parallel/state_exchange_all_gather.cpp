@@ -16,7 +16,7 @@ class AllGatherExchange final : public PartExchange {
     Tensor mine = summary.state;
     if (shape.transition != TransitionKind::kIdentity) {
       mine = Tensor::empty(ctx_, {shape.elems()}, shape.dtype);
-      pack_summary(summary, shape, 0, mine, 0);
+      pack_summary(ctx_, summary, shape, 0, mine, 0);
     }
     const Tensor all = Tensor::empty(ctx_, {comm_.size() * shape.elems()}, shape.dtype);
     return std::make_unique<StartedForward>(comm_.all_gather("state_forward", mine, all),

@@ -46,7 +46,7 @@ class HeadSplitExchange final : public PartExchange {
               const Tensor& received) {
     const Tensor packed = Tensor::empty(ctx_, {comm_.size() * share.elems()}, share.dtype);
     for (int rank = 0; rank < comm_.size(); ++rank)
-      pack_summary(summary, share, rank * share.heads, packed, rank * share.elems());
+      pack_summary(ctx_, summary, share, rank * share.heads, packed, rank * share.elems());
     return comm_.all_to_all(name, packed, received);
   }
 
@@ -99,7 +99,7 @@ class HeadSplitExchange final : public PartExchange {
     const Tensor mine = empty_states(whole);
     const int64_t width = share.state_elems();
     for (int rank = 0; rank < comm_.size(); ++rank) {
-      copy_blocks(received, mine,
+      copy_blocks(ctx_, received, mine,
                   {{.rows = share.rows,
                     .width = width,
                     .from = rank * share.rows * width,

@@ -70,7 +70,7 @@ class TwoLevelExchange final : public PartExchange {
   Ticket gather_inside(std::string_view name, const SpanSummary& summary, const SpanShape& shape,
                        const Tensor& inside) {
     const int place = comm_.rank() % node_size_;
-    pack_summary(summary, shape, 0, inside, place * shape.elems());
+    pack_summary(ctx_, summary, shape, 0, inside, place * shape.elems());
     return gather(name, shape, inside, place, [this](int i) { return node_ * node_size_ + i; });
   }
 

@@ -1,6 +1,5 @@
 #include "parallel/tensor_parallel.h"
 
-#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -193,23 +192,19 @@ DimPart dim_part(const TensorGroup& group, const SplitDim& split, std::string_vi
           .max = reduce(Reduce::kMax)};
 }
 
-DimPart grouped_dim_part(const TensorGroup& group, const SplitDim& split, int64_t num_groups,
+DimPart grouped_dim_part(Context& ctx, const TensorGroup& group, const SplitDim& split, int64_t num_groups,
                          std::string_view name) {
   if (num_groups == 1) return dim_part(group, split, name);
   const int64_t width = split.whole / num_groups;
   if (split.size() % width == 0) return {};
   const int64_t begin = dim_part(group, split, name).begin, mine = begin / width;
   // Every group's sums travel, each rank adding to its own: the axis has no smaller communicator.
-  const auto sum = [group, name = std::string(name), num_groups, mine](const Tensor& t) {
-    const int64_t n = t.numel();
-    std::vector<double> sums(size_t(num_groups * n));
-    dispatch_float(t.dtype(), [&](auto zero) {
-      using T = decltype(zero);
-      std::copy_n(t.data<T>(), n, sums.begin() + mine * n);
-      group.comm->all_reduce(name, sums);
-      std::transform(sums.begin() + mine * n, sums.begin() + (mine + 1) * n, t.data<T>(),
-                     [](double x) { return T(x); });
-    });
+  const auto sum = [&ctx, group, name = std::string(name), num_groups, mine](const Tensor& t) {
+    const Tensor sums = Tensor::zeros(ctx, {num_groups * t.numel()}, t.dtype());
+    const Tensor own = sums.slice_flat(mine * t.numel(), t.shape());
+    own.copy_from(t);
+    group.comm->all_reduce(name, sums).wait();
+    t.copy_from(own);
   };
   return {.begin = begin % width, .whole = width, .sum = sum};
 }

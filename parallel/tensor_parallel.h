@@ -111,8 +111,8 @@ Param split_param(const Shape& shape, int dim, const SplitDim& split, Init init,
 /// traffic. The dimension must be one range.
 DimPart dim_part(const TensorGroup& group, const SplitDim& split, std::string_view name);
 /// The same for a dimension of `num_groups` equal groups that are reduced apart. This rank holds whole
-/// groups, which need no other rank, or a part of one.
-DimPart grouped_dim_part(const TensorGroup& group, const SplitDim& split, int64_t num_groups,
+/// groups, which need no other rank, or a part of one. ctx must outlive it.
+DimPart grouped_dim_part(Context& ctx, const TensorGroup& group, const SplitDim& split, int64_t num_groups,
                          std::string_view name);
 
 }  // namespace spanwise

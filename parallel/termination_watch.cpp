@@ -1,14 +1,17 @@
 #include "parallel/termination_watch.h"
 
+#include <atomic>
+
 namespace spanwise {
 
 namespace {
 
-// A signal handler can write nowhere else.
-volatile sig_atomic_t terminated = 0;
+// A signal handler can write nowhere else; watches of two threads read it.
+std::atomic<bool> terminated{false};
+static_assert(std::atomic<bool>::is_always_lock_free);
 
 void remember(int) {
-  terminated = 1;
+  terminated = true;
 }
 
 }  // namespace
@@ -28,13 +31,11 @@ TerminationWatch::~TerminationWatch() {
 }
 
 bool TerminationWatch::came() const {
-  return terminated != 0;
+  return terminated;
 }
 
 bool TerminationWatch::take() {
-  const bool was_there = came();
-  terminated = 0;
-  return was_there;
+  return terminated.exchange(false);
 }
 
 }  // namespace spanwise

@@ -26,14 +26,16 @@ void check(const Tensor& source, const Tensor& target, const std::vector<Block>&
 
 }  // namespace
 
-void copy_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks) {
+void copy_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
+                 const std::vector<Block>& blocks) {
   check(source, target, blocks);
-  SPANWISE_DISPATCH(source, copy_blocks, source, target, blocks);
+  SPANWISE_DISPATCH(ctx, copy_blocks, ctx, source, target, blocks);
 }
 
-void add_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks) {
+void add_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
+                const std::vector<Block>& blocks) {
   check(source, target, blocks);
-  SPANWISE_DISPATCH(source, add_blocks, source, target, blocks);
+  SPANWISE_DISPATCH(ctx, add_blocks, ctx, source, target, blocks);
 }
 
 std::vector<Block> reversed(std::vector<Block> blocks) {

@@ -16,20 +16,26 @@ struct Block {
   int64_t to, to_stride;
 };
 
-/// target (=) source, block by block in the given order. Equal dtypes.
-void copy_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
-/// target (+=) source. Any float dtype.
-void add_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
+/// target (=) source; blocks do not overlap in the target. Equal dtypes.
+void copy_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
+                 const std::vector<Block>& blocks);
+/// target (+=) source, block by block in the given order; F32 or F64, on a GPU F32 or BF16.
+void add_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
+                const std::vector<Block>& blocks);
 /// The same blocks read the other way: from target to source.
 std::vector<Block> reversed(std::vector<Block> blocks);
 
 namespace cpu {
-void copy_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
-void add_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
+void copy_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
+                 const std::vector<Block>& blocks);
+void add_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
+                const std::vector<Block>& blocks);
 }  // namespace cpu
 namespace cuda {
-void copy_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
-void add_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks);
+void copy_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
+                 const std::vector<Block>& blocks);
+void add_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
+                const std::vector<Block>& blocks);
 }  // namespace cuda
 
 }  // namespace spanwise

@@ -1,21 +1,21 @@
 #include "core/ops/span_fold.h"
 
 #include "core/dispatch.h"
+#include "core/ops/accumulate.h"
 #include "core/ops/operand_checks.h"
-#include "core/ops/pointwise.h"
 
 namespace spanwise {
 
 namespace {
 
-Tensor fold(Context& ctx, const SpanTransition& m, FoldOperand op, const Tensor& state, const Tensor& added) {
+Tensor fold(Context& ctx, const SpanTransition& m, HeadOperand op, const Tensor& state, const Tensor& added) {
   check_equal_shapes("apply_transition", "state", state, "added", added);
   const int64_t heads = state.dim(0), keys = state.dim(1);
   const Tensor out = Tensor::empty(ctx, state.shape(), state.dtype());
   if (m.dense.defined()) {
     check_operand("apply_transition", "transition", m.dense, {heads, keys, keys}, state.dtype());
     out.copy_from(added);
-    SPANWISE_DISPATCH(ctx, multiply_heads, ctx, m.dense, op, state, out, FoldOutput::kAccumulate);
+    SPANWISE_DISPATCH(ctx, multiply_heads, ctx, m.dense, op, state, out, HeadOutput::kAccumulate);
     return out;
   }
   if (m.log_decay.defined())
@@ -27,12 +27,12 @@ Tensor fold(Context& ctx, const SpanTransition& m, FoldOperand op, const Tensor&
 }  // namespace
 
 Tensor apply_transition(Context& ctx, const SpanTransition& m, const Tensor& state, const Tensor& added) {
-  return fold(ctx, m, FoldOperand::kPlain, state, added);
+  return fold(ctx, m, HeadOperand::kPlain, state, added);
 }
 
 Tensor apply_transition_transposed(Context& ctx, const SpanTransition& m, const Tensor& dstate,
                                    const Tensor& added) {
-  return fold(ctx, m, FoldOperand::kTransposed, dstate, added);
+  return fold(ctx, m, HeadOperand::kTransposed, dstate, added);
 }
 
 SpanTransition compose_transitions(Context& ctx, const SpanTransition& later, const SpanTransition& earlier) {
@@ -40,12 +40,13 @@ SpanTransition compose_transitions(Context& ctx, const SpanTransition& later, co
   if (later.dense.defined()) {
     check_equal_shapes("compose_transitions", "later", later.dense, "earlier", earlier.dense);
     out.dense = Tensor::empty(ctx, later.dense.shape(), later.dense.dtype());
-    SPANWISE_DISPATCH(ctx, multiply_heads, ctx, later.dense, FoldOperand::kPlain, earlier.dense, out.dense,
-                      FoldOutput::kWrite);
+    SPANWISE_DISPATCH(ctx, multiply_heads, ctx, later.dense, HeadOperand::kPlain, earlier.dense, out.dense,
+                      HeadOutput::kWrite);
   } else if (later.log_decay.defined()) {
     check_equal_shapes("compose_transitions", "later", later.log_decay, "earlier", earlier.log_decay);
     out.log_decay = Tensor::empty(ctx, later.log_decay.shape(), later.log_decay.dtype());
-    SPANWISE_DISPATCH(ctx, add, ctx, later.log_decay, earlier.log_decay, out.log_decay);
+    out.log_decay.copy_from(later.log_decay);
+    accumulate(ctx, out.log_decay, earlier.log_decay);
   }
   return out;
 }

@@ -5,7 +5,7 @@
 //   apply_transposed  out = Mᵀ·dS + D
 //   compose           M = later · earlier
 //
-// F32 or F64, all equal and contiguous; every sum has one fixed order.
+// F32 or F64 (on a GPU F32), all equal and contiguous; every sum has one fixed order.
 
 #include "core/tensor.h"
 
@@ -22,21 +22,22 @@ Tensor apply_transition_transposed(Context& ctx, const SpanTransition& m, const 
                                    const Tensor& added);
 SpanTransition compose_transitions(Context& ctx, const SpanTransition& later, const SpanTransition& earlier);
 
-enum class FoldOperand { kPlain, kTransposed };
-enum class FoldOutput { kWrite, kAccumulate };
+/// Of multiply_heads: op(a), and whether it adds to out.
+enum class HeadOperand { kPlain, kTransposed };
+enum class HeadOutput { kWrite, kAccumulate };
 
 namespace cpu {
 /// a [HV, N, K] (transposed: [HV, K, N]) and b [HV, K, C]: out [HV, N, C] = op(a)·b per head, + out if
-/// it accumulates.
-void multiply_heads(const Context& ctx, const Tensor& a, FoldOperand op, const Tensor& b, const Tensor& out,
-                    FoldOutput output);
-/// out = e^log_decay[h] · state + added; no decay where log_decay is undefined
+/// `accumulate`.
+void multiply_heads(const Context& ctx, const Tensor& a, HeadOperand op, const Tensor& b, const Tensor& out,
+                    HeadOutput output);
+/// out = e^log_decay[h] · state + added
 void decay_heads(const Context& ctx, const Tensor& log_decay, const Tensor& state, const Tensor& added,
                  const Tensor& out);
 }  // namespace cpu
 namespace cuda {
-void multiply_heads(const Context& ctx, const Tensor& a, FoldOperand op, const Tensor& b, const Tensor& out,
-                    FoldOutput output);
+void multiply_heads(const Context& ctx, const Tensor& a, HeadOperand op, const Tensor& b, const Tensor& out,
+                    HeadOutput output);
 void decay_heads(const Context& ctx, const Tensor& log_decay, const Tensor& state, const Tensor& added,
                  const Tensor& out);
 }  // namespace cuda

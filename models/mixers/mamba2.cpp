@@ -8,7 +8,7 @@
 
 namespace spanwise {
 
-Mamba2::Mamba2(const MixerOptions& options) : options_(options) {
+Mamba2::Mamba2(const MixerOptions& options) : options_(options), inner_split_(0) {
   const LinearMixerOptions& o = options.linear;
   const SplitDim heads = divide(options.tensor, o.num_value_heads, "model.linear.num_heads");
   const SplitDim groups = divide_or_share(options.tensor, o.num_heads, "model.linear.num_groups");
@@ -25,7 +25,7 @@ Mamba2::Mamba2(const MixerOptions& options) : options_(options) {
   D_ = split_param({0}, 0, heads, init::constant(1), false);
   dt_bias_ = split_param({0}, 0, heads, init::dt_bias(), false);
   norm_ = NormWeight(inner);
-  norm_part_ = grouped_dim_part(options.tensor, inner, o.num_heads, "norm over heads");
+  inner_split_ = inner;
   norm_groups_ = std::max<int64_t>(1, inner_ * o.num_heads / inner.whole);
   out_proj_ = Linear(inner, options.hidden, options.init_stddev);
 }
@@ -43,10 +43,12 @@ Var Mamba2::forward(Tape& tape, const Var& u, const MixerContext& context) const
                                    gates.v};
   Var y = run_scalar_decay(tape, heads, {.per_token = gates.g}, context, {.scale = 1.0, .chunk = o.chunk});
   // Each group's heads are normalised together.
+  const DimPart norm_part =
+      grouped_dim_part(tape.context(), options_.tensor, inner_split_, o.num_heads, "norm over heads");
   const Shape merged = zxbcdt[0].shape(), grouped{u.dim(0), u.dim(1), norm_groups_, inner_ / norm_groups_};
   y = reshape(tape, head_skip(tape, y, x, D_), grouped);
   y = gated_rms_norm(tape, y, reshape(tape, zxbcdt[0], grouped), norm_.var(), options_.norm_eps,
-                     {.order = GateOrder::kGateThenNorm, .part = norm_part_});
+                     {.order = GateOrder::kGateThenNorm, .part = norm_part});
   return out_proj_(tape, reshape(tape, y, merged));
 }
 

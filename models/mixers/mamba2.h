@@ -29,8 +29,8 @@ class Mamba2 : public Mixer {
   ShortConv conv_;
   Param A_log_, D_, dt_bias_;
   NormWeight norm_;
-  int64_t norm_groups_;  // of this rank's heads, each normalised apart
-  DimPart norm_part_;
+  int64_t norm_groups_;   // of this rank's heads, each normalised apart
+  SplitDim inner_split_;  // H·P as ranks divide it
 };
 
 }  // namespace spanwise

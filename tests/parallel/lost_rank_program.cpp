@@ -1,4 +1,5 @@
 // A job that loses a rank, for lost_rank_mpi_test: lost_rank_program HOW TIMEOUT_SECONDS PID_DIR
+// cpu|cuda
 // Every rank writes its process id to PID_DIR/<rank>. After three collectives the last rank does HOW (sleep,
 // stop, kill, mismatch, forget, throw); the others go on.
 
@@ -27,15 +28,17 @@ void lose(const std::string& how, Comm& axis, const Tensor& gradients) {
   SPANWISE_FAIL("the rank to be lost by '{}' is still here", how);
 }
 
-void run(Comm& world, const std::string& how, double timeout_seconds, const std::string& pid_dir) {
+void run(Comm& world, Context& ctx, const std::string& how, double timeout_seconds,
+         const std::string& pid_dir) {
   std::ofstream(fmt::format("{}/{}", pid_dir, world.rank())) << ::getpid();
   world.set_timeout(timeout_seconds);
   const Mesh mesh(world, {world.size(), 1, 1});
-  Context ctx;
+  world.use_gpu(ctx);
   const Tensor gradients = Tensor::zeros(ctx, {100000}, DType::kF32);
   for (int step = 0;; ++step) {
     if (step == 3 && world.rank() == world.size() - 1) lose(how, mesh.data(), gradients);
     mesh.data().all_reduce("gradients", gradients).wait();
+    ctx.synchronize();
   }
 }
 
@@ -46,7 +49,9 @@ int main(int, char** argv) {
   using namespace spanwise;
   const std::unique_ptr<Comm> world = make_world_comm();
   try {
-    run(*world, argv[1], std::stod(argv[2]), argv[3]);
+    const Device device = std::string(argv[4]) == "cuda" ? Device::kCUDA : Device::kCPU;
+    Context ctx({.device = device, .gpu = read_launch_info().local_rank});
+    run(*world, ctx, argv[1], std::stod(argv[2]), argv[3]);
   } catch (const std::exception& error) {
     std::cerr << "rank " << world->rank() << ": " << error.what() << std::endl;
     world->abort(3);

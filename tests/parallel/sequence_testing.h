@@ -60,7 +60,7 @@ inline Tensor take_local(const SequencePlan& plan, const Tensor& whole, double p
     const int part = p.part(plan.rank(), int(row % p.slots()));
     const int64_t elems = (p.end(part) - p.begin(part)) * width;
     const int64_t from = (row / p.slots() * p.length() + p.begin(part)) * width;
-    copy_blocks(whole, local, {{1, elems, from, elems, row * p.capacity() * width, elems}});
+    copy_blocks(test_context(), whole, local, {{1, elems, from, elems, row * p.capacity() * width, elems}});
   }
   return local;
 }

@@ -4,11 +4,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 namespace spanwise::testing {
 
 Context& cuda_context() {
-  static Context ctx({.device = Device::kCUDA, .num_threads = 2, .poison = true});
+  const char* local_rank = std::getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+  static Context ctx({.device = Device::kCUDA,
+                      .num_threads = 2,
+                      .poison = true,
+                      .gpu = local_rank ? std::atoi(local_rank) : 0});
   return ctx;
 }
 

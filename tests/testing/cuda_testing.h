@@ -5,7 +5,7 @@
 
 namespace spanwise::testing {
 
-/// A Context of GPU 0 whose allocations are poisoned with NaN.
+/// A Context of GPU 0, under mpirun of the rank's own, whose allocations are poisoned with NaN.
 Context& cuda_context();
 
 /// ‖actual − expected‖ / ‖expected‖ over all elements; NaN if any is. Any dtypes and devices.

@@ -4,7 +4,8 @@
 
 namespace spanwise::cpu {
 
-void copy_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks) {
+void copy_blocks(const Context&, const Tensor& source, const Tensor& target,
+                 const std::vector<Block>& blocks) {
   const int64_t size = int64_t(size_of(source.dtype()));
   const char* from = static_cast<const char*>(source.raw());
   char* to = static_cast<char*>(target.raw());
@@ -16,7 +17,8 @@ void copy_blocks(const Tensor& source, const Tensor& target, const std::vector<B
   }
 }
 
-void add_blocks(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks) {
+void add_blocks(const Context&, const Tensor& source, const Tensor& target,
+                const std::vector<Block>& blocks) {
   dispatch_float(source.dtype(), [&](auto zero) {
     using T = decltype(zero);
     for (const Block& b : blocks) {

@@ -1,0 +1,110 @@
+#include "core/ops/span_fold.h"
+
+#include "core/ops/block_copy.h"
+#include "tests/testing/cuda_testing.h"
+
+namespace spanwise::testing {
+namespace {
+
+// Plain fp32 sums of up to 256 products.
+constexpr double kBound = 1e-6;
+
+struct Sizes {
+  int64_t heads, key_dim, value_dim;
+};
+constexpr Sizes kSizes[] = {{1, 1, 1}, {3, 5, 7}, {16, 128, 128}, {4, 256, 256}, {2, 64, 100}, {5, 33, 65}};
+
+Tensor random(const Shape& shape, const char* name, double scale = 1) {
+  return to_cuda(random_tensor(shape, DType::kF64, name, scale), DType::kF32);
+}
+
+/// fn on the GPU in fp32 and on the host in fp64.
+template <class F>
+void expect_near(F&& fn, const std::vector<Tensor>& operands) {
+  std::vector<Tensor> exact;
+  for (const Tensor& t : operands) exact.push_back(to_cpu64(t));
+  const Tensor actual = fn(cuda_context(), operands), again = fn(cuda_context(), operands);
+  EXPECT_LE(rms_ratio(actual, fn(test_context(), exact)), kBound);
+  EXPECT_EQ(actual.to_vector<float>(), again.to_vector<float>());
+}
+
+TEST(CudaSpanFold, AppliesAndComposesTransitions) {
+  for (const auto& [heads, key_dim, value_dim] : kSizes) {
+    SCOPED_TRACE(fmt::format("{} heads of {} x {}", heads, key_dim, value_dim));
+    const Tensor s = random({heads, key_dim, value_dim}, "s"), b = random({heads, key_dim, value_dim}, "b");
+    const Tensor m = random({heads, key_dim, key_dim}, "m", 0.2),
+                 n = random({heads, key_dim, key_dim}, "n", 0.2);
+    const Tensor g = random({heads}, "g", 0.3), h = random({heads}, "h", 0.3);
+    using Operands = std::vector<Tensor>;
+    expect_near(
+        [](Context& c, const Operands& x) { return apply_transition(c, {.dense = x[0]}, x[1], x[2]); },
+        {m, s, b});
+    expect_near([](Context& c,
+                   const Operands& x) { return apply_transition_transposed(c, {.dense = x[0]}, x[1], x[2]); },
+                {m, s, b});
+    expect_near(
+        [](Context& c, const Operands& x) { return apply_transition(c, {.log_decay = x[0]}, x[1], x[2]); },
+        {g, s, b});
+    expect_near([](Context& c, const Operands& x) { return apply_transition(c, {}, x[0], x[1]); }, {s, b});
+    expect_near(
+        [](Context& c, const Operands& x) {
+          return compose_transitions(c, {.dense = x[0]}, {.dense = x[1]}).dense;
+        },
+        {m, n});
+    expect_near(
+        [](Context& c, const Operands& x) {
+          return compose_transitions(c, {.log_decay = x[0]}, {.log_decay = x[1]}).log_decay;
+        },
+        {g, h});
+  }
+}
+
+TEST(CudaSpanFold, TakesTime) {
+  const Tensor s = random({16, 128, 128}, "s"), m = random({16, 128, 128}, "m", 0.1);
+  fmt::print("apply_transition, 16 heads of 128 x 128: {:.4f} ms\n",
+             median_ms([&] { apply_transition(cuda_context(), {.dense = m}, s, s); }));
+}
+
+/// Blocks of every alignment, many of them, long and short.
+std::vector<std::vector<Block>> block_lists() {
+  std::vector<Block> many;
+  for (int64_t i = 0; i < 150; ++i) many.push_back({2, 3, 60 * i, 7, 40 * i, 5});
+  return {{{.rows = 1, .width = 100003, .from = 0, .from_stride = 0, .to = 0, .to_stride = 0}},
+          {{.rows = 500, .width = 64, .from = 64, .from_stride = 192, .to = 0, .to_stride = 64}},
+          {{.rows = 77, .width = 5, .from = 3, .from_stride = 11, .to = 1, .to_stride = 9},
+           {.rows = 1, .width = 1, .from = 99999, .from_stride = 1, .to = 50000, .to_stride = 1}},
+          {{.rows = 0, .width = 5, .from = 0, .from_stride = 1, .to = 0, .to_stride = 1}},
+          {},
+          many};
+}
+
+TEST(CudaBlocks, AreCopiedAndAddedAsOnTheHost) {
+  const Shape shape{100003};
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const std::vector<Block>& blocks : block_lists()) {
+      const Tensor source = to_cuda(random_tensor(shape, DType::kF64, "source"), dtype),
+                   target = to_cuda(random_tensor(shape, DType::kF64, "target"), dtype);
+      const Tensor exact_source = to_cpu64(source), exact = to_cpu64(target);
+      copy_blocks(cuda_context(), source, target, blocks);
+      copy_blocks(test_context(), exact_source, exact, blocks);
+      EXPECT_EQ(rms_ratio(target, exact), 0) << name_of(dtype);
+      add_blocks(cuda_context(), source, target, blocks);
+      add_blocks(test_context(), exact_source, exact, blocks);
+      EXPECT_LE(rms_ratio(target, exact), dtype == DType::kF32 ? 1e-7 : 0.003) << name_of(dtype);
+    }
+  }
+}
+
+TEST(CudaBlocks, AddToTheSameElementsOneAfterTheOther) {
+  const Tensor source = to_cuda(random_tensor({8, 4096}, DType::kF64, "source"), DType::kF32),
+               target = Tensor::zeros(cuda_context(), {4096}, DType::kF32);
+  std::vector<Block> blocks;
+  for (int64_t i = 0; i < 8; ++i) blocks.push_back({1, 4096, 4096 * i, 4096, 0, 4096});
+  add_blocks(cuda_context(), source, target, blocks);
+  const Tensor exact = Tensor::zeros(test_context(), {4096}, DType::kF64);
+  add_blocks(test_context(), to_cpu64(source), exact, blocks);
+  EXPECT_LE(rms_ratio(target, exact), 1e-6);
+}
+
+}  // namespace
+}  // namespace spanwise::testing
