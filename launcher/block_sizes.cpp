@@ -112,7 +112,7 @@ int BlockSizes::add_states(SizeTape& tape, MixerKind kind, std::vector<int> inpu
   const LinearMixerOptions& o = model_.mixer.linear;
   const int64_t chunks = (local_.row_tokens + o.chunk - 1) / o.chunk;
   // Of a row: the states before chunks but the first, and the last one.
-  const SpanShape shape = span_shape(model_.mixer, kind, local_.rows, dtype_);
+  const SpanShape shape = span_shape(model_.mixer, kind, local_.rows, accumulation_dtype(dtype_));
   const int64_t states = shape.rows * shape.state_elems();
   const int64_t keys_of_values = n_ * value_heads() * o.key_dim,
                 shared = value_heads() > key_heads() ? 2 * keys_of_values : 0;

@@ -76,7 +76,15 @@ LinearMixerOptions linear_options(const ModelConfig& model) {
 }  // namespace
 
 DType compute_dtype(const config::RunConfig& config) {
-  return config.train().precision() == TrainConfig::F64 ? DType::kF64 : DType::kF32;
+  switch (config.train().precision()) {
+    case TrainConfig::F64:
+      return DType::kF64;
+    case TrainConfig::F32:
+      return DType::kF32;
+    case TrainConfig::BF16:
+      return DType::kBF16;
+  }
+  SPANWISE_FAIL("train.precision {} is not in the table", int(config.train().precision()));
 }
 
 std::unique_ptr<Tokenizer> make_tokenizer(const config::TokenizerConfig& tokenizer) {

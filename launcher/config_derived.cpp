@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/ops/linear_cross_entropy.h"
+#include "launcher/runtime.h"
+
 namespace spanwise {
 
 using config::ModelConfig;
@@ -58,6 +61,11 @@ int64_t decay_steps(const RunConfig& config) {
   const auto& optimizer = config.optimizer();
   if (optimizer.decay_steps() > 0) return optimizer.decay_steps();
   return std::max<int64_t>(0, schedule_steps(config) - optimizer.warmup_steps()) / 5;
+}
+
+int64_t loss_chunk_tokens(const RunConfig& config, int64_t vocabulary) {
+  const int64_t tokens = config.train().loss_chunk_tokens();
+  return tokens > 0 ? tokens : default_chunk_rows(compute_device(config), vocabulary);
 }
 
 std::string checkpoint_dir(const RunConfig& config) {

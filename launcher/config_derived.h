@@ -31,6 +31,9 @@ int64_t schedule_steps(const config::RunConfig& config);
 /// Last steps of the schedule in which WSD decays.
 int64_t decay_steps(const config::RunConfig& config);
 
+/// Tokens whose logits exist at a time in the loss over a whole vocabulary.
+int64_t loss_chunk_tokens(const config::RunConfig& config, int64_t vocabulary);
+
 std::string checkpoint_dir(const config::RunConfig& config);
 
 }  // namespace spanwise

@@ -4,8 +4,10 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "core/dispatch.h"
 #include "launcher/config.h"
 #include "launcher/config_derived.h"
+#include "launcher/runtime.h"
 
 namespace spanwise {
 
@@ -102,9 +104,13 @@ class Validator {
   }
 
   void check_device() {
-    if (config_.device() == RunConfig::CUDA) {
+    const auto precision = config_.train().precision();
+    const bool on_gpu = compute_device(config_) == Device::kCUDA;
+    if (on_gpu && !kHasCuda) {
       problem("device CUDA is not in this build; set device: CPU or AUTO");
-    } else if (config_.train().precision() == TrainConfig::BF16) {
+    } else if (on_gpu && precision == TrainConfig::F64) {
+      problem("train.precision F64 is for the CPU; set train.precision: F32 or BF16, or device: CPU");
+    } else if (!on_gpu && precision == TrainConfig::BF16) {
       problem("train.precision BF16 needs a GPU and this run computes on the CPU; set train.precision: F32");
     }
   }
@@ -113,7 +119,7 @@ class Validator {
     const auto& train = config_.train();
     at_least(1, "train.steps", train.steps());
     at_least(1, "train.sequence_length", train.sequence_length());
-    at_least(1, "train.loss_chunk_tokens", train.loss_chunk_tokens());
+    at_least(0, "train.loss_chunk_tokens", train.loss_chunk_tokens());
     if (at_least(0, "train.eval_every", train.eval_every()) && train.eval_every() > 0 &&
         config_.data().validation().empty()) {
       problem(

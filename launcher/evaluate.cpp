@@ -1,6 +1,9 @@
 #include "launcher/evaluate.h"
 
 #include <algorithm>
+#include <numeric>
+
+#include "core/ops/scalars.h"
 
 namespace spanwise {
 
@@ -8,7 +11,8 @@ HeldOut evaluate(const LanguageModel& model, const SequentialLoader& loader, con
                  const SequenceOptions& sequence, Context& ctx, int64_t max_sequences, int64_t micro_batch) {
   int64_t samples = loader.num_samples();
   if (max_sequences > 0) samples = std::min(samples, max_sequences);
-  double loss = 0, targets = 0;
+  std::vector<Tensor> losses;
+  double targets = 0;
   // Micro-batch b is data rank b mod ranks' work; which samples share one does not depend on the rank count.
   // A forward may be collective over the data axis too: a rank with none left in the last round takes part
   // with one that does not count.
@@ -20,10 +24,11 @@ HeldOut evaluate(const LanguageModel& model, const SequentialLoader& loader, con
     Tape tape(ctx, Tape::Mode::kInference);
     const Tensor sum = model.loss(tape, batch.tokens(), 1.0).value();
     if (!counts) continue;
-    dispatch_float(sum.dtype(), [&](auto zero) { loss += double(sum.data<decltype(zero)>()[0]); });
+    losses.push_back(sum);
     targets += double(batch.num_targets());
   }
-  std::vector<double> sums{loss, targets};
+  const std::vector<double> values = read_scalars(ctx, losses);
+  std::vector<double> sums{std::accumulate(values.begin(), values.end(), 0.0), targets};
   mesh.data_sequence().all_reduce("held_out", sums);
   if (sums[1] == 0) fail_user("{} has no target tokens to evaluate on.", loader.dataset().prefix());
   return {sums[0] / sums[1], int64_t(sums[1])};

@@ -10,11 +10,19 @@ namespace spanwise {
 namespace {
 
 PlannedMemory plan_memory(const ParamLayout& params, DType dtype, int zero_stage) {
-  const int64_t all = params.numel() * int64_t(size_of(dtype)),
-                slice = params.slice_numel() * int64_t(size_of(dtype));
-  return {.parameters = zero_stage == 3 ? slice : all,
+  const DType master = accumulation_dtype(dtype);
+  const int64_t all = params.numel() * int64_t(size_of(master)),
+                slice = params.slice_numel() * int64_t(size_of(master));
+  int64_t parameters = 0;
+  for (const ParamBucket& bucket : params.buckets()) {
+    const int64_t kept = zero_stage == 3 ? params.own_slice(bucket).numel() : bucket.range.numel();
+    parameters += kept * int64_t(size_of(model_dtype(bucket, dtype)));
+  }
+  // The model reads copies of the optimizer's masters where these have another dtype.
+  const int num_optimizer_values = master == dtype ? 2 : 3;
+  return {.parameters = parameters,
           .gradients = zero_stage >= 2 ? slice : all,
-          .optimizer = 2 * (zero_stage == 0 ? all : slice)};
+          .optimizer = num_optimizer_values * (zero_stage == 0 ? all : slice)};
 }
 
 void check_known_nodes(const config::ParallelConfig& parallel) {

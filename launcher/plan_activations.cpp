@@ -2,6 +2,7 @@
 
 #include "launcher/block_sizes.h"
 #include "launcher/build_model.h"
+#include "launcher/config_derived.h"
 #include "launcher/exchange_sizes.h"
 #include "launcher/plan.h"
 
@@ -43,8 +44,10 @@ int64_t plan_activations(const RunConfig& config, const Mesh& mesh, const Langua
   const int64_t stream = blocks.stream();
   // The loss holds the gradients of the stream and of the head, and a chunk's logits while it runs.
   const int64_t vocabulary = divide_unevenly(o.mixer.tensor, o.vocab_size, "model.vocab_size").size();
-  const int64_t loss = blocks.all_rows() + vocabulary * o.mixer.hidden,
-                logits = std::min(o.loss_chunk_rows, blocks.tokens()) * vocabulary;
+  const DType dtype = compute_dtype(config);
+  const int64_t sum_elems = int64_t(size_of(accumulation_dtype(dtype)) / size_of(dtype));
+  const int64_t loss = blocks.all_rows() + vocabulary * o.mixer.hidden * sum_elems,
+                logits = std::min(loss_chunk_tokens(config, o.vocab_size), blocks.tokens()) * vocabulary;
 
   SizeTape tape;
   int residual = tape.add({.value = stream, .saved = blocks.divided() ? blocks.all_rows() : 0});
@@ -57,7 +60,7 @@ int64_t plan_activations(const RunConfig& config, const Mesh& mesh, const Langua
   const int sum = tape.add({stream, {residual}});
   blocks.enter(tape, tape.add({stream, {sum}, blocks.stream_tokens()}));
   peak = std::max({peak, tape.forward_peak(), tape.live() + loss + logits, tape.backward_peak() + stream});
-  return peak * int64_t(size_of(compute_dtype(config)));
+  return peak * int64_t(size_of(dtype));
 }
 
 }  // namespace spanwise

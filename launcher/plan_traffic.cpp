@@ -65,9 +65,10 @@ class MicroBatchTraffic {
             mesh.sequence().rank(), config.train().micro_batch())),
         dtype_(compute_dtype(config)),
         element_bytes_(int64_t(size_of(dtype_))),
+        sum_bytes_(int64_t(size_of(accumulation_dtype(dtype_)))),
         tokens_(plan_.num_local_rows() * plan_.partition().capacity()) {
     add_stream();
-    add_cross_entropy(config.train().loss_chunk_tokens());
+    add_cross_entropy(loss_chunk_tokens(config, model_.vocab_size));
     for (int64_t layer = 0; layer < model_.num_layers; ++layer) {
       const MixerKind kind = model.mixer_of(layer);
       add_norm_over_heads(kind);
@@ -105,7 +106,7 @@ class MicroBatchTraffic {
   // A chunk's maxima, then its sums and targets.
   void add_cross_entropy(int64_t chunk_rows) {
     for (int64_t begin = 0; begin < tokens_; begin += chunk_rows) {
-      const int64_t bytes = std::min(chunk_rows, tokens_ - begin) * element_bytes_;
+      const int64_t bytes = std::min(chunk_rows, tokens_ - begin) * sum_bytes_;
       table_.all_reduce(mesh_.tensor(), "cross entropy", bytes);
       table_.all_reduce(mesh_.tensor(), "cross entropy", 2 * bytes);
     }
@@ -113,7 +114,7 @@ class MicroBatchTraffic {
 
   void add_norm_over_heads(MixerKind kind) {
     if (kind != MixerKind::kLightning && kind != MixerKind::kMamba2) return;
-    table_.all_reduce(mesh_.tensor(), "norm over heads", tokens_ * element_bytes_, 2);
+    table_.all_reduce(mesh_.tensor(), "norm over heads", tokens_ * sum_bytes_, 2);
   }
 
   int64_t local_heads(int64_t heads) const {
@@ -140,9 +141,10 @@ class MicroBatchTraffic {
   }
 
   void add_states(MixerKind kind) {
-    const SpanShape shape = span_shape(model_.mixer, kind, plan_.num_local_rows(), dtype_);
-    const int64_t summary = shape.elems() * element_bytes_,
-                  states = shape.rows * shape.state_elems() * element_bytes_;
+    const SpanShape shape =
+        span_shape(model_.mixer, kind, plan_.num_local_rows(), accumulation_dtype(dtype_));
+    const int64_t summary = shape.elems() * sum_bytes_,
+                  states = shape.rows * shape.state_elems() * sum_bytes_;
     switch (chosen_exchange(sequence_.parallel.exchange, shape, mesh_.sequence().size())) {
       case StateExchange::kAllGather:
         return add_state_gathers(summary, states);
@@ -226,19 +228,20 @@ class MicroBatchTraffic {
   SequenceOptions sequence_;
   SequencePlan plan_;
   DType dtype_;
-  int64_t element_bytes_, tokens_;
+  int64_t element_bytes_, sum_bytes_;  ///< of activations; of sums, gates and states
+  int64_t tokens_;
   TrafficTable table_;
 };
 
 /// Stage 3 gathers a part before its forward and again before its backward; tied embeddings are read twice.
 TrafficTable part_gathers(const Mesh& mesh, const LanguageModel& model, const ParamLayout& params,
-                          int64_t element_bytes) {
+                          DType dtype) {
   TrafficTable table;
   for (const ParamBucket& bucket : params.buckets()) {
     const int uses = bucket.part == 0 && model.options().tie_embeddings ? 2 : 1;
     for (int use = 0; use < 2 * uses; ++use) {
       table.all_gather(mesh.data_sequence(), "param_gather",
-                       params.own_slice(bucket).numel() * element_bytes);
+                       params.own_slice(bucket).numel() * int64_t(size_of(model_dtype(bucket, dtype))));
     }
   }
   return table;
@@ -246,7 +249,8 @@ TrafficTable part_gathers(const Mesh& mesh, const LanguageModel& model, const Pa
 
 /// Gradients, their norm, and the parameters' update: once a step.
 void add_update(TrafficTable& table, const Mesh& mesh, const ParamLayout& params, int zero_stage,
-                int64_t element_bytes) {
+                DType dtype) {
+  const int64_t element_bytes = int64_t(size_of(accumulation_dtype(dtype)));
   for (const ParamBucket& bucket : params.buckets()) {
     const int64_t slice = params.own_slice(bucket).numel() * element_bytes;
     if (zero_stage == 0) {
@@ -254,7 +258,10 @@ void add_update(TrafficTable& table, const Mesh& mesh, const ParamLayout& params
     } else {
       table.reduce_scatter(mesh.data_sequence(), "grad_reduce", slice);
     }
-    if (zero_stage == 1 || zero_stage == 2) table.all_gather(mesh.data_sequence(), "param_gather", slice);
+    if (zero_stage == 1 || zero_stage == 2) {
+      table.all_gather(mesh.data_sequence(), "param_gather",
+                       params.own_slice(bucket).numel() * int64_t(size_of(model_dtype(bucket, dtype))));
+    }
   }
   for (const PartialGradients& group : partial_gradient_groups(params))
     table.all_reduce(mesh.tensor(), "grad_reduce_partial", group.numel * element_bytes);
@@ -271,12 +278,12 @@ void add_update(TrafficTable& table, const Mesh& mesh, const ParamLayout& params
 std::vector<PlannedTraffic> plan_traffic(const RunConfig& config, const Mesh& mesh,
                                          const LanguageModel& model, const ParamLayout& params,
                                          int zero_stage) {
-  const int64_t element_bytes = int64_t(size_of(compute_dtype(config)));
+  const DType dtype = compute_dtype(config);
   const int64_t passes = accumulation_passes(config, mesh.world().size());
   TrafficTable table;
   table.add(MicroBatchTraffic(config, mesh, model).table(), passes);
-  if (zero_stage == 3) table.add(part_gathers(mesh, model, params, element_bytes), passes);
-  add_update(table, mesh, params, zero_stage, element_bytes);
+  if (zero_stage == 3) table.add(part_gathers(mesh, model, params, dtype), passes);
+  add_update(table, mesh, params, zero_stage, dtype);
   return table.rows();
 }
 

@@ -43,6 +43,7 @@ TrainedModel load_trained_model(const RunConfig& config, const std::string& chec
   }
   trained.ctx = make_context(config);
   world.set_timeout(config.parallel().timeout_seconds());
+  world.use_gpu(*trained.ctx);
   trained.mesh = std::make_unique<Mesh>(world, mesh_shape(config, world.size()));
   trained.model = std::make_unique<LanguageModel>(
       language_model_options(config, trained.tokenizer->vocab_size(), *trained.mesh));

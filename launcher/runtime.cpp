@@ -7,6 +7,7 @@
 #include <cmath>
 #include <fstream>
 
+#include "core/check.h"
 #include "parallel/comm.h"
 
 namespace spanwise {
@@ -40,9 +41,27 @@ int threads_per_rank(int64_t configured, int local_ranks) {
   return bound ? available_cores() : std::max(1, available_cores() / local_ranks);
 }
 
+Device compute_device(const config::RunConfig& config) {
+  if (config.device() == config::RunConfig::CPU) return Device::kCPU;
+  if (config.device() == config::RunConfig::CUDA) return Device::kCUDA;
+  return config.train().precision() != config::TrainConfig::F64 && cuda_available() ? Device::kCUDA
+                                                                                    : Device::kCPU;
+}
+
 std::unique_ptr<Context> make_context(const config::RunConfig& config) {
-  return std::make_unique<Context>(ContextOptions{
-      .num_threads = threads_per_rank(config.train().threads(), read_launch_info().local_size)});
+  const LaunchInfo launch = read_launch_info();
+  const Device device = compute_device(config);
+  if (device == Device::kCUDA && cuda_available() && launch.local_size > num_gpus()) {
+    fail_user(
+        "{} ranks were started on this machine and {} of its GPUs can be used; start one rank for each GPU, "
+        "or "
+        "set device: CPU.",
+        launch.local_size, num_gpus());
+  }
+  return std::make_unique<Context>(
+      ContextOptions{.device = device,
+                     .num_threads = threads_per_rank(config.train().threads(), launch.local_size),
+                     .gpu = device == Device::kCUDA ? launch.local_rank : 0});
 }
 
 }  // namespace spanwise

@@ -16,7 +16,11 @@ int available_cores();
 /// of the cores uses all of those. At least 1.
 int threads_per_rank(int64_t configured, int local_ranks);
 
-/// The device and threads of a config. Only for configs without config_problems.
+/// What a config computes on here: AUTO is a GPU where this build and machine have one, unless in F64.
+Device compute_device(const config::RunConfig& config);
+
+/// The device and threads of a config: on GPUs, each rank of this machine its own. Only for configs without
+/// config_problems. UserError where there is no such GPU.
 std::unique_ptr<Context> make_context(const config::RunConfig& config);
 
 }  // namespace spanwise

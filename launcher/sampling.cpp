@@ -16,9 +16,11 @@ Tensor known_logits(const Tensor& logits, const Tokenizer& tokenizer) {
 }
 
 std::vector<double> probabilities(const Tensor& logits, double temperature) {
-  std::vector<double> p(size_t(logits.numel()));
-  dispatch_float(logits.dtype(),
-                 [&](auto zero) { std::copy_n(logits.data<decltype(zero)>(), logits.numel(), p.begin()); });
+  std::vector<double> p;
+  dispatch_storage(logits.dtype(), [&](auto zero) {
+    const auto values = logits.to_vector<decltype(zero)>();
+    p.assign(values.begin(), values.end());
+  });
   const double largest = *std::max_element(p.begin(), p.end());
   double sum = 0;
   for (double& x : p) sum += x = std::exp((x - largest) / temperature);

@@ -4,8 +4,9 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <numeric>
 
-#include "core/optim/clip.h"
+#include "core/ops/scalars.h"
 #include "launcher/build_model.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
 #include "launcher/config_derived.h"
@@ -21,8 +22,9 @@ double ms_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-double scalar(const Tensor& t) {
-  return dispatch_float(t.dtype(), [&](auto zero) { return double(t.data<decltype(zero)>()[0]); });
+std::string workers(const Context& ctx) {
+  if (ctx.device() == Device::kCUDA) return "1 GPU";
+  return fmt::format("{} thread{}", ctx.num_threads(), ctx.num_threads() == 1 ? "" : "s");
 }
 
 }  // namespace
@@ -61,9 +63,8 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
                                                               .terminal_columns = stdout_terminal_columns(),
                                                               .log_every = int(config.run().log_every())});
   }
-  say(fmt::format("{:.2f} M parameters in {}, {} rank{} x {} thread{}",
-                  double(params_.num_parameters()) / 1e6, name_of(compute_dtype(config)), world.size(),
-                  world.size() == 1 ? "" : "s", ctx.num_threads(), ctx.num_threads() == 1 ? "" : "s"));
+  say(fmt::format("{:.2f} M parameters in {}, {} rank{} x {}", double(params_.num_parameters()) / 1e6,
+                  name_of(compute_dtype(config)), world.size(), world.size() == 1 ? "" : "s", workers(ctx)));
   if (!resume_from.empty()) say(fmt::format("resumed step {} from {}", state_.step, resume_from));
 }
 
@@ -114,33 +115,40 @@ Trainer::StepResult Trainer::train_step(int64_t step) {
   result.data_ms = ms_since(start);
 
   params_.zero_grads();
-  std::vector<double> loss{0.0};
+  std::vector<Tensor> scalars;  // of the losses, then the squared norm
   for (const RankBatch& batch : batches) {
     if (&batch == &batches.back()) reducer_.expect_last_backward();
     Tape tape(ctx_);
     const Var batch_loss = model_.loss(tape, batch.tokens(), total[0] > 0 ? 1.0 / total[0] : 0.0);
-    loss[0] += scalar(batch_loss.value());
+    scalars.push_back(batch_loss.value());
     tape.backward(batch_loss);
   }
   reducer_.finish();
-  mesh_.data_sequence().all_reduce("loss", loss);
-  result.loss = loss[0];
-  result.grad_norm = optimizer_.grad_norm();
-  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
-    fail_user(
-        "Step {} has loss {} and gradient norm {}: training diverged. The newest checkpoint is kept; lower "
-        "optimizer.learning_rate, or raise optimizer.warmup_steps.",
-        step, result.loss, result.grad_norm);
-  }
   result.lr = learning_rate(schedule_, step);
+  const Tensor squared_norm = optimizer_.squared_grad_norm();
   const config::OptimizerConfig& o = config_.optimizer();
   optimizer_.step({.lr = result.lr,
                    .beta1 = o.beta1(),
                    .beta2 = o.beta2(),
                    .eps = o.eps(),
                    .weight_decay = o.weight_decay(),
-                   .step = step,
-                   .grad_scale = clip_scale(result.grad_norm, o.clip_norm())});
+                   .step = step},
+                  {.squared_norm = squared_norm, .max_norm = o.clip_norm()});
+
+  // The one place of a step where the host waits for a GPU.
+  scalars.push_back(squared_norm);
+  std::vector<double> values = read_scalars(ctx_, scalars);
+  result.grad_norm = std::sqrt(values.back());
+  values.pop_back();
+  std::vector<double> loss{std::accumulate(values.begin(), values.end(), 0.0)};
+  mesh_.data_sequence().all_reduce("loss", loss);
+  result.loss = loss[0];
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
+    fail_user(
+        "Step {} has loss {} and gradient norm {}: training diverged. The newest checkpoint is kept; lower "
+        "optimizer.learning_rate, or raise optimizer.warmup_steps.",
+        step, result.loss, result.grad_norm);
+  }
 
   state_.step = step;
   state_.tokens_seen += config_.train().global_batch() * config_.train().sequence_length();

@@ -5,6 +5,7 @@
 //   over all ranks → per micro-batch forward, backward with loss scaled by 1/count → gradients summed over
 //   ranks, during the last backward → global norm → clip → AdamW → metrics, evaluation, checkpoint
 //
+// On a GPU losses and norm stay there to the end of the step, where the host waits for it once.
 // The loss and the gradients are those of the mean over the global batch's target tokens, whatever the rank
 // count and micro-batch; a rank without targets adds zero.
 
@@ -41,7 +42,6 @@ class Trainer {
 
   /// Trains up to train.steps.
   TrainSummary run();
-
 
  private:
   struct StepResult {

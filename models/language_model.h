@@ -28,7 +28,7 @@ struct LanguageModelOptions {
   MixerKind linear_mixer = MixerKind::kGatedDeltaNet;
   /// Hidden size, norms, heads, tensor ranks; `layer` and `num_layers` are filled in for each layer.
   MixerOptions mixer;
-  int64_t loss_chunk_rows = 256;
+  int64_t loss_chunk_rows = 0;            ///< CrossEntropyOptions::chunk_rows
   bool shard_norms = false;               ///< tensor ranks divide the stream and its norms by tokens
   bool activation_checkpointing = false;  ///< each block is recomputed in backward
 };

@@ -42,7 +42,6 @@ LaunchInfo read_launch_info() {
   info.local_size =
       environment_number({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"}, 1);
   info.size = std::max(info.size, 1);
-  info.local_rank = environment_number({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"}, 0);
   info.local_size = std::max(info.local_size, 1);
   return info;
 }

@@ -42,6 +42,11 @@ struct ParamBucket {
   bool matrices = false;        ///< ParamLayoutOptions::separate_matrices: it holds matrices alone
 };
 
+/// Of what a model whose activations have `dtype` reads of a bucket.
+inline DType model_dtype(const ParamBucket& bucket, DType dtype) {
+  return bucket.matrices ? dtype : accumulation_dtype(dtype);
+}
+
 /// Elements [begin, end) that share optimizer settings.
 struct ParamSpan {
   int64_t begin, end;

@@ -67,9 +67,7 @@ class ParamStore : public ParamGate {
   /// Of values(), gradients and moments.
   DType master_dtype() const { return accumulation_dtype(options_.dtype); }
   /// Of what the model reads of a bucket.
-  DType model_dtype(const ParamBucket& bucket) const {
-    return bucket.matrices ? options_.dtype : master_dtype();
-  }
+  DType model_dtype(const ParamBucket& bucket) const { return spanwise::model_dtype(bucket, options_.dtype); }
   int zero_stage() const { return stage_; }
   int64_t bucket_elems() const { return layout_.bucket_elems(); }
   const ParamLayout& layout() const { return layout_; }

@@ -41,7 +41,11 @@ void linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weigh
                  options.chunk_rows);
   check_labels(labels, options.part.divided() ? options.part.whole : weight.dim(0));
   CrossEntropyOptions chosen = options;
-  if (chosen.chunk_rows == 0) chosen.chunk_rows = default_chunk_rows(ctx.device(), weight.dim(0));
+  // Parts of the vocabulary may differ in size, but not in their chunks.
+  if (chosen.chunk_rows == 0) {
+    const int64_t whole = options.part.divided() ? options.part.whole : weight.dim(0);
+    chosen.chunk_rows = default_chunk_rows(ctx.device(), whole);
+  }
   SPANWISE_DISPATCH(ctx, linear_cross_entropy_fwd, ctx, x, weight, labels, chosen, grads, loss);
 }
 

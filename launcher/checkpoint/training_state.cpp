@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 
+#include "core/host_context.h"
 #include "launcher/build_info.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
 #include "launcher/config_derived.h"
@@ -49,7 +50,7 @@ void for_each_tensor(const ParamStore& params, const std::vector<NamedBuffer>& b
 template <class F>
 void for_each_piece(const ParamStore& params, int entry, F&& fn) {
   const int64_t numel = params.entries()[entry].param->global_shape().numel();
-  const int64_t most = kPieceBytes / int64_t(size_of(params.dtype()));
+  const int64_t most = kPieceBytes / int64_t(size_of(params.master_dtype()));
   for (int64_t begin = 0; begin < numel; begin += most) fn(FlatRange{begin, std::min(begin + most, numel)});
 }
 
@@ -130,7 +131,7 @@ void read_file(const std::filesystem::path& file, const ParamStore& params,
   for_each_tensor(params, buffers, [&](const std::string& name, const Tensor& flat, int entry) {
     for_each_piece(params, entry, [&](FlatRange piece) {
       if (!holds_piece(params, flat, entry, piece)) return;
-      const Tensor values = Tensor::empty(params.context(), {piece.numel()}, flat.dtype());
+      const Tensor values = Tensor::empty(host_context(params.context()), {piece.numel()}, flat.dtype());
       reader.read_part(name, uint64_t(piece.begin) * size_of(flat.dtype()), values.raw(), values.bytes());
       scatter_piece(params, flat, entry, piece, values);
     });
@@ -176,7 +177,7 @@ DataCursor cursor_of(const Manifest& manifest) {
 
 // Weights, two moments, headers.
 uint64_t needed_bytes(const ParamStore& params) {
-  return 3 * uint64_t(params.num_parameters()) * size_of(params.dtype()) + (uint64_t{1} << 20);
+  return 3 * uint64_t(params.num_parameters()) * size_of(params.master_dtype()) + (uint64_t{1} << 20);
 }
 
 // The step to go on with; what does not fit is said of this checkpoint.
@@ -243,8 +244,9 @@ std::string save_checkpoint(const RunConfig& config, const Loader& loader, const
 void load_checkpoint(const std::filesystem::path& directory, const RunConfig& config, const Loader& loader,
                      const ParamStore& params, const ShardedAdamW& optimizer, TrainingState& state) {
   const Manifest manifest = verify_checkpoint(directory);
+  // F32 and BF16 go on from each other's checkpoints: both hold F32.
   const std::string precision = config::TrainConfig::Precision_Name(config.train().precision());
-  if (manifest.precision() != precision) {
+  if ((manifest.precision() == "F64") != (precision == "F64")) {
     fail_user("{} was trained in {} but train.precision is {}; set it to {} or choose another run.dir.",
               directory.string(), manifest.precision(), precision, manifest.precision());
   }
@@ -252,11 +254,13 @@ void load_checkpoint(const std::filesystem::path& directory, const RunConfig& co
   state.tokens_seen = manifest.tokens_seen();
   read_file(directory / kModelFile, params, model_buffers(params));
   read_file(directory / kOptimizerFile, params, optimizer_buffers(optimizer));
+  params.publish_values();
 }
 
 void load_model(const std::filesystem::path& directory, const ParamStore& params) {
   verify_checkpoint(directory);
   read_file(directory / kModelFile, params, model_buffers(params));
+  params.publish_values();
 }
 
 }  // namespace spanwise

@@ -70,6 +70,7 @@ int run_train(Comm& world, const std::vector<std::string>& args) {
 
   const std::unique_ptr<Context> ctx = make_context(config);
   world.set_timeout(config.parallel().timeout_seconds());
+  world.use_gpu(*ctx);
   const Mesh mesh(world, mesh_shape(config, world.size()));
   Trainer trainer(config, *tokenizer, mesh, *ctx);
   if (world.rank() == 0) save_run_config(config);

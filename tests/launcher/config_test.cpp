@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "core/check.h"
+#include "core/dispatch.h"
 #include "launcher/build_info.h"
 #include "launcher/config_derived.h"
 #include "launcher/config_text.h"
@@ -270,8 +271,10 @@ TEST(ConfigValidate, EveryCrossFieldErrorNamesItsFieldsAndTheWayOut) {
       {{"data.train={path: \"x\" weight: 0}"}, "data.train[0].weight is 0; it must be above 0 and finite"},
       {{"data.tokenizer.kind=SENTENCEPIECE"},
        "data.tokenizer.model is empty and data.tokenizer.kind is SENTENCEPIECE; name the .model file"},
-      {{"device=CUDA"}, "device CUDA is not in this build; set device: CPU or AUTO"},
-      {{"train.precision=BF16"},
+      {{"device=CUDA", "train.precision=F64"},
+       kHasCuda ? "train.precision F64 is for the CPU; set train.precision: F32 or BF16, or device: CPU"
+                : "device CUDA is not in this build; set device: CPU or AUTO"},
+      {{"device=CPU", "train.precision=BF16"},
        "train.precision BF16 needs a GPU and this run computes on the CPU; set train.precision: F32"},
       {{"train.steps=0"}, "train.steps is 0; it must be at least 1"},
       {{"train.micro_batch=-1"}, "train.micro_batch is -1; it must be at least 1"},
@@ -377,7 +380,7 @@ TEST(ConfigValidate, EveryCrossFieldErrorNamesItsFieldsAndTheWayOut) {
 TEST(ConfigValidate, ReportsEverythingAtOnce) {
   const RunConfig config =
       parse_config("", kName,
-                   {"train.precision=BF16", "model.num_layers=7", "model.attention.num_heads=5",
+                   {"device=CPU", "train.precision=BF16", "model.num_layers=7", "model.attention.num_heads=5",
                     "model.linear.num_heads=3", "train.global_batch=7", "model.vocab_size=10"});
   const Lines lines = errors([&] { validate(config, 2, 256); });
   ASSERT_EQ(lines.size(), 8u);
@@ -495,9 +498,9 @@ TEST(ConfigHelp, NamesEveryFieldWithDocumentationWithin100Columns) {
 TEST(ConfigHelp, ShowsTypeDefaultAndChoices) {
   EXPECT_EQ(
       config_help("train.loss_chunk_tokens"),
-      "  train.loss_chunk_tokens: integer, default 1024\n"
+      "  train.loss_chunk_tokens: integer, default 0\n"
       "      Tokens whose logits exist at a time in the loss; bounds its memory at this many x vocabulary\n"
-      "      numbers.\n");
+      "      numbers. 0: 1024 on a CPU, on a GPU as many as have 268 million logits.\n");
   const std::string precision = config_help("train.precision");
   EXPECT_NE(precision.find("train.precision: choice, default F32\n"), std::string::npos);
   EXPECT_NE(precision.find("\n      BF16  bfloat16"), std::string::npos);

@@ -13,8 +13,8 @@ namespace {
 
 constexpr int kThreads = 512;
 // Vectors of a row that a thread keeps in registers from pass to pass: 32,768 BF16 logits a block. What a
-// longer row has beyond them is read again, from L2.
-constexpr int kCached = 8;
+// longer row has beyond them is read again, from L2. Kernels of one pass only want loads in flight.
+constexpr int kAllPasses = 8, kOnePass = 4;
 // Logits rows start at 16-byte boundaries whatever the vocabulary, for the kernels and the products.
 constexpr int64_t kRowAlignElems = 64;
 
@@ -50,7 +50,7 @@ __device__ __forceinline__ float block_max(float x, float* scratch) {
 }
 
 /// A block's row of logits z [vocab]; what pads it to whole vectors counts as −∞.
-template <class T>
+template <class T, int kCached>
 class LogitRow {
  public:
   __device__ LogitRow(T* z, int vocab) : z_(z), vocab_(vocab), vectors_((vocab + kWidth - 1) / kWidth) {
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     return;
   }
   const int label = chunk.label();
-  LogitRow<T> row(chunk.row(), chunk.vocab);
+  LogitRow<T, kAllPasses> row(chunk.row(), chunk.vocab);
   const float target = to_float(chunk.row()[label]);
   const float largest = row.max(scratch),
               sum = row.exp_sum(largest, scratch);  // everybody has read the target
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2) maxima_kernel(Chunk<T> chunk, float* __restrict__ maxima) {
   __shared__ float scratch[kThreads / 32];
-  const float largest = LogitRow<T>(chunk.row(), chunk.vocab).max(scratch);
+  const float largest = LogitRow<T, kOnePass>(chunk.row(), chunk.vocab).max(scratch);
   if (threadIdx.x == 0) maxima[blockIdx.x] = largest;
 }
 
@@ -196,7 +196,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
     exp_sums_kernel(Chunk<T> chunk, const float* __restrict__ maxima, float* __restrict__ sums) {
   __shared__ float scratch[kThreads / 32];
-  const float sum = LogitRow<T>(chunk.row(), chunk.vocab).exp_sum(maxima[blockIdx.x], scratch);
+  const float sum = LogitRow<T, kOnePass>(chunk.row(), chunk.vocab).exp_sum(maxima[blockIdx.x], scratch);
   if (threadIdx.x > 0) return;
   const int label = chunk.label();
   sums[blockIdx.x] = sum;
@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const float largest = maxima[blockIdx.x], sum = sums[blockIdx.x];
   if (kGradient == Gradient::kYes) {
     if (counts) {
-      LogitRow<T>(chunk.row(), chunk.vocab).write_gradient(largest, sum, chunk.label(), scale);
+      LogitRow<T, kOnePass>(chunk.row(), chunk.vocab).write_gradient(largest, sum, chunk.label(), scale);
     } else {
       chunk.clear_row();
     }
