@@ -52,7 +52,7 @@ void check_case(const LinearCase& c, DType dtype, int64_t column_block = 0) {
 
 std::vector<LinearCase> bf16_cases() {
   return {
-      {.name = "one token", .T = 1, .K = 64, .V = 64},
+      {.name = "one token", .B = 4, .T = 1, .H = 4, .HV = 8, .K = 64, .V = 64},
       {.name = "63 tokens", .T = 63, .HV = 2, .K = 128, .V = 128},
       {.name = "100 tokens", .B = 2, .T = 100, .K = 128, .V = 128, .initial = false},
       {.name = "1024 tokens, K < V", .T = 1024, .K = 64, .V = 128},

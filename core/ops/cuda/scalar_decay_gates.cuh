@@ -8,16 +8,18 @@
 namespace spanwise::cuda::scan {
 
 constexpr int kGateThreads = 256, kGateWarps = kGateThreads / 32;
+constexpr int kGateParts = 16;  ///< blocks that share a group's sums over value heads
 
 /// out [tokens, H, K] = Σ over the group's value heads of in [tokens, HV, K], in order, for the groups'
-/// tokens. Grid: (groups, H).
+/// tokens. Grid: (groups, H, kGateParts).
 template <class T>
 __global__ void __launch_bounds__(kGateThreads)
     sum_value_heads(const T* in, T* out, const ScanPlan::Group* groups, int key_heads, int heads_per_key,
                     int width) {
   const ScanPlan::Group group = groups[blockIdx.x];
   const int vectors = width / kVector<T>;
-  for (int i = threadIdx.x; i < group.length * vectors; i += kGateThreads) {
+  for (int i = blockIdx.z * kGateThreads + threadIdx.x; i < group.length * vectors;
+       i += kGateThreads * kGateParts) {
     const int64_t row = (int64_t(group.begin) + i / vectors) * key_heads + blockIdx.y;
     const int64_t column = i % vectors * kVector<T>;
     float sum[kVector<T>] = {};
@@ -37,7 +39,8 @@ __global__ void __launch_bounds__(kGateThreads)
     sum_value_heads_by_element(const T* in, T* out, const ScanPlan::Group* groups, int key_heads,
                                int heads_per_key, int width) {
   const ScanPlan::Group group = groups[blockIdx.x];
-  for (int i = threadIdx.x; i < group.length * width; i += kGateThreads) {
+  for (int i = blockIdx.z * kGateThreads + threadIdx.x; i < group.length * width;
+       i += kGateThreads * kGateParts) {
     const int64_t row = (int64_t(group.begin) + i / width) * key_heads + blockIdx.y;
     float sum = 0;
     for (int j = 0; j < heads_per_key; ++j)

@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(256)
 
 /// Rows as 16-byte loads can read them.
 ScanOperand operand(Context& ctx, const Tensor& t, int64_t value_heads, std::vector<Tensor>& copies) {
-  if (!t.defined()) return {nullptr, 0, 1};
+  if (!t.defined()) return {};
   const int64_t heads = t.dim(2), width = heads * t.dim(3), bytes = int64_t(size_of(t.dtype()));
   Tensor x = t;
   if (t.dtype() == DType::kBF16 &&

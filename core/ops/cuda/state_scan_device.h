@@ -9,9 +9,9 @@ namespace spanwise::cuda {
 
 /// Rows of one operand: element (token, head, i) is data[token · stride + head / group · width + i].
 struct ScanOperand {
-  const void* data;
-  int64_t stride;
-  int group;
+  const void* data = nullptr;
+  int64_t stride = 0;
+  int group = 1;
 };
 
 enum class ScanStart : int32_t {

@@ -1,18 +1,20 @@
 #pragma once
 // The bf16 kernel of state_scan.h. Three warpgroups a block, tied by barriers in shared memory:
 //
-//   loads    cp.async of Q, K [64, DK] and 64 columns of V (and x) into a ring of stages; decays of the chunk
+//   loads    Q, K [64, DK] and 64 columns of V (and x) by TMA into a ring of stages; decays of the chunk
 //   scores   P = s (QKᵀ)∘E∘M [64, 64], bf16, to one of two buffers
 //   states   Xᵀ [64, DK] fp32 in registers; Oᵀ = from∘(Xᵀ Qᵀ) + Vᵀ Pᵀ, Xᵀ ← e^Ḡ Xᵀ + (to∘V)ᵀ K, with Xᵀ
 //            and Vᵀ as register operands, so that a state never passes through shared memory
 //
-// The tensor cores work for `scores` while `states` rounds and stores outputs. Rows past a chunk's end are
-// zero in shared memory.
+// The tensor cores work for `scores` while `states` rounds and stores outputs. Rows behind a chunk's end hold
+// other segments' tokens: they get no weight.
 
 #include "core/ops/cuda/common/launch.h"
+#include "core/ops/cuda/common/mbarrier.cuh"
+#include "core/ops/cuda/common/tma.cuh"
 #include "core/ops/cuda/common/vector.cuh"
-#include "core/ops/cuda/common/wgmma_subtiles.cuh"
 #include "core/ops/cuda/state_scan_device.h"
+#include "core/ops/cuda/state_scan_wgmma.cuh"
 
 namespace spanwise::cuda::scan {
 
@@ -28,12 +30,17 @@ struct ChunkInfo {
   ScanChunk chunk;
 };
 
-template <int DK>
+/// What a launch writes beside states.
+enum class Outputs { kNone, kOut, kOutAndDots };
+
+template <int DK, Outputs kOutputs>
 struct Shared {
   static constexpr int kSubtiles = DK / 64;
-  static constexpr int kStages = DK == 64 ? 4 : DK == 128 ? 3 : 2;
+  static constexpr bool kDots = kOutputs == Outputs::kOutAndDots;
+  static constexpr int kStages = DK == 64 ? (kDots ? 4 : 6) : DK == 128 ? (kDots ? 3 : 4) : 2;
   static constexpr int kQ = 0, kK = kSubtiles * kSubtileBytes, kV = 2 * kK, kX = kV + kSubtileBytes;
-  static constexpr int kStageBytes = kX + kSubtileBytes;
+  static constexpr int kStageBytes = kDots ? kX + kSubtileBytes : kX;
+  static constexpr int kLoadedBytes = kOutputs == Outputs::kNone ? kStageBytes - kK : kStageBytes;
 
   unsigned char stages[kStages][kStageBytes];
   unsigned char scores[2][kSubtileBytes];
@@ -41,52 +48,22 @@ struct Shared {
   ChunkInfo info[kStages];
   float x_dots[2][4][64];
   float state_dots[4];
-  uint64_t full[kStages], empty[kStages], scores_full[2], scores_empty[2];
-};
-
-/// Position in a ring of kSize slots. The consumer's first wait on a slot is for parity 0.
-template <int kSize>
-struct Ring {
-  int slot = 0, parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++slot == kSize) {
-      slot = 0;
-      parity ^= 1;
-    }
-  }
+  MBarrier full[kStages], empty[kStages], scores_full[2], scores_empty[2];
 };
 
 struct Block {
   int slab, head, first, count;
 };
 
-/// What a launch writes beside states.
-enum class Outputs { kNone, kOut, kOutAndDots };
+struct ScanMaps {
+  CUtensorMap q, k, v, x;
+};
 
 // ---- loads
 
-/// 64 rows of 64 columns; this thread's part. Rows past `length` are zero.
-__device__ __forceinline__ void copy_subtile(uint32_t to, const bf16* from, int64_t stride, int length) {
-  const int piece = threadIdx.x % 8, first = threadIdx.x % kGroup / 8;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int row = first + 16 * i;
-    const bool valid = row < length;
-    const bf16* source = from + (valid ? row * stride : 0) + piece * 8;
-    asm volatile(
-        "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + row * 128 + (piece ^ row % 8) * 16),
-        "l"(source), "r"(valid ? 16 : 0)
-        : "memory");
-  }
-}
-
-__device__ __forceinline__ const bf16* rows_of(const ScanOperand& x, int begin, int head, int width,
-                                               int column) {
-  return static_cast<const bf16*>(x.data) + begin * x.stride + head / x.group * width + column;
-}
-
-/// One warp, two tokens a lane. Writes everything in `info` but the chunk.
-__device__ __forceinline__ void write_decays(const ScanParams& p, float2 log_decay, ChunkInfo& info) {
+/// One warp, two tokens a lane. Tokens behind the chunk's end write nothing into the state.
+__device__ __forceinline__ void write_decays(const ScanParams& p, const ScanChunk& chunk, float2 log_decay,
+                                             ChunkInfo& info) {
   const int lane = threadIdx.x % 32;
   const float g0 = fmaxf(log_decay.x, kSmallestLog) * kLog2E, g1 = fmaxf(log_decay.y, kSmallestLog) * kLog2E;
   float sum = g0 + g1;
@@ -101,12 +78,15 @@ __device__ __forceinline__ void write_decays(const ScanParams& p, float2 log_dec
   const float G0 = before + g0, G1 = sum;
   const float2 decayed{fast_exp2(G0), fast_exp2(G1)}, left{fast_exp2(total - G0), fast_exp2(total - G1)};
   const float2 from = p.backward_in_time ? left : decayed, to = p.backward_in_time ? decayed : left;
+  const float weight0 = 2 * lane < chunk.length ? p.write_scale : 0.f,
+              weight1 = 2 * lane + 1 < chunk.length ? p.write_scale : 0.f;
   reinterpret_cast<float2*>(info.log_sums)[lane] = {G0, G1};
   reinterpret_cast<float2*>(info.from)[lane] = {p.read_scale * from.x, p.read_scale * from.y};
-  reinterpret_cast<float2*>(info.to)[lane] = {p.write_scale * to.x, p.write_scale * to.y};
+  reinterpret_cast<float2*>(info.to)[lane] = {weight0 * to.x, weight1 * to.y};
   if (lane == 0) {
     info.total = fast_exp2(total);
     info.log_total = total;
+    info.chunk = chunk;
   }
 }
 
@@ -124,70 +104,70 @@ __device__ __forceinline__ float2 load_log_decays(const ScanParams& p, const Sca
   return g;
 }
 
+/// One thread: the tiles of all chunks.
 template <int DK, Outputs kOutputs>
-__device__ __forceinline__ void load_chunks(const ScanParams& p, const Block& b, Shared<DK>& s) {
-  using S = Shared<DK>;
-  // Copies of a chunk are announced when those of the next kLag are on their way.
-  constexpr int kLag = S::kStages - 2;
-  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  const auto announce = [&](int slot) {
-    async_proxy_fence();
-    SharedBarrier{&s.full[slot]}.arrive();
-  };
-  Ring<S::kStages> ring, announced;
-  ScanChunk next = p.chunks[b.first];
+__device__ __forceinline__ void load_tiles(const ScanParams& p, const ScanMaps& maps, const Block& b,
+                                           Shared<DK, kOutputs>& s) {
+  using S = Shared<DK, kOutputs>;
+  const int q_head = b.head / p.q.group, k_head = b.head / p.k.group, v_head = b.head / p.v.group,
+            x_head = b.head / p.x.group;
+  RingPosition<S::kStages> ring;
+  int next = p.chunks[b.first].begin;
   for (int i = 0; i < b.count; ++i) {
-    const ScanChunk chunk = next;
-    if (i + 1 < b.count) next = p.chunks[b.first + i + 1];
-    float2 log_decays{0, 0};
-    if (warp == 0) log_decays = load_log_decays(p, chunk, b.head);
-    SharedBarrier{&s.empty[ring.slot]}.wait(ring.parity ^ 1);
-    const uint32_t stage = shared_address(s.stages[ring.slot]);
-    const bf16 *q = rows_of(p.q, chunk.begin, b.head, DK, 0), *k = rows_of(p.k, chunk.begin, b.head, DK, 0);
+    const int begin = next;
+    if (i + 1 < b.count) next = p.chunks[b.first + i + 1].begin;
+    s.empty[ring.stage].wait(ring.parity ^ 1);
+    MBarrier& full = s.full[ring.stage];
+    unsigned char* stage = s.stages[ring.stage];
+    full.arrive_expecting(S::kLoadedBytes);
 #pragma unroll
     for (int t = 0; t < S::kSubtiles; ++t) {
       if (kOutputs != Outputs::kNone)
-        copy_subtile(stage + S::kQ + t * kSubtileBytes, q + t * 64, p.q.stride, chunk.length);
-      copy_subtile(stage + S::kK + t * kSubtileBytes, k + t * 64, p.k.stride, chunk.length);
+        load_box(stage + S::kQ + t * kSubtileBytes, maps.q, full, t * 64, q_head, begin, 0);
+      load_box(stage + S::kK + t * kSubtileBytes, maps.k, full, t * 64, k_head, begin, 0);
     }
-    copy_subtile(stage + S::kV, rows_of(p.v, chunk.begin, b.head, p.DV, b.slab * 64), p.v.stride,
-                 chunk.length);
-    if (kOutputs == Outputs::kOutAndDots)
-      copy_subtile(stage + S::kX, rows_of(p.x, chunk.begin, b.head, p.DV, b.slab * 64), p.x.stride,
-                   chunk.length);
-    copy_async_commit();
-    if (warp == 0) {
-      write_decays(p, log_decays, s.info[ring.slot]);
-      if (lane == 0) s.info[ring.slot].chunk = chunk;
-    }
+    load_box(stage + S::kV, maps.v, full, b.slab * 64, v_head, begin, 0);
+    if (S::kDots) load_box(stage + S::kX, maps.x, full, b.slab * 64, x_head, begin, 0);
     ring.advance();
-    if (i >= kLag) {
-      copy_async_wait<kLag>();
-      announce(announced.slot);
-      announced.advance();
-    }
   }
-  copy_async_wait<0>();
-  for (int i = max(0, b.count - kLag); i < b.count; ++i) {
-    announce(announced.slot);
-    announced.advance();
+}
+
+/// One warp: the decays of all chunks.
+template <int DK, Outputs kOutputs>
+__device__ __forceinline__ void load_decays(const ScanParams& p, const Block& b, Shared<DK, kOutputs>& s) {
+  RingPosition<Shared<DK, kOutputs>::kStages> ring;
+  // Two chunks ahead the chunk is loaded, one ahead its decays.
+  const ScanChunk* chunks = p.chunks + b.first;
+  ScanChunk next = chunks[0], after = chunks[min(1, b.count - 1)];
+  float2 next_decays = load_log_decays(p, next, b.head);
+  for (int i = 0; i < b.count; ++i) {
+    const ScanChunk chunk = next;
+    const float2 decays = next_decays;
+    next = after;
+    after = chunks[min(i + 2, b.count - 1)];
+    next_decays = load_log_decays(p, next, b.head);
+    s.empty[ring.stage].wait(ring.parity ^ 1);
+    write_decays(p, chunk, decays, s.info[ring.stage]);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) s.full[ring.stage].arrive();
+    ring.advance();
   }
 }
 
 // ---- scores
 
-template <int DK>
-__device__ __forceinline__ void make_scores(const ScanParams& p, const Block& b, Shared<DK>& s) {
-  using S = Shared<DK>;
+template <int DK, Outputs kOutputs>
+__device__ __forceinline__ void make_scores(const ScanParams& p, const Block& b, Shared<DK, kOutputs>& s) {
+  using S = Shared<DK, kOutputs>;
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int row = warp * 16 + g;
   const float scale = p.read_scale * p.write_scale;
-  Ring<S::kStages> ring;
-  Ring<2> buffers;
+  RingPosition<S::kStages> ring;
+  RingPosition<2> buffers;
   for (int i = 0; i < b.count; ++i) {
-    SharedBarrier{&s.full[ring.slot]}.wait(ring.parity);
-    const uint32_t stage = shared_address(s.stages[ring.slot]);
-    const float* sums = s.info[ring.slot].log_sums;
+    s.full[ring.stage].wait(ring.parity);
+    const uint32_t stage = shared_address(s.stages[ring.stage]);
+    const float* sums = s.info[ring.stage].log_sums;
     float score[32];
     wgmma_fence();
 #pragma unroll
@@ -195,6 +175,7 @@ __device__ __forceinline__ void make_scores(const ScanParams& p, const Block& b,
       wgmma<Major::kK>(score, k_major(stage + S::kQ, k), k_major(stage + S::kK, k), k > 0);
     wgmma_commit();
     const float row_sums[2] = {sums[row], sums[row + 8]};
+    const int length = s.info[ring.stage].chunk.length;
     wgmma_wait<0>();
     uint32_t packed[8][2];
 #pragma unroll
@@ -207,8 +188,8 @@ __device__ __forceinline__ void make_scores(const ScanParams& p, const Block& b,
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int r = row + half * 8;
-        const bool keep0 = p.backward_in_time ? column >= r : column <= r,
-                   keep1 = p.backward_in_time ? column + 1 >= r : column + 1 <= r;
+        const bool keep0 = p.backward_in_time ? column >= r && column < length : column <= r,
+                   keep1 = p.backward_in_time ? column + 1 >= r && column + 1 < length : column + 1 <= r;
         const float e0 = scale * fast_exp2(-fabsf(row_sums[half] - sum.x)),
                     e1 = scale * fast_exp2(-fabsf(row_sums[half] - sum.y));
         packed[n][half] = pack_bf16(keep0 ? score[4 * n + 2 * half] * e0 : 0.f,
@@ -216,18 +197,18 @@ __device__ __forceinline__ void make_scores(const ScanParams& p, const Block& b,
       }
     }
     __syncwarp();
-    if (lane == 0) SharedBarrier{&s.empty[ring.slot]}.arrive();
+    if (lane == 0) s.empty[ring.stage].arrive();
     ring.advance();
 
-    SharedBarrier{&s.scores_empty[buffers.slot]}.wait(buffers.parity ^ 1);
-    const SwizzledTile<64> tile{reinterpret_cast<bf16*>(s.scores[buffers.slot])};
+    s.scores_empty[buffers.stage].wait(buffers.parity ^ 1);
+    const SwizzledTile<64> tile{reinterpret_cast<bf16*>(s.scores[buffers.stage])};
 #pragma unroll
     for (int n = 0; n < 8; n += 2) {
       const uint32_t address = shared_address(tile.piece(warp * 16 + lane % 16, n * 8 + lane / 16 * 8));
       stmatrix_x4(address, packed[n][0], packed[n][1], packed[n + 1][0], packed[n + 1][1]);
     }
-    async_proxy_fence();
-    SharedBarrier{&s.scores_full[buffers.slot]}.arrive();
+    fence_async_proxy();
+    s.scores_full[buffers.stage].arrive();
     buffers.advance();
   }
 }
@@ -282,20 +263,23 @@ __device__ __forceinline__ uint4* saved_fragments(const ScanParams& p, const Blo
   return static_cast<uint4*>(p.saved_states) + unit * (DK * 64 / 8) + threadIdx.x % kGroup;
 }
 
-/// ⟨saved, X⟩ over the slab, added in a fixed order.
-template <int DK>
+/// ⟨saved, X⟩ over the slab, added in a fixed order. X is rounded as the chunk's own products round it, so
+/// that what dg subtracts again cancels.
+template <int DK, Outputs kOutputs>
 __device__ __forceinline__ void write_state_dot(const ScanParams& p, const Block& b, int slot,
-                                                State<DK>& state, Shared<DK>& s) {
+                                                State<DK>& state, Shared<DK, kOutputs>& s) {
   const uint4* saved = saved_fragments<DK>(p, b, slot);
   float sum = 0;
 #pragma unroll
   for (int k = 0; k < DK / 16; ++k) {
     const uint4 raw = saved[k * kGroup];
     const uint32_t pairs[4] = {raw.x, raw.y, raw.z, raw.w};
+    uint32_t a[4];
+    state.fragment(k, a);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float2 pair = unpack_bf16(pairs[i]);
-      sum += pair.x * state.at(2 * k + i / 2, i % 2 * 2) + pair.y * state.at(2 * k + i / 2, i % 2 * 2 + 1);
+      const float2 x = unpack_bf16(pairs[i]), y = unpack_bf16(a[i]);
+      sum += x.x * y.x + x.y * y.y;
     }
   }
   sum = warp_sum(sum);
@@ -488,30 +472,30 @@ __device__ __forceinline__ void scale_tokens(const uint32_t (&v)[4][4], const fl
 }
 
 template <int DK, Outputs kOutputs>
-__device__ __forceinline__ void advance_states(const ScanParams& p, const Block& b, Shared<DK>& s) {
-  using S = Shared<DK>;
+__device__ __forceinline__ void advance_states(const ScanParams& p, const Block& b, Shared<DK, kOutputs>& s) {
+  using S = Shared<DK, kOutputs>;
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   constexpr bool kOut = kOutputs != Outputs::kNone, kDots = kOutputs == Outputs::kOutAndDots;
   State<DK> state;
   state.zero();
   float log_sum = 0;
-  Ring<S::kStages> ring;
-  Ring<2> buffers;
+  RingPosition<S::kStages> ring;
+  RingPosition<2> buffers;
   for (int i = 0; i < b.count; ++i) {
-    SharedBarrier{&s.full[ring.slot]}.wait(ring.parity);
-    const unsigned char* stage = s.stages[ring.slot];
-    const ChunkInfo& info = s.info[ring.slot];
+    s.full[ring.stage].wait(ring.parity);
+    const unsigned char* stage = s.stages[ring.stage];
+    const ChunkInfo& info = s.info[ring.stage];
     const ScanChunk chunk = info.chunk;
     if (chunk.start != ScanStart::kGoOn) log_sum = 0;
     log_sum += info.log_total;
     start_state<DK>(p, b, chunk, state);
-    if (chunk.saved_slot >= 0 && p.saved_dots) write_state_dot<DK>(p, b, chunk.saved_slot, state, s);
+    if (chunk.saved_slot >= 0 && p.saved_dots) write_state_dot(p, b, chunk.saved_slot, state, s);
 
     float out[32];
     uint32_t v[4][4], scaled[4][4], x[4][4];
     // No branch between here and the end of the products: ptxas would run them one by one.
     if constexpr (kOut) {
-      SharedBarrier{&s.scores_full[buffers.slot]}.wait(buffers.parity);
+      s.scores_full[buffers.stage].wait(buffers.parity);
       start_reads<DK>(state, info.total, shared_address(stage + S::kQ), out);
     } else {
       state.scale(info.total);
@@ -522,69 +506,82 @@ __device__ __forceinline__ void advance_states(const ScanParams& p, const Block&
     if constexpr (kOut) {
       wgmma_wait<1>();
       scale_outputs(info.from, out);
-      start_scores(v, shared_address(s.scores[buffers.slot]), out);
+      start_scores(v, shared_address(s.scores[buffers.stage]), out);
       if constexpr (kDots) load_columns(stage + S::kX, x);
     }
     wgmma_wait<0>();
     __syncwarp();
     if (lane == 0) {
-      SharedBarrier{&s.empty[ring.slot]}.arrive();
-      if constexpr (kOut) SharedBarrier{&s.scores_empty[buffers.slot]}.arrive();
+      s.empty[ring.stage].arrive();
+      if constexpr (kOut) s.scores_empty[buffers.stage].arrive();
     }
     ring.advance();
     keep_state<DK>(p, b, chunk, log_sum, state);
     if constexpr (kOut) {
-      if constexpr (kDots) write_x_dots(out, x, s.x_dots[buffers.slot][warp]);
-      stage_outputs(out, s.outputs[buffers.slot]);
+      if constexpr (kDots) write_x_dots(out, x, s.x_dots[buffers.stage][warp]);
+      stage_outputs(out, s.outputs[buffers.stage]);
       // One barrier a chunk: who writes a buffer again has passed the barrier of the chunk between.
       named_barrier<kGroup>(1);
-      store_outputs(p, b, chunk, s.outputs[buffers.slot]);
-      if constexpr (kDots) store_x_dots(p, b, chunk, s.x_dots[buffers.slot]);
+      store_outputs(p, b, chunk, s.outputs[buffers.stage]);
+      if constexpr (kDots) store_x_dots(p, b, chunk, s.x_dots[buffers.stage]);
       buffers.advance();
     }
   }
 }
 
 template <int DK, Outputs kOutputs>
-__global__ void __launch_bounds__(kThreads, 1) state_scan_kernel(const __grid_constant__ ScanParams p) {
+__global__ void __launch_bounds__(kThreads, 1)
+    state_scan_kernel(const __grid_constant__ ScanParams p, const __grid_constant__ ScanMaps maps) {
   extern __shared__ unsigned char raw[];
-  Shared<DK>& s = *reinterpret_cast<Shared<DK>*>((reinterpret_cast<uintptr_t>(raw) + 1023) / 1024 * 1024);
+  using S = Shared<DK, kOutputs>;
+  S& s = *reinterpret_cast<S*>((reinterpret_cast<uintptr_t>(raw) + 1023) / 1024 * 1024);
   const int unit = blockIdx.x % (p.slabs * p.heads);
   const ScanRun run = p.runs[blockIdx.x / (p.slabs * p.heads)];
   const Block b{unit % p.slabs, unit / p.slabs, run.first, run.count};
   constexpr bool kOut = kOutputs != Outputs::kNone;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < Shared<DK>::kStages; ++i) {
-      SharedBarrier{&s.full[i]}.init(kGroup);
-      SharedBarrier{&s.empty[i]}.init(kOut ? 8 : 4);
+    for (int i = 0; i < S::kStages; ++i) {
+      s.full[i].init(2);
+      s.empty[i].init(kOut ? 8 : 4);
     }
     for (int i = 0; i < 2; ++i) {
-      SharedBarrier{&s.scores_full[i]}.init(kGroup);
-      SharedBarrier{&s.scores_empty[i]}.init(4);
+      s.scores_full[i].init(kGroup);
+      s.scores_empty[i].init(4);
     }
+    fence_barrier_init();
   }
   __syncthreads();
-  const int group = threadIdx.x / kGroup;
+  const int group = threadIdx.x / kGroup, warp = threadIdx.x / 32;
   if (group == 0) {
-    release_registers<120>();
-    load_chunks<DK, kOutputs>(p, b, s);
+    release_registers<104>();
+    if (threadIdx.x == 0) load_tiles<DK, kOutputs>(p, maps, b, s);
+    if (warp == 1) load_decays<DK, kOutputs>(p, b, s);
   } else if (group == 1) {
     release_registers<136>();
-    if constexpr (kOut) make_scores<DK>(p, b, s);
+    if constexpr (kOut) make_scores<DK, kOutputs>(p, b, s);
   } else {
     take_registers<240>();
     advance_states<DK, kOutputs>(p, b, s);
   }
 }
 
+inline CUtensorMap map_of(const ScanParams& p, const ScanOperand& x, int width) {
+  return head_rows_map(x.data, x.stride, 1, int(p.tokens), p.heads / x.group, width, kScanChunk);
+}
+
 template <int DK, Outputs kOutputs>
-void launch(const ScanParams& params, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(Shared<DK>) + 1024;
+void launch(const ScanParams& p, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(Shared<DK, kOutputs>) + 1024;
   static_assert(kBytes <= 227 * 1024);
   static const bool allowed = (allow_shared_memory(state_scan_kernel<DK, kOutputs>, kBytes), true);
   static_cast<void>(allowed);
-  const int64_t blocks = int64_t(params.num_runs) * params.heads * params.slabs;
-  state_scan_kernel<DK, kOutputs><<<unsigned(blocks), kThreads, kBytes, stream>>>(params);
+  ScanMaps maps{};
+  if (kOutputs != Outputs::kNone) maps.q = map_of(p, p.q, DK);
+  maps.k = map_of(p, p.k, DK);
+  maps.v = map_of(p, p.v, p.DV);
+  if (kOutputs == Outputs::kOutAndDots) maps.x = map_of(p, p.x, p.DV);
+  const int64_t blocks = int64_t(p.num_runs) * p.heads * p.slabs;
+  state_scan_kernel<DK, kOutputs><<<unsigned(blocks), kThreads, kBytes, stream>>>(p, maps);
   check_launch("state_scan");
 }
 

@@ -18,6 +18,15 @@ constexpr int64_t kMinPieceChunks = 32;
 // Short segments follow each other in one run up to this many chunks at least, to repay a block's start.
 constexpr int64_t kMinRunChunks = 16;
 
+// A segment's last chunk is a group of its own: where a gradient comes in from outside, which may be large
+// beside all others, its rounding reaches few tokens.
+bool ends_group(int64_t chunk, int64_t num_chunks) {
+  return chunk >= num_chunks - 2 || chunk % kGroupChunks == kGroupChunks - 1;
+}
+int64_t num_groups(int64_t num_chunks) {
+  return ceil_div(num_chunks - 1, kGroupChunks) + 1;
+}
+
 }  // namespace
 
 ScanPlan::ScanPlan(const LinearStateCall& call) : call_(call) {
@@ -47,7 +56,7 @@ ScanPlan::ScanPlan(const LinearStateCall& call) : call_(call) {
     num_cuts_ += s.num_pieces - 1;
     if (call.log_decay.defined()) {
       s.first_slot = num_slots_;
-      num_slots_ += ceil_div(length, kGroupChunks);
+      num_slots_ += num_groups(length);
     }
   }
 }
@@ -79,8 +88,9 @@ std::vector<ScanPlan::Group> ScanPlan::groups(SegmentSet which) const {
 }
 
 int64_t saved_slot(const ScanPlan::Segment& s, int64_t chunk, int64_t num_chunks) {
-  const bool saved = chunk == num_chunks - 1 ? s.ends_row : chunk % kGroupChunks == kGroupChunks - 1;
-  return saved ? s.first_slot + chunk / kGroupChunks : -1;
+  const bool last = chunk == num_chunks - 1;
+  if (!ends_group(chunk, num_chunks) || (last && !s.ends_row)) return -1;
+  return s.first_slot + (last ? num_groups(num_chunks) - 1 : chunk / kGroupChunks);
 }
 
 int64_t num_slabs(DType dtype, int64_t value_width) {

@@ -13,11 +13,11 @@
 //
 // Order: wgmma_fence() after registers of D or A were written and before the first product; products between
 // it and wgmma_wait() must not touch those registers. Shared memory that ordinary stores or cp.async wrote is
-// read by the tensor cores only after async_proxy_fence() in the writing thread and a barrier.
+// read by the tensor cores only after fence_async_proxy() in the writing thread and a barrier.
 
 #include "core/ops/cuda/common/mma.cuh"
 
-namespace spanwise::cuda {
+namespace spanwise::cuda::scan {
 
 constexpr int kSubtileBytes = 64 * 64 * 2;
 
@@ -49,10 +49,6 @@ template <int kPending>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
-__device__ __forceinline__ void async_proxy_fence() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
 /// Registers a thread of the calling warpgroup may use from here on; multiples of 8.
 template <int kRegisters>
 __device__ __forceinline__ void release_registers() {
@@ -62,32 +58,6 @@ template <int kRegisters>
 __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
-
-/// An mbarrier in shared memory: a phase ends when `count` arrivals came.
-struct SharedBarrier {
-  uint64_t* barrier;
-
-  __device__ __forceinline__ void init(int count) const {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count)
-                 : "memory");
-  }
-  __device__ __forceinline__ void arrive() const {
-    asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
-                 : "memory");
-  }
-  /// Waits for the end of a phase of this parity: 0 for the first, 1 for the second, 0 again%= …
-  __device__ __forceinline__ void wait(int parity) const {
-    asm volatile(
-        "{\n.reg .pred done;\n"
-        "again%=:\n"
-        "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 done, [%0], %1;\n"
-        "@done bra finished%=;\n"
-        "bra again%=;\n"
-        "finished%=:\n}\n" ::"r"(shared_address(barrier)),
-        "r"(parity)
-        : "memory");
-  }
-};
 
 /// A barrier among `kThreads` threads of a block; ids 1..15 (0 is __syncthreads).
 template <int kThreads>
@@ -173,4 +143,4 @@ __device__ __forceinline__ void wgmma(float (&d)[64], const uint32_t (&a)[4], ui
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(int(kMajorB)));
 }
 
-}  // namespace spanwise::cuda
+}  // namespace spanwise::cuda::scan
