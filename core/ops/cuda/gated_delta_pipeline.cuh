@@ -101,6 +101,8 @@ __device__ __forceinline__ void produce(Pipeline<kK>& smem, const Problem& p, co
       copy_rows<64, kWarpgroup>(stage.values, values, chunk, unit.head * p.V + unit.slab * 64, thread);
     smem.full[s].arrive_after_copies();
   }
+  copy_async_commit();  // not to leave before the copies that still arrive
+  copy_async_wait<0>();
 }
 
 /// The state of one block: accumulators of [64, K], in blocks that one product covers.
