@@ -107,18 +107,27 @@ void launch_gradients(cudaStream_t stream, const GradientArgs& args);
 template <int kCols, int kV>
 void launch_gradients_of(cudaStream_t stream, const GradientArgs& args);
 
+/// 2^x, denormals as zero.
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 /// Asynchronous copies of a chunk's rows of one head, `kCols` columns from `first_col`, into images; zeros
-/// past its end. `thread` of kThreads.
+/// past its end. `thread` of kThreads. A thread keeps its columns, and its rows their place mod 8.
 template <int kCols, int kThreads>
 __device__ __forceinline__ void copy_rows(bf16* images, const Rows& rows, const Chunk& chunk, int first_col,
                                           int thread) {
-  constexpr int kPieces = kCols / 8;
-  const bf16* from = rows.data + chunk.begin * rows.stride + first_col;
+  constexpr int kPieces = kCols / 8, kStep = kThreads / kPieces;
+  static_assert(kThreads % kPieces == 0 && kChunk % kStep == 0);
+  const int row = thread / kPieces, col = thread % kPieces * 8;
+  const bf16* from = rows.data + chunk.begin * rows.stride + first_col + col;
 #pragma unroll
-  for (int i = thread; i < kChunk * kPieces; i += kThreads) {
-    const int row = i / kPieces, col = i % kPieces * 8;
-    const bool inside = row < chunk.length;
-    copy_async_16(images + images_piece(row, col), from + (inside ? row : 0) * rows.stride + col, inside);
+  for (int i = 0; i < kChunk / kStep; ++i) {
+    const int r = row + i * kStep;
+    const bool inside = r < chunk.length;
+    copy_async_16(images + images_piece(r, col), from + (inside ? r * rows.stride : 0), inside);
   }
 }
 

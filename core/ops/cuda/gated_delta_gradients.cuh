@@ -256,8 +256,8 @@ class GradientBlock {
         const float x = kIsUpper ? log.x - row_logs[r] : row_logs[r] - log.x;
         const float y = kIsUpper ? log.y - row_logs[r] : row_logs[r] - log.y;
         out[n / 2][n % 2 * 2 + r] = pack_bf16(
-            distance >= kDiagonal ? by.x * c[4 * n + 2 * r] * exp2f(x) : 0.0f,
-            distance + (kIsUpper ? 1 : -1) >= kDiagonal ? by.y * c[4 * n + 2 * r + 1] * exp2f(y) : 0.0f);
+            distance >= kDiagonal ? by.x * c[4 * n + 2 * r] * exp2_fast(x) : 0.0f,
+            distance + (kIsUpper ? 1 : -1) >= kDiagonal ? by.y * c[4 * n + 2 * r + 1] * exp2_fast(y) : 0.0f);
       }
     }
   }

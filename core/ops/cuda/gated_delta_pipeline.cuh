@@ -81,6 +81,16 @@ __device__ __forceinline__ void produce(Pipeline<kK>& smem, const Problem& p, co
                                         const float* factors) {
   constexpr bool kAll = kOperands == Operands::kAll;
   const int thread = threadIdx.x - kWarpgroup, key_head = unit.head * p.H / p.HV;
+  if (!values.data) {
+    for (int i = thread; i < Pipeline<kK>::kStages * kImageElems / 8; i += kWarpgroup) {
+      bf16* image = smem.stages[i / (kImageElems / 8)].values;
+      reinterpret_cast<uint4*>(image)[i % (kImageElems / 8)] = uint4{};
+    }
+  }
+  const auto publish = [&](int n) {
+    fence_async_proxy();
+    smem.full[n % Pipeline<kK>::kStages].arrive();
+  };
   for (int n = 0; n < unit.num_chunks(); ++n) {
     const int s = n % Pipeline<kK>::kStages, turn = n / Pipeline<kK>::kStages;
     const int index = unit.chunk_at(kDirection, n);
@@ -99,10 +109,13 @@ __device__ __forceinline__ void produce(Pipeline<kK>& smem, const Problem& p, co
     if (kAll) copy_rows<kK, kWarpgroup>(stage.q, p.q, chunk, key_head * kK, thread);
     if (values.data)
       copy_rows<64, kWarpgroup>(stage.values, values, chunk, unit.head * p.V + unit.slab * 64, thread);
-    smem.full[s].arrive_after_copies();
+    copy_async_commit();
+    if (n == 0) continue;
+    copy_async_wait<1>();
+    publish(n - 1);
   }
-  copy_async_commit();  // not to leave before the copies that still arrive
   copy_async_wait<0>();
+  publish(unit.num_chunks() - 1);
 }
 
 /// The state of one block: accumulators of [64, K], in blocks that one product covers.

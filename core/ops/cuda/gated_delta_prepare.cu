@@ -48,8 +48,8 @@ __device__ void make_factors(const PrepareArgs& args, const Chunk& chunk, int he
   for (int half = 0; half < 2; ++half) {
     const int i = half * 32 + lane;
     factors[i] = sums[half];
-    factors[kChunk + i] = exp2f(sums[half]);
-    factors[2 * kChunk + i] = exp2f(total - sums[half]);
+    factors[kChunk + i] = exp2_fast(sums[half]);
+    factors[2 * kChunk + i] = exp2_fast(total - sums[half]);
   }
 }
 
@@ -215,14 +215,18 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(PrepareArgs args) {
       for (int n = 0; n < 2; ++n) {
         const int col = 16 * j + 8 * n + 2 * t;
         const float2 log = *reinterpret_cast<const float2*>(logs + col);
-        const float* k2 = kk[j][n] + 2 * half;
-        const float* q2 = qk[j][n] + 2 * half;
-        const float2 l{col < ki ? k_beta * k2[0] * exp2f(k_log - log.x) : 0.0f,
-                       col + 1 < ki ? k_beta * k2[1] * exp2f(k_log - log.y) : 0.0f};
-        if (j <= k_row) *reinterpret_cast<float2*>(smem.lambda + ki * kLambdaStride + col) = l;
-        const uint32_t a =
-            pack_bf16(col <= qi ? args.problem.scale * q2[0] * exp2f(q_log - log.x) : 0.0f,
-                      col + 1 <= qi ? args.problem.scale * q2[1] * exp2f(q_log - log.y) : 0.0f);
+        if (j <= k_row) {
+          const float* x = kk[j][n] + 2 * half;
+          *reinterpret_cast<float2*>(smem.lambda + ki * kLambdaStride + col) =
+              float2{col < ki ? k_beta * x[0] * exp2_fast(k_log - log.x) : 0.0f,
+                     col + 1 < ki ? k_beta * x[1] * exp2_fast(k_log - log.y) : 0.0f};
+        }
+        uint32_t a = 0;
+        if (j <= q_row) {
+          const float* x = qk[j][n] + 2 * half;
+          a = pack_bf16(col <= qi ? p.scale * x[0] * exp2_fast(q_log - log.x) : 0.0f,
+                        col + 1 <= qi ? p.scale * x[1] * exp2_fast(q_log - log.y) : 0.0f);
+        }
         *reinterpret_cast<uint32_t*>(smem.scores + image_at(qi, col)) = a;
       }
     }

@@ -74,7 +74,6 @@ __device__ __forceinline__ void retreat(Pipeline<kK>& smem, const RetreatArgs& a
   const int s = n % Pipeline<kK>::kStages, index = unit.segment.last - 1 - n;
   const int warp = threadIdx.x / 32, t = threadIdx.x % 4;
   smem.full[s].wait(n / Pipeline<kK>::kStages & 1);
-  fence_async_proxy();
   const Stage<kK>& stage = smem.stages[s];
   const int slot = __shfl_sync(0xffffffffu, smem.chunks[s].state_out, 0);
   const bool save = args.dstates && slot >= 0;

@@ -47,12 +47,11 @@ __device__ __forceinline__ void multiply_state(Pipeline<kK>& smem, const Stage<k
 
 /// x ← β∘(Vᵀ − e^G∘x)
 template <int kK>
-__device__ __forceinline__ void subtract_predicted(const Stage<kK>& stage, bool has_values, float (&x)[32]) {
-  const int warp = threadIdx.x / 32, t = threadIdx.x % 4;
+__device__ __forceinline__ void subtract_predicted(const Stage<kK>& stage, const uint32_t (&v)[4][4],
+                                                   float (&x)[32]) {
+  const int t = threadIdx.x % 4;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    uint32_t v[4] = {};
-    if (has_values) load_a_image_trans(v, stage.values, 16 * warp, 16 * i);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int token = 16 * i + 8 * half + 2 * t;
@@ -60,7 +59,7 @@ __device__ __forceinline__ void subtract_predicted(const Stage<kK>& stage, bool 
       const float2 decay = *reinterpret_cast<const float2*>(stage.from_start() + token);
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
-        const float2 value = unpack_bf16(v[2 * half + row]);
+        const float2 value = unpack_bf16(v[i][2 * half + row]);
         float* at = x + 4 * (2 * i + half) + 2 * row;
         at[0] = beta.x * (value.x - decay.x * at[0]);
         at[1] = beta.y * (value.y - decay.y * at[1]);
@@ -75,14 +74,16 @@ __device__ __forceinline__ void advance(Pipeline<kK>& smem, const ScanArgs& args
   const Problem& p = args.problem;
   const int s = n % Pipeline<kK>::kStages, index = unit.segment.first + n, t = threadIdx.x % 4;
   smem.full[s].wait(n / Pipeline<kK>::kStages & 1);
-  fence_async_proxy();
   const Stage<kK>& stage = smem.stages[s];
   const Chunk chunk = smem.chunks[s];
   const bool save = kOutputs && args.states && __shfl_sync(0xffffffffu, chunk.state_in, 0) >= 0;
 
+  uint32_t v[4][4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) load_a_image_trans(v[i], stage.values, threadIdx.x / 32 * 16, 16 * i);
   float x[32] = {}, o[32] = {};
   multiply_state<kK, kOutputs>(smem, stage, state, save, x, o);
-  subtract_predicted(stage, args.v.data != nullptr, x);
+  subtract_predicted(stage, v, x);
   uint32_t a[4][4];
   fragments(a, x);
   float values[32] = {};
