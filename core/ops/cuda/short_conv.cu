@@ -5,8 +5,9 @@ namespace spanwise::cuda {
 
 namespace {
 
-// Tokens loaded together, and tokens of a block: enough that the window's reload, from the L2, hardly counts.
-constexpr int kAhead = 4;
+// Tokens on their way while one is computed, and tokens of a block: enough that the window's reload, from the
+// L2, hardly counts, and few enough that blocks come and go evenly.
+constexpr int kAhead = 8;
 constexpr int64_t kTokensPerBlock = 32;
 
 template <class T, int kTaps, int kChannels, bool kSilu>
@@ -17,36 +18,32 @@ __global__ void __launch_bounds__(kConvThreads)
   const int32_t channel = int32_t(blockIdx.x % a.tiles * kConvThreads + threadIdx.x) * kChannels;
   if (channel >= a.channels) return;
   const ConvPiece piece = a.pieces[blockIdx.x / a.tiles];
-  const Columns columns(a, channel);
-  float h[Columns::kHistory][kChannels];
-  columns.history(piece, h);
   const T* x = a.x + (piece.row * a.length + piece.begin) * a.x_stride + channel;
   T* to = out + (piece.row * a.length + piece.begin) * int64_t(a.channels) + channel;
   const int count = piece.end - piece.begin;
 
-  const auto load = [&](int t, Values(&values)[kAhead]) {
+  // A ring: the token that is kAhead later takes a token's place.
+  Values values[kAhead];
+  const T* later = x;
 #pragma unroll
-    for (int u = 0; u < kAhead; ++u)
-      values[u] = t + u < count ? Values::load(x + int64_t(t + u) * a.x_stride) : Values::zero();
-  };
-  Values next[kAhead];
-  load(0, next);
+  for (int n = 0; n < kAhead; ++n, later += a.x_stride)
+    values[n] = n < count ? Values::load(later) : Values::zero();
+  const Columns columns(a, channel);
+  float h[Columns::kHistory][kChannels];
+  columns.history(piece, h);
   for (int t = 0; t < count; t += kAhead) {
-    Values now[kAhead];
 #pragma unroll
-    for (int u = 0; u < kAhead; ++u) now[u] = next[u];
-    load(t + kAhead, next);
-#pragma unroll
-    for (int u = 0; u < kAhead; ++u) {
+    for (int n = 0; n < kAhead; ++n, later += a.x_stride, to += a.channels) {
       float in[kChannels], result[kChannels];
-      now[u].unpack(in);
+      values[n].unpack(in);
+      if (t + n + kAhead < count) values[n] = Values::load(later);
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) {
         const float pre = columns.convolve(h, in[c], c);
         result[c] = kSilu ? activate<Activation::kSiLU>(pre) : pre;
       }
       push(h, in);
-      if (t + u < count) Values::from(result).store(to + int64_t(t + u) * a.channels);
+      if (t + n < count) Values::from(result).store(to);
     }
   }
 

@@ -29,73 +29,96 @@ struct PieceBackward {
   const Columns& columns;
   float dtap[kTaps][kChannels] = {}, dbias[kChannels] = {};
 
-  __device__ void load(const ConvPiece& piece, int t, Values (&x)[kAhead], Values (&dout)[kAhead]) const {
-    const int reach = min(piece.end + kHistory, piece.segment_end);
-    const int64_t token = piece.row * a.length + t;
-#pragma unroll
-    for (int n = 0; n < kAhead; ++n) {
-      const bool inside = t + n < reach;
-      x[n] = inside ? Values::load(a.x + (token + n) * a.x_stride + columns.channel) : Values::zero();
-      dout[n] =
-          inside ? Values::load(g.dout + (token + n) * g.dout_stride + columns.channel) : Values::zero();
-    }
-  }
+  // Where a thread stands in a piece: the last inputs and u, and the loads that are kAhead tokens ahead.
+  struct State {
+    float h[kHistory][kChannels], window[kHistory][kChannels] = {};
+    Values x[kAhead], dout[kAhead];
+    const T *later_x, *later_dout;
+    T* dx;  // of the token whose dx is stored next
+  };
 
-  // dx_s = Σ_j w_{W−1−j} u_{s+j}, of u_s … u_{s+W−2} in `window` and u_{s+W−1}; and what arrives at it
-  // through final_state.
-  __device__ void store(const ConvPiece& piece, int s, const float (&window)[kHistory][kChannels],
-                        const float (&u)[kChannels]) const {
-    const bool to_initial = s < 0 && g.dinitial && piece.continues && piece.begin == 0 && s >= -kHistory;
-    if (s >= piece.end || (s < piece.begin && !to_initial)) return;
-    float dx[kChannels];
+  // dx_s = Σ_j w_{W−1−j} u_{s+j}, of u_s … u_{s+W−2} in the window and u_{s+W−1}.
+  __device__ __forceinline__ void combine(const State& state, const float (&u)[kChannels],
+                                          float (&dx)[kChannels]) const {
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) {
       dx[c] = columns.tap[0][c] * u[c];
 #pragma unroll
-      for (int j = 0; j < kHistory; ++j) dx[c] = fmaf(columns.tap[kHistory - j][c], window[j][c], dx[c]);
+      for (int j = 0; j < kHistory; ++j)
+        dx[c] = fmaf(columns.tap[kHistory - j][c], state.window[j][c], dx[c]);
     }
+  }
+
+  // Stores dx of a token near the piece's ends: none before its begin but the initial state's, none from its
+  // end on; and adds what arrives through final_state.
+  __device__ void store_at_ends(const ConvPiece& piece, int s, float (&dx)[kChannels], T* to) const {
+    const bool to_initial = s < 0 && g.dinitial && piece.continues && piece.begin == 0 && s >= -kHistory;
+    if (s >= piece.end || (s < piece.begin && !to_initial)) return;
     const int from_end = s - int(a.length);
     if (g.dfinal && piece.segment_end == a.length && from_end >= -kHistory) {
       const Values added = Values::load(g.dfinal + columns.state_row(piece.row, from_end));
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) dx[c] += added.get(c);
     }
-    T* to = to_initial ? g.dinitial + columns.state_row(piece.row, s)
-                       : g.dx + (piece.row * a.length + s) * int64_t(a.channels) + columns.channel;
-    Values::from(dx).store(to);
+    Values::from(dx).store(to_initial ? g.dinitial + columns.state_row(piece.row, s) : to);
+  }
+
+  // Tokens t … t + kAhead − 1. kInner: all are the piece's own, and so are those whose dx is stored.
+  template <bool kInner>
+  __device__ __forceinline__ void tokens(const ConvPiece& piece, int t, int reach, State& state) {
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+      float x[kChannels], u[kChannels], dx[kChannels];
+      state.x[n].unpack(x);
+      state.dout[n].unpack(u);
+      const bool inside = t + n + kAhead < reach;
+      state.x[n] = inside ? Values::load(state.later_x) : Values::zero();
+      state.dout[n] = inside ? Values::load(state.later_dout) : Values::zero();
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) {
+        if constexpr (kSilu)
+          u[c] *= activation_derivative<Activation::kSiLU>(columns.convolve(state.h, x[c], c));
+        const float mine = kInner || t + n < piece.end ? u[c] : 0.0f;  // the next piece counts the others
+        dbias[c] += mine;
+        dtap[kHistory][c] = fmaf(mine, x[c], dtap[kHistory][c]);
+#pragma unroll
+        for (int k = 0; k < kHistory; ++k) dtap[k][c] = fmaf(mine, state.h[k][c], dtap[k][c]);
+      }
+      combine(state, u, dx);
+      if constexpr (kInner) {
+        Values::from(dx).store(state.dx);
+      } else {
+        store_at_ends(piece, t + n - kHistory, dx, state.dx);
+      }
+      push(state.h, x);
+      push(state.window, u);
+      state.later_x += a.x_stride;
+      state.later_dout += g.dout_stride;
+      state.dx += a.channels;
+    }
   }
 
   __device__ void run(const ConvPiece& piece) {
-    float h[kHistory][kChannels], window[kHistory][kChannels] = {};
-    columns.history(piece, h);
-    Values next_x[kAhead], next_dout[kAhead];
-    load(piece, piece.begin, next_x, next_dout);
+    State state;
+    const int reach = min(piece.end + kHistory, piece.segment_end);
+    const int64_t token = piece.row * a.length + piece.begin;
+    state.later_x = a.x + token * a.x_stride + columns.channel;
+    state.later_dout = g.dout + token * g.dout_stride + columns.channel;
+    state.dx = g.dx + (token - kHistory) * a.channels + columns.channel;
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+      const bool inside = piece.begin + n < reach;
+      state.x[n] = inside ? Values::load(state.later_x) : Values::zero();
+      state.dout[n] = inside ? Values::load(state.later_dout) : Values::zero();
+      state.later_x += a.x_stride;
+      state.later_dout += g.dout_stride;
+    }
+    columns.history(piece, state.h);
     for (int t = piece.begin; t < piece.end + kHistory; t += kAhead) {
-      Values now_x[kAhead], now_dout[kAhead];
-#pragma unroll
-      for (int n = 0; n < kAhead; ++n) {
-        now_x[n] = next_x[n];
-        now_dout[n] = next_dout[n];
-      }
-      load(piece, t + kAhead, next_x, next_dout);
-#pragma unroll
-      for (int n = 0; n < kAhead; ++n) {
-        float x[kChannels], u[kChannels];
-        now_x[n].unpack(x);
-        now_dout[n].unpack(u);
-        const float own = t + n < piece.end ? 1.0f : 0.0f;  // the next piece counts the others
-#pragma unroll
-        for (int c = 0; c < kChannels; ++c) {
-          if constexpr (kSilu) u[c] *= activation_derivative<Activation::kSiLU>(columns.convolve(h, x[c], c));
-          const float mine = u[c] * own;
-          dbias[c] += mine;
-          dtap[kHistory][c] = fmaf(mine, x[c], dtap[kHistory][c]);
-#pragma unroll
-          for (int k = 0; k < kHistory; ++k) dtap[k][c] = fmaf(mine, h[k][c], dtap[k][c]);
-        }
-        store(piece, t + n - kHistory, window, u);
-        push(h, x);
-        push(window, u);
+      if (t >= piece.begin + kHistory && t + kAhead <= piece.end) {
+        tokens<true>(piece, t, reach, state);
+      } else {
+        tokens<false>(piece, t, reach, state);
       }
     }
   }
