@@ -7,10 +7,9 @@ namespace {
 
 // Tokens on their way while one is computed, and tokens of a block: enough that the window's reload, from the
 // L2, hardly counts, and few enough that blocks come and go evenly.
-constexpr int kAhead = 8;
 constexpr int64_t kTokensPerBlock = 32;
 
-template <class T, int kTaps, int kChannels, bool kSilu>
+template <class T, int kTaps, int kChannels, bool kSilu, int kAhead>
 __global__ void __launch_bounds__(kConvThreads)
     short_conv_kernel(const ConvOperands<T> a, T* __restrict__ out, T* __restrict__ final_state) {
   using Columns = ConvColumns<T, kTaps, kChannels>;
@@ -88,7 +87,7 @@ void short_conv_fwd(Context& ctx, const ShortConvInputs& in, const Tensor& out, 
         constexpr int kChannels = decltype(channels)::value;
         ConvOperands<T> a = conv_operands<T>(in, kChannels);
         a.pieces = reinterpret_cast<const ConvPiece*>(uploaded.data<uint8_t>());
-        short_conv_kernel<T, decltype(width)::value, kChannels, decltype(silu)::value>
+        short_conv_kernel<T, decltype(width)::value, kChannels, decltype(silu)::value, 8>
             <<<unsigned(pieces.size()) * a.tiles, kConvThreads, 0, stream_of(ctx)>>>(a, pointer<T>(out),
                                                                                      pointer<T>(final_state));
       };

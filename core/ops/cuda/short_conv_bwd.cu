@@ -6,8 +6,6 @@ namespace spanwise::cuda {
 
 namespace {
 
-constexpr int kAhead = 4;
-
 template <class T>
 struct ConvCotangents {
   const T *dout, *dfinal;  // dfinal [B, W − 1, C] or nullptr
@@ -19,7 +17,7 @@ struct ConvCotangents {
 
 // One piece: u_t = dout_t φ'(pre_t) for its tokens and the W − 1 after it that read its inputs; dx of token s
 // follows once u of s + W − 1 is known.
-template <class T, int kTaps, int kChannels, bool kSilu>
+template <class T, int kTaps, int kChannels, bool kSilu, int kAhead>
 struct PieceBackward {
   using Columns = ConvColumns<T, kTaps, kChannels>;
   using Values = typename Columns::Values;
@@ -124,14 +122,14 @@ struct PieceBackward {
   }
 };
 
-template <class T, int kTaps, int kChannels, bool kSilu>
+template <class T, int kTaps, int kChannels, bool kSilu, int kAhead>
 __global__ void __launch_bounds__(kConvThreads)
     short_conv_bwd_kernel(const ConvOperands<T> a, const ConvCotangents<T> g) {
   const int32_t channel = int32_t(blockIdx.x % a.tiles * kConvThreads + threadIdx.x) * kChannels;
   if (channel >= a.channels) return;
   const int64_t range = blockIdx.x / a.tiles;
   const ConvColumns<T, kTaps, kChannels> columns(a, channel);
-  PieceBackward<T, kTaps, kChannels, kSilu> backward{a, g, columns};
+  PieceBackward<T, kTaps, kChannels, kSilu, kAhead> backward{a, g, columns};
   for (int p = g.first[range]; p < g.first[range + 1]; ++p) backward.run(a.pieces[p]);
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) {
@@ -142,10 +140,10 @@ __global__ void __launch_bounds__(kConvThreads)
   }
 }
 
-template <class T, int kTaps, int kChannels, bool kSilu>
+template <class T, int kTaps, int kChannels, bool kSilu, int kAhead>
 void launch(Context& ctx, const ShortConvInputs& in, const Tensor& dout, const Tensor& dfinal_state,
             const ShortConvGradients& grads) {
-  const auto kernel = short_conv_bwd_kernel<T, kTaps, kChannels, kSilu>;
+  const auto kernel = short_conv_bwd_kernel<T, kTaps, kChannels, kSilu, kAhead>;
   ConvOperands<T> a = conv_operands<T>(in, kChannels);
   const int64_t tokens = in.x.dim(0) * a.length;
   const int64_t wanted = std::max<int64_t>(resident_blocks(kernel, kConvThreads) / a.tiles, 1);
@@ -195,9 +193,9 @@ void short_conv_bwd(Context& ctx, const ShortConvInputs& in, const Tensor& dout,
       constexpr int kTaps = decltype(width)::value;
       constexpr bool kSilu = decltype(silu)::value;
       if (aligned) {
-        launch<T, kTaps, kWide, kSilu>(ctx, in, dout, dfinal_state, grads);
+        launch<T, kTaps, kWide, kSilu, 4>(ctx, in, dout, dfinal_state, grads);
       } else {
-        launch<T, kTaps, 1, kSilu>(ctx, in, dout, dfinal_state, grads);
+        launch<T, kTaps, 1, kSilu, 4>(ctx, in, dout, dfinal_state, grads);
       }
     });
   });
