@@ -8,20 +8,29 @@ namespace spanwise::cuda {
 
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256, kRows = 4;
 
+// A thread copies its columns of kRows consecutive tokens, all loaded before the first is stored.
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     embedding_kernel(const int32_t* __restrict__ tokens, const T* __restrict__ weight, T* __restrict__ y,
                      int64_t count, int64_t vocab, int32_t width) {
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.y + threadIdx.y; i < count;
-       i += int64_t(gridDim.x) * blockDim.y) {
-    const int32_t token = tokens[i];
-    const bool known = token >= 0 && token < vocab;
-    for (int32_t c = threadIdx.x * kWidth; c < width; c += blockDim.x * kWidth) {
-      const auto row =
-          known ? Pack<T, kWidth>::load(weight + token * int64_t(width) + c) : Pack<T, kWidth>::zero();
-      row.store(y + i * width + c);
+  const int64_t first = (int64_t(blockIdx.x) * blockDim.y + threadIdx.y) * kRows;
+  int32_t ids[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const int32_t token = first + r < count ? tokens[first + r] : -1;
+    ids[r] = token < vocab ? token : -1;
+  }
+  for (int32_t c = threadIdx.x * kWidth; c < width; c += blockDim.x * kWidth) {
+    Pack<T, kWidth> rows[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r)
+      rows[r] =
+          ids[r] >= 0 ? Pack<T, kWidth>::load(weight + ids[r] * int64_t(width) + c) : Pack<T, kWidth>::zero();
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (first + r < count) rows[r].store(y + (first + r) * width + c);
     }
   }
 }
@@ -124,7 +133,7 @@ void embedding_fwd(Context& ctx, const std::vector<int32_t>& tokens, const Tenso
       unsigned across = 32;
       while (across < kThreads && int64_t(across) * kWidth < width) across *= 2;
       const dim3 threads(across, kThreads / across);
-      const unsigned blocks = unsigned(std::min<int64_t>(ceil_div(count, threads.y), 1 << 20));
+      const unsigned blocks = unsigned(ceil_div(count, threads.y * kRows));
       embedding_kernel<T, kWidth><<<blocks, threads, 0, stream_of(ctx)>>>(
           device_array<int32_t>(ids), pointer<T>(weight), pointer<T>(y), count, vocab, int32_t(width));
     };
