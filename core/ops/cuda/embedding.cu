@@ -79,12 +79,6 @@ Plan plan_runs(const std::vector<int32_t>& tokens, int64_t vocab) {
   return plan;
 }
 
-template <int kWidth>
-__device__ __forceinline__ void write(float* to, float (&sum)[kWidth], bool accumulate) {
-#pragma unroll
-  for (int i = 0; i < kWidth; ++i) to[i] = accumulate ? to[i] + sum[i] : sum[i];
-}
-
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     embedding_bwd_kernel(const T* __restrict__ dy, const int32_t* __restrict__ order,
@@ -93,6 +87,8 @@ __global__ void __launch_bounds__(kThreads)
   const Run run = runs[blockIdx.x];
   const int32_t c = (blockIdx.y * kThreads + threadIdx.x) * kWidth;
   if (c >= width) return;
+  float* to = (run.whole ? dweight : partials) + run.to * int64_t(width) + c;
+  const auto old = run.whole && accumulate ? Pack<float, kWidth>::load(to) : Pack<float, kWidth>::zero();
   float sum[kWidth] = {};
 #pragma unroll 4
   for (int i = run.begin; i < run.end; ++i) {
@@ -100,7 +96,9 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) sum[k] += row.get(k);
   }
-  write<kWidth>((run.whole ? dweight : partials) + run.to * int64_t(width) + c, sum, run.whole && accumulate);
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) sum[k] += old.get(k);
+  Pack<float, kWidth>::from(sum).store(to);
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -109,10 +107,11 @@ __global__ void __launch_bounds__(kThreads)
   const Fold fold = folds[blockIdx.x];
   const int32_t c = blockIdx.y * kThreads + threadIdx.x;
   if (c >= width) return;
-  float sum[1] = {};
+  float* to = dweight + fold.token * int64_t(width) + c;
+  float sum = 0;
 #pragma unroll 8
-  for (int p = fold.begin; p < fold.end; ++p) sum[0] += partials[p * int64_t(width) + c];
-  write<1>(dweight + fold.token * int64_t(width) + c, sum, accumulate);
+  for (int p = fold.begin; p < fold.end; ++p) sum += partials[p * int64_t(width) + c];
+  *to = accumulate ? *to + sum : sum;
 }
 
 template <class T>
@@ -158,7 +157,6 @@ void embedding_bwd(Context& ctx, const Tensor& dy, const std::vector<int32_t>& t
   };
   dispatch_cuda(dy.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    // Four columns a thread: a row of 2048 has work for two blocks, and a run's loads are long enough.
     const auto launch = [&](auto pack) {
       constexpr int kWidth = decltype(pack)::value;
       embedding_bwd_kernel<T, kWidth>
@@ -166,8 +164,8 @@ void embedding_bwd(Context& ctx, const Tensor& dy, const std::vector<int32_t>& t
               pointer<T>(dy), device_array<int32_t>(order), device_array<Run>(runs), to,
               partials.data<float>(), int32_t(width), accumulate);
     };
-    rows_are_aligned({&dy}, width, 4) ? launch(std::integral_constant<int, 4>{})
-                                      : launch(std::integral_constant<int, 1>{});
+    rows_are_aligned({&dy, &dweight}, width, kVector<T>) ? launch(std::integral_constant<int, kVector<T>>{})
+                                                         : launch(std::integral_constant<int, 1>{});
   });
   check_launch("embedding backward");
   if (plan.folds.empty()) return;
