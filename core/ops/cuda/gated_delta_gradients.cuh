@@ -1,12 +1,15 @@
 #pragma once
-// dq, dk, dv and the parts of dβ and dG, one block per chunk, value head and part of K's columns. One
-// warpgroup; warp w owns tokens 16w..16w+15. In this order, so that two blocks of 128 x 128 share an SM:
+// dq, dk, dv and the parts of dβ and dG, one block per chunk, value head and part of K's columns. Two
+// warpgroups, in which warp w owns tokens 16w..16w+15:
 //
-//   from N     Bᵀ and Xᵀ, products of their own so that they come as register operands
-//   from dO    B = s (dO Nᵀ)∘E∘M    dQ = s e^G∘(dO S₀ᵀ) + B K
-//   from Z     X = −(Z Nᵀ)∘E∘M⁻     Ψ = X K − e^G∘(Z S₀ᵀ)     dV = β∘Z     dβ = rowsum(Z∘V) + rowsum(K∘Ψ)
-//   from N     dS₁ takes S₀'s place:  J = e^{Ḡ−G}∘(N dS₁ᵀ) + Bᵀ Q    R = Xᵀ (β∘K)    dK = J + β∘Ψ + R
-//   dG = rowsum(Q∘dQ) − rowsum(K∘J) + rowsum(K∘(β∘Ψ − R)), its last element += ⟨S₁, dS₁⟩
+//   queries    B = s (dO Nᵀ)∘E∘M    dQ = s e^G∘(dO S₀ᵀ) + B K      J = e^{Ḡ−G}∘(N dS₁ᵀ) + Bᵀ Q
+//   keys       X = −(Z Nᵀ)∘E∘M⁻     Ψ = X K − e^G∘(Z S₀ᵀ)          β∘Ψ + Xᵀ (β∘K)
+//
+// then dK is the sum of the right column, dV = β∘Z, dβ = rowsum(Z∘V) + rowsum(K∘Ψ) and
+// dG = rowsum(Q∘dQ) − rowsum(K∘J) + rowsum(K∘(β∘Ψ − Xᵀ (β∘K))), its last element += ⟨S₁, dS₁⟩.
+//
+// Shared memory is used twice, so that two blocks of 128 x 128 share an SM: dS₁ takes the place of S₀, B and
+// β∘X those of dO and Z, dk that of K.
 
 #include "core/ops/cuda/common/async_copy.cuh"
 #include "core/ops/cuda/common/launch.h"
@@ -15,18 +18,23 @@
 
 namespace spanwise::cuda::delta {
 
-inline constexpr int kGradientThreads = 128;
+inline constexpr int kGroupThreads = 128, kGradientThreads = 2 * kGroupThreads;
 
 template <int kCols, int kV>
 struct GradientSmem {
+  static constexpr int kRoom = kV > 128 ? kV : 128;  // columns of what is used twice
   bf16 q[kChunk * kCols], k[kChunk * kCols];
-  bf16 values[kChunk * kV], z[kChunk * kV];
-  bf16 dout[kChunk * (kV > kCols ? kV : kCols)];  // later dq, then dk: every warp its 16 rows
-  bf16 states[kV * kCols];                        // S₀, then dS₁: [V/64, kCols/64] images
+  bf16 values[kChunk * kV];
+  bf16 states[kRoom * kCols];  // S₀, then dS₁: [V/64, kCols/64] images; at last β∘Ψ + R in fp32, and dk
+  bf16 dout[kChunk * kRoom];  // dO; then an image of B, and one of dq
+  bf16 z[kChunk * kRoom];     // Z; then an image of β∘X, and one of dq
   float logs[kChunk], beta[kChunk];
   float value_sums[kChunk];  // rowsum(Z∘V)
   float sums[kGradientThreads / 32];
   AsyncBarrier loaded;
+
+  __device__ float* exchange() { return reinterpret_cast<float*>(states); }
+  __device__ bf16* dq_image(int i) { return (i == 0 ? dout : z) + kImageElems; }
 };
 
 /// Row sums over the four lanes that share a row.
@@ -51,115 +59,88 @@ class GradientBlock {
         head(blockIdx.x / (args.problem.K / kCols) % args.problem.HV),
         index(args.selected[blockIdx.x / (args.problem.K / kCols) / args.problem.HV]),
         chunk(args.problem.chunks[index]),
-        warp(threadIdx.x / 32),
+        warp(threadIdx.x % kGroupThreads / 32),
         g(threadIdx.x % 32 / 4),
-        t(threadIdx.x % 4) {}
+        t(threadIdx.x % 4),
+        row(16 * warp + g) {}
 
   __device__ __forceinline__ void run() {
-    load();
-    const int row = 16 * warp + g;
-    const float* factors = a.factors + (int64_t(index) * p.HV + head) * kFactorElems;
-    float from_start[2], to_end[2], beta[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      from_start[r] = factors[kChunk + row + 8 * r];
-      to_end[r] = factors[2 * kChunk + row + 8 * r];
-      beta[r] = factors[3 * kChunk + row + 8 * r];
-    }
-    const float total = factors[2 * kChunk - 1];
-    float dlog[2], dbeta[2];
-
-    uint32_t b_trans[4][4], x_trans[4][4];
     {
-      Square b = {}, x = {};
-      multiply(
-          smem.values,
-          [&](const uint32_t(&f)[4], int k) {
-            wgmma_nk(b, f, shared_address(smem.dout), k);
-            wgmma_nk(x, f, shared_address(smem.z), k);
-          },
-          b, x);
-      mask<Triangle::kUpper>(b, p.scale, b_trans);
-      mask<Triangle::kStrictlyUpper>(x, -1, x_trans);
+      uint4 v[kValueRows];
+      load_values(v);
+      load();
+      if (part == 0) value_gradients(v);
     }
-    if (part == 0) value_gradients();
-    __syncthreads();  // dO is read by the other warps, and rowsum(Z∘V) is there
+    const bool keys = threadIdx.x >= kGroupThreads;  // or queries
+    bf16* rows = keys ? smem.z : smem.dout;
+    Wide c = {};
     {
-      Square b = {};
-      Wide c = {};
-      multiply(
-          smem.dout,
-          [&](const uint32_t(&f)[4], int k) {
-            wgmma_nk(b, f, shared_address(smem.values), k);
-            wgmma_kn(c, f, state_image(k), k % 64);
-          },
-          b, c);
+      Square square = {};
+      multiply_values(rows, square, c);
+      __syncthreads();  // Z and dO are read, and S₀
       uint32_t scores[4][4];
-      mask<Triangle::kLower>(b, p.scale, scores);
-      scale_rows(c, p.scale * from_start[0], p.scale * from_start[1]);
+      mask(square, keys ? 1 : 0, keys ? -1.0f : p.scale, scores);
+      store_scores(scores, keys, rows);
+      scale_rows(c, [&](int token) { return (keys ? -1.0f : p.scale) * exp2_fast(smem.logs[token]); });
       add_product(c, scores, smem.k);
-      row_dots(c, smem.q, dlog);
-      write_rows(c, a.dq);
     }
-    Wide psi = {};
-    {
-      Square x = {};
-      multiply(
-          smem.z,
-          [&](const uint32_t(&f)[4], int k) {
-            wgmma_nk(x, f, shared_address(smem.values), k);
-            wgmma_kn(psi, f, state_image(k), k % 64);
-          },
-          x, psi);
-      uint32_t scores[4][4];
-      mask<Triangle::kStrictlyLower>(x, -1, scores);
-      scale_rows(psi, -from_start[0], -from_start[1]);
-      add_product(psi, scores, smem.k);
-      row_dots(psi, smem.k, dbeta);
-      dlog[0] += beta[0] * dbeta[0];
-      dlog[1] += beta[1] * dbeta[1];
-      scale_rows(psi, beta[0], beta[1]);
+    float dots[2], gate[2];  // gate: rowsum(K∘Ψ) or rowsum(Q∘dQ)
+    row_dots(c, keys ? smem.k : smem.q, gate);
+    float last = exp2_fast(smem.logs[kChunk - 1]) * replace_state();
+    if (keys) {
+      scale_rows(c, [&](int token) { return smem.beta[token]; });
+    } else {
+      stage(c, [&](int image) { return smem.dq_image(image); });
     }
-    __syncthreads();  // S₀ is read
-    float last = total * replace_state();
     fence_async_proxy();
-    __syncthreads();
-    Wide dk = {};
-    multiply(
-        smem.values, [&](const uint32_t(&f)[4], int k) { wgmma_kn(dk, f, state_image(k), k % 64); }, dk);
-    scale_rows(dk, to_end[0], to_end[1]);
-    float dots[2];
-    row_dots(dk, smem.k, dots);
-    if (t == 0) last += dots[0] + dots[1];
-    add_product(dk, b_trans, smem.q);
-    row_dots(dk, smem.k, dots);
-    dlog[0] -= dots[0];
-    dlog[1] -= dots[1];
-#pragma unroll
-    for (int i = 0; i < kAccumulators; ++i) dk[i] += psi[i];
-    Wide r = {};
-    add_product(r, x_trans, smem.k);
-    row_dots(r, smem.k, dots);
-#pragma unroll
-    for (int i = 0; i < kAccumulators; ++i) dk[i] += r[i];
-    write_rows(dk, a.dk);
-
-    last = block_sum<kGradientThreads>(last, smem.sums);
+    __syncthreads();  // dS₁, B and β∘X are in place
+    if (!keys) {
+      multiply_state(c);
+      scale_rows(c, [&](int token) { return exp2_fast(smem.logs[kChunk - 1] - smem.logs[token]); });
+      row_dots(c, smem.k, dots);
+      if (t == 0) last += dots[0] + dots[1];
+    }
+    add_transposed_product(c, rows, keys ? smem.k : smem.q);
+    row_dots(c, smem.k, dots);
+    last = warp_sum(last);
+    if (threadIdx.x % 32 == 0) smem.sums[threadIdx.x / 32] = last;
+    __syncthreads();  // all images are read
+    float* exchange = smem.exchange() + threadIdx.x % kGroupThreads;
     const int64_t parts = int64_t(p.K / kCols) * p.num_chunks * p.HV * kChunk;
     float* out = a.parts + ((int64_t(part) * p.num_chunks + index) * p.HV + head) * kChunk;
+    if (keys) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int token = row + 8 * i;
-      if (t == 0) {
-        out[token] = dlog[i] - dots[i] + (token == chunk.length - 1 ? last : 0.0f);
-        out[parts + token] = dbeta[i] + (part == 0 ? smem.value_sums[token] : 0.0f);
+      for (int i = 0; i < kAccumulators; ++i) exchange[i * kGroupThreads] = c[i];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int token = row + 8 * i;
+        if (t != 0) continue;
+        // rowsum(K∘(β∘Ψ − R)): dots has that of β∘Ψ + R.
+        smem.logs[token] = 2 * smem.beta[token] * gate[i] - dots[i];
+        out[parts + token] = gate[i] + (part == 0 ? smem.value_sums[token] : 0.0f);
       }
     }
+    __syncthreads();
+    if (!keys) {
+#pragma unroll
+      for (int i = 0; i < kAccumulators; ++i) c[i] += exchange[i * kGroupThreads];
+      stage(c, [&](int image) { return smem.k + image * kImageElems; });
+      last = 0;
+#pragma unroll
+      for (int i = 0; i < kGradientThreads / 32; ++i) last += smem.sums[i];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int token = row + 8 * i;
+        if (t == 0)
+          out[token] = gate[i] - dots[i] + smem.logs[token] + (token == chunk.length - 1 ? last : 0.0f);
+      }
+    }
+    __syncthreads();  // dq and dk are staged
+    write_rows([&](int image) { return smem.dq_image(image); }, a.dq);
+    write_rows([&](int image) { return smem.k + image * kImageElems; }, a.dk);
   }
 
  private:
-  enum class Triangle { kLower, kStrictlyLower, kUpper, kStrictlyUpper };
-
   __device__ __forceinline__ void load() {
     const int key_head = head * p.H / p.HV;
     const int64_t at = int64_t(index) * p.HV + head;
@@ -203,25 +184,36 @@ class GradientBlock {
     return shared_address(smem.states + k / 64 * 64 * kCols);
   }
 
-  /// issue(A fragment, its first column) for all of V; then all products are complete.
-  template <class Issue, int... kCounts>
-  __device__ __forceinline__ void multiply(const bf16* rows, Issue&& issue, float (&... c)[kCounts]) const {
-    constexpr int kGroup = kV / 16 < 8 ? kV / 16 : 8;
+  /// scores += rows Nᵀ and wide += rows S₀ᵀ.
+  __device__ __forceinline__ void multiply_values(const bf16* rows, Square& scores, Wide& wide) const {
+    pin_registers(scores);
+    pin_registers(wide);
+    wgmma_fence();
 #pragma unroll
-    for (int first = 0; first < kV / 16; first += kGroup) {
-      uint32_t f[kGroup][4];
-#pragma unroll
-      for (int i = 0; i < kGroup; ++i) load_a_image(f[i], rows, 16 * warp, 16 * (first + i));
-      (pin_registers(c), ...);
-      wgmma_fence();
-#pragma unroll
-      for (int i = 0; i < kGroup; ++i) issue(f[i], 16 * (first + i));
-      wgmma_commit();
-      wgmma_wait<0>();
-      (pin_registers(c), ...);
+    for (int k = 0; k < kV; k += 16) {
+      const uint64_t from = columns_descriptor(shared_address(rows), k);
+      wgmma_16<Stored::kNK, Stored::kNK>(scores, from, columns_descriptor(shared_address(smem.values), k));
+      wgmma_16<Stored::kNK, Stored::kKN>(wide, from, rows_descriptor(state_image(k), k % 64));
     }
+    wgmma_commit();
+    wgmma_wait<0>();
+    pin_registers(scores);
+    pin_registers(wide);
   }
-
+  /// c = N dS₁ᵀ
+  __device__ __forceinline__ void multiply_state(Wide& c) const {
+#pragma unroll
+    for (int i = 0; i < kAccumulators; ++i) c[i] = 0;
+    pin_registers(c);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kV; k += 16)
+      wgmma_16<Stored::kNK, Stored::kKN>(c, columns_descriptor(shared_address(smem.values), k),
+                                         rows_descriptor(state_image(k), k % 64));
+    wgmma_commit();
+    wgmma_wait<0>();
+    pin_registers(c);
+  }
   /// c += scores · rows
   __device__ __forceinline__ void add_product(Wide& c, const uint32_t (&scores)[4][4],
                                               const bf16* rows) const {
@@ -233,38 +225,58 @@ class GradientBlock {
     wgmma_wait<0>();
     pin_registers(c);
   }
+  /// c += scoresᵀ · rows
+  __device__ __forceinline__ void add_transposed_product(Wide& c, const bf16* scores,
+                                                         const bf16* rows) const {
+    pin_registers(c);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kChunk; k += 16)
+      wgmma_16<Stored::kKN, Stored::kKN>(c, rows_descriptor(shared_address(scores), k),
+                                         rows_descriptor(shared_address(rows), k));
+    wgmma_commit();
+    wgmma_wait<0>();
+    pin_registers(c);
+  }
 
-  /// factor · c∘E on a triangle, as fragments; the strictly upper one also times β of its columns.
-  template <Triangle kTriangle>
-  __device__ __forceinline__ void mask(const Square& c, float factor, uint32_t (&out)[4][4]) const {
-    constexpr bool kIsUpper = kTriangle == Triangle::kUpper || kTriangle == Triangle::kStrictlyUpper;
-    constexpr int kDiagonal = kTriangle == Triangle::kStrictlyLower || kTriangle == Triangle::kStrictlyUpper;
-    const int row = 16 * warp + g;
+  /// factor · c∘E where row − column ≥ least, as fragments.
+  __device__ __forceinline__ void mask(const Square& c, int least, float factor,
+                                       uint32_t (&out)[4][4]) const {
     const float row_logs[2] = {smem.logs[row], smem.logs[row + 8]};
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
       const int col = 8 * n + 2 * t;
       const float2 log = *reinterpret_cast<const float2*>(smem.logs + col);
-      float2 by{factor, factor};
-      if (kTriangle == Triangle::kStrictlyUpper) {
-        const float2 beta = *reinterpret_cast<const float2*>(smem.beta + col);
-        by = {factor * beta.x, factor * beta.y};
-      }
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const int distance = kIsUpper ? col - (row + 8 * r) : row + 8 * r - col;
-        const float x = kIsUpper ? log.x - row_logs[r] : row_logs[r] - log.x;
-        const float y = kIsUpper ? log.y - row_logs[r] : row_logs[r] - log.y;
-        out[n / 2][n % 2 * 2 + r] = pack_bf16(
-            distance >= kDiagonal ? by.x * c[4 * n + 2 * r] * exp2_fast(x) : 0.0f,
-            distance + (kIsUpper ? 1 : -1) >= kDiagonal ? by.y * c[4 * n + 2 * r + 1] * exp2_fast(y) : 0.0f);
+        const int distance = row + 8 * r - col;
+        const float* x = c + 4 * n + 2 * r;
+        out[n / 2][n % 2 * 2 + r] =
+            pack_bf16(distance >= least ? factor * x[0] * exp2_fast(row_logs[r] - log.x) : 0.0f,
+                      distance - 1 >= least ? factor * x[1] * exp2_fast(row_logs[r] - log.y) : 0.0f);
       }
     }
   }
 
-  __device__ __forceinline__ void scale_rows(Wide& c, float upper, float lower) const {
+  /// The image of B, or of β∘X.
+  __device__ __forceinline__ void store_scores(const uint32_t (&scores)[4][4], bool keys, bf16* image) const {
+    const float factors[2] = {keys ? smem.beta[row] : 1.0f, keys ? smem.beta[row + 8] : 1.0f};
 #pragma unroll
-    for (int i = 0; i < kAccumulators; ++i) c[i] *= i % 4 < 2 ? upper : lower;
+    for (int i = 0; i < 4; ++i) {
+      uint32_t scaled[4];
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float2 x = unpack_bf16(scores[i][e]);
+        scaled[e] = pack_bf16(factors[e % 2] * x.x, factors[e % 2] * x.y);
+      }
+      store_a_image(scaled, image, 16 * warp, 16 * i);
+    }
+  }
+  template <class Factor>
+  __device__ __forceinline__ void scale_rows(Wide& c, Factor&& factor) const {
+    const float factors[2] = {factor(row), factor(row + 8)};
+#pragma unroll
+    for (int i = 0; i < kAccumulators; ++i) c[i] *= factors[i % 4 / 2];
   }
 
   /// rowsum(c∘rows) for this thread's two rows.
@@ -282,54 +294,69 @@ class GradientBlock {
     }
   }
 
-  /// Writes this warp's 16 rows, through dout's place in shared memory.
-  __device__ __forceinline__ void write_rows(const Wide& c, const Rows& to) const {
-    const int lane = threadIdx.x % 32;
-    __syncwarp();
+  /// Accumulators in bf16 to images; place(i) is the image of columns 64i..64i+63.
+  template <class Place>
+  __device__ __forceinline__ void stage(const Wide& c, Place&& place) const {
 #pragma unroll
     for (int i = 0; i < kCols / 16; ++i) {
       uint32_t f[4];
 #pragma unroll
       for (int e = 0; e < 4; ++e) f[e] = pack_bf16(c[8 * i + 2 * e], c[8 * i + 2 * e + 1]);
-      store_a_image(f, smem.dout, 16 * warp, 16 * i);
+      store_a_image(f, place(i / 4), 16 * warp, i % 4 * 16);
     }
-    __syncwarp();
-    constexpr int kPieces = kCols / 8;
-    bf16* out = to.data + chunk.begin * to.stride + head * p.K + part * kCols;
+  }
+  /// All threads: staged images to rows of global memory.
+  template <class Place>
+  __device__ __forceinline__ void write_rows(Place&& place, const Rows& to) const {
+    constexpr int kPieces = kCols / 8, kStep = kGradientThreads / kPieces;
+    const int first = threadIdx.x / kPieces, col = threadIdx.x % kPieces * 8;
+    bf16* out = to.data + chunk.begin * to.stride + head * p.K + part * kCols + col;
+    const bf16* image = place(col / 64);
 #pragma unroll
-    for (int i = lane; i < 16 * kPieces; i += 32) {
-      const int row = 16 * warp + i / kPieces, col = i % kPieces * 8;
-      const uint4 piece = *reinterpret_cast<const uint4*>(smem.dout + images_piece(row, col));
-      if (row < chunk.length) *reinterpret_cast<uint4*>(out + row * to.stride + col) = piece;
+    for (int i = 0; i < kChunk / kStep; ++i) {
+      const int r = first + i * kStep;
+      const uint4 piece = *reinterpret_cast<const uint4*>(image + image_piece(r, col % 64));
+      if (r < chunk.length) *reinterpret_cast<uint4*>(out + r * to.stride) = piece;
     }
   }
 
-  /// dV = β∘Z and rowsum(Z∘V) of this warp's rows.
-  __device__ __forceinline__ void value_gradients() const {
-    constexpr int kPieces = kV / 8;  // of a row, one a lane
-    static_assert(kPieces <= 32);
-    const int lane = threadIdx.x % 32, col = lane % kPieces * 8;
-    const bf16* v = a.v.data + chunk.begin * a.v.stride + head * kV + col;
-    bf16* dv = a.dv.data + chunk.begin * a.dv.stride + head * kV + col;
-#pragma unroll 4
-    for (int i = 0; i < 16; i += 32 / kPieces) {
-      const int row = 16 * warp + i + lane / kPieces;
-      const bool inside = row < chunk.length;
-      float z[8], x[8] = {};
-      load_vector<bf16>(smem.z + images_piece(row, col), z);
-      if (inside) load_vector<bf16>(v + row * a.v.stride, x);
-      float sum = 0;
-      const float beta = smem.beta[row];
+  // dV = β∘Z and rowsum(Z∘V): every warp eight rows, a lane one piece of kValueRows of them.
+  static constexpr int kValuePieces = kV / 8, kValueRows = 8 * kValuePieces / 32;
+  static_assert(kValuePieces <= 32);
+  __device__ __forceinline__ int value_row(int i) const {
+    return threadIdx.x / 32 * 8 + threadIdx.x % 32 / kValuePieces + i * (32 / kValuePieces);
+  }
+  __device__ __forceinline__ void load_values(uint4 (&v)[kValueRows]) const {
+    const bf16* from = a.v.data + chunk.begin * a.v.stride + head * kV + threadIdx.x % kValuePieces * 8;
 #pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        sum += z[e] * x[e];
+    for (int i = 0; i < kValueRows; ++i) {
+      const int r = value_row(i);
+      v[i] = r < chunk.length ? *reinterpret_cast<const uint4*>(from + r * a.v.stride) : uint4{};
+    }
+  }
+  __device__ __forceinline__ void value_gradients(const uint4 (&v)[kValueRows]) const {
+    const int col = threadIdx.x % kValuePieces * 8;
+    bf16* dv = a.dv.data + chunk.begin * a.dv.stride + head * kV + col;
+#pragma unroll
+    for (int i = 0; i < kValueRows; ++i) {
+      const int r = value_row(i);
+      const uint32_t* packed = &v[i].x;
+      float z[8];
+      load_vector<bf16>(smem.z + images_piece(r, col), z);
+      float sum = 0;
+      const float beta = smem.beta[r];
+#pragma unroll
+      for (int e = 0; e < 8; e += 2) {
+        const float2 x = unpack_bf16(packed[e / 2]);
+        sum += z[e] * x.x + z[e + 1] * x.y;
         z[e] *= beta;
+        z[e + 1] *= beta;
       }
 #pragma unroll
-      for (int offset = kPieces / 2; offset > 0; offset /= 2)
+      for (int offset = kValuePieces / 2; offset > 0; offset /= 2)
         sum += __shfl_xor_sync(0xffffffffu, sum, offset);
-      if (inside) store_vector<bf16>(dv + row * a.dv.stride, z);
-      if (lane % kPieces == 0) smem.value_sums[row] = sum;
+      if (r < chunk.length) store_vector<bf16>(dv + r * a.dv.stride, z);
+      if (col == 0) smem.value_sums[r] = sum;
     }
   }
 
@@ -340,7 +367,7 @@ class GradientBlock {
     for (int v = 0; v < kV / 64; ++v) {
       const uint4* from = reinterpret_cast<const uint4*>(a.dstates + state_part(max(chunk.state_out, 0), v));
       uint4* at = reinterpret_cast<uint4*>(smem.states) + v * kPieces;
-#pragma unroll 8
+#pragma unroll 4
       for (int i = threadIdx.x; i < kPieces; i += kGradientThreads) {
         const uint4 d = chunk.state_out >= 0 ? from[i] : uint4{}, s = at[i];
         const uint32_t *dx = &d.x, *sx = &s.x;
@@ -360,7 +387,7 @@ class GradientBlock {
   const Problem& p;
   const int part, head, index;
   const Chunk chunk;
-  const int warp, g, t;
+  const int warp, g, t, row;  ///< row and row + 8 are this thread's tokens
 };
 
 template <int kCols, int kV>
