@@ -56,7 +56,7 @@ struct Block {
 };
 
 struct ScanMaps {
-  CUtensorMap q, k, v, x;
+  CUtensorMap q, k, v, x, out;
 };
 
 // ---- loads
@@ -174,26 +174,29 @@ __device__ __forceinline__ void make_scores(const ScanParams& p, const Block& b,
     for (int k = 0; k < DK; k += 16)
       wgmma<Major::kK>(score, k_major(stage + S::kQ, k), k_major(stage + S::kK, k), k > 0);
     wgmma_commit();
+    // The decays of all pairs while the products run; without branches, so that their latencies overlap.
+    float decay[32];
     const float row_sums[2] = {sums[row], sums[row + 8]};
     const int length = s.info[ring.stage].chunk.length;
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      const float2 sum = reinterpret_cast<const float2*>(sums)[n * 4 + t];
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int column = n * 8 + t * 2 + e % 2, r = row + e / 2 * 8;
+        const bool keep = p.backward_in_time ? column >= r && column < length : column <= r;
+        const float difference = fabsf(row_sums[e / 2] - (e % 2 ? sum.y : sum.x));
+        decay[4 * n + e] = keep ? scale * fast_exp2(-difference) : 0.f;
+      }
+    }
     wgmma_wait<0>();
     uint32_t packed[8][2];
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
-      const bool none = p.backward_in_time ? n < 2 * warp : n > 2 * warp + 1;
-      packed[n][0] = packed[n][1] = 0;
-      if (none) continue;
-      const int column = n * 8 + t * 2;
-      const float2 sum = reinterpret_cast<const float2*>(sums)[column / 2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int r = row + half * 8;
-        const bool keep0 = p.backward_in_time ? column >= r && column < length : column <= r,
-                   keep1 = p.backward_in_time ? column + 1 >= r && column + 1 < length : column + 1 <= r;
-        const float e0 = scale * fast_exp2(-fabsf(row_sums[half] - sum.x)),
-                    e1 = scale * fast_exp2(-fabsf(row_sums[half] - sum.y));
-        packed[n][half] = pack_bf16(keep0 ? score[4 * n + 2 * half] * e0 : 0.f,
-                                    keep1 ? score[4 * n + 2 * half + 1] * e1 : 0.f);
+        const int e = 4 * n + 2 * half;
+        packed[n][half] = pack_bf16(score[e] * decay[e], score[e + 1] * decay[e + 1]);
       }
     }
     __syncwarp();
@@ -340,8 +343,20 @@ __device__ __forceinline__ void stage_outputs(const float (&out)[32], unsigned c
   }
 }
 
-__device__ __forceinline__ void store_outputs(const ScanParams& p, const Block& b, const ScanChunk& chunk,
-                                              unsigned char* buffer) {
+/// From shared to global memory: whole chunks by the copy engine, others row by row, for the rows behind
+/// their end belong to other segments.
+__device__ __forceinline__ void store_outputs(const ScanParams& p, const ScanMaps& maps, const Block& b,
+                                              const ScanChunk& chunk, unsigned char* buffer) {
+  if (chunk.length == kScanChunk) {
+    if (threadIdx.x % kGroup != 0) return;
+    asm volatile(
+        "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(
+            &maps.out),
+        "r"(shared_address(buffer)), "r"(b.slab * 64), "r"(b.head), "r"(chunk.begin), "r"(0)
+        : "memory");
+    store_commit();
+    return;
+  }
   const SwizzledTile<64> tile{reinterpret_cast<bf16*>(buffer)};
   const int piece = threadIdx.x % 8, first = threadIdx.x % kGroup / 8;
   const int64_t stride = int64_t(p.heads) * p.DV;
@@ -472,7 +487,8 @@ __device__ __forceinline__ void scale_tokens(const uint32_t (&v)[4][4], const fl
 }
 
 template <int DK, Outputs kOutputs>
-__device__ __forceinline__ void advance_states(const ScanParams& p, const Block& b, Shared<DK, kOutputs>& s) {
+__device__ __forceinline__ void advance_states(const ScanParams& p, const ScanMaps& maps, const Block& b,
+                                               Shared<DK, kOutputs>& s) {
   using S = Shared<DK, kOutputs>;
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   constexpr bool kOut = kOutputs != Outputs::kNone, kDots = kOutputs == Outputs::kOutAndDots;
@@ -520,13 +536,17 @@ __device__ __forceinline__ void advance_states(const ScanParams& p, const Block&
     if constexpr (kOut) {
       if constexpr (kDots) write_x_dots(out, x, s.x_dots[buffers.stage][warp]);
       stage_outputs(out, s.outputs[buffers.stage]);
-      // One barrier a chunk: who writes a buffer again has passed the barrier of the chunk between.
+      // One barrier a chunk: who writes a buffer again has passed the barrier of the chunk between, before
+      // which the copy engine had read it.
+      fence_async_proxy();
+      if (threadIdx.x % kGroup == 0) store_wait_read();
       named_barrier<kGroup>(1);
-      store_outputs(p, b, chunk, s.outputs[buffers.stage]);
+      store_outputs(p, maps, b, chunk, s.outputs[buffers.stage]);
       if constexpr (kDots) store_x_dots(p, b, chunk, s.x_dots[buffers.stage]);
       buffers.advance();
     }
   }
+  if (kOut && threadIdx.x % kGroup == 0) store_wait();
 }
 
 template <int DK, Outputs kOutputs>
@@ -552,6 +572,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   const int group = threadIdx.x / kGroup, warp = threadIdx.x / 32;
+  if (threadIdx.x == 0) {
+    prefetch_map(maps.k);
+    prefetch_map(maps.v);
+    if (kOut) prefetch_map(maps.q);
+  }
   if (group == 0) {
     release_registers<104>();
     if (threadIdx.x == 0) load_tiles<DK, kOutputs>(p, maps, b, s);
@@ -561,7 +586,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if constexpr (kOut) make_scores<DK, kOutputs>(p, b, s);
   } else {
     take_registers<240>();
-    advance_states<DK, kOutputs>(p, b, s);
+    advance_states<DK, kOutputs>(p, maps, b, s);
   }
 }
 
@@ -576,7 +601,10 @@ void launch(const ScanParams& p, cudaStream_t stream) {
   static const bool allowed = (allow_shared_memory(state_scan_kernel<DK, kOutputs>, kBytes), true);
   static_cast<void>(allowed);
   ScanMaps maps{};
-  if (kOutputs != Outputs::kNone) maps.q = map_of(p, p.q, DK);
+  if (kOutputs != Outputs::kNone) {
+    maps.q = map_of(p, p.q, DK);
+    maps.out = map_of(p, {p.out, int64_t(p.heads) * p.DV, 1}, p.DV);
+  }
   maps.k = map_of(p, p.k, DK);
   maps.v = map_of(p, p.v, p.DV);
   if (kOutputs == Outputs::kOutAndDots) maps.x = map_of(p, p.x, p.DV);
