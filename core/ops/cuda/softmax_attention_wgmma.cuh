@@ -78,7 +78,9 @@ template <int kRows, int kDim>
 __device__ __forceinline__ void store_warp_rows(SwizzledRows<kRows, kDim>& tile, int row0, bf16* to,
                                                 int batch, int length, int heads, int head, int first_row,
                                                 const float (&x)[kDim / 8][4], const float (&factor)[2]) {
-  const int lane = int(threadIdx.x) % 32;
+  // Volatile: in a loop over tiles, addresses computed once would take registers from the products.
+  int lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
   const auto piece_of = [&](int row, int piece) {  // 8 columns
     return &tile.data[piece / 8][row0 + row][(piece % 8 ^ row % 8) * 8];
   };

@@ -30,6 +30,7 @@ __device__ __forceinline__ void produce(Shared<kDim, kKeys, kValueStages>& share
   shared.dout.load(maps.dout, shared.queries_full, head, first, batch);
   RingPosition<kStages> keys;
   RingPosition<kValueStages> values;
+#pragma unroll 1  // few registers
   for (int block = blocks.begin; block < blocks.end; ++block, keys.advance(), values.advance()) {
     shared.k_empty[keys.stage].wait(keys.parity ^ 1);
     shared.k_full[keys.stage].arrive_expecting(shared.k[0].kBytes);

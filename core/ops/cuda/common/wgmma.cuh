@@ -60,7 +60,8 @@ __device__ __forceinline__ void wgmma_fence_operand(uint32_t (&a)[kFragments][4]
   }
 }
 
-/// This warpgroup's registers a thread, a multiple of 8; all of a block's together at most 65536.
+/// This warpgroup's registers a thread, a multiple of 8. An increase waits until others have given enough: a
+/// block's together stay within what it was launched with.
 template <int kRegisters>
 __device__ __forceinline__ void registers_increase() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
@@ -92,7 +93,7 @@ __device__ __forceinline__ void registers_decrease() {
 #define SPANWISE_R128 SPANWISE_R64 ", " SPANWISE_R128_HIGH
 
 /// registers: accumulators a thread = N / 2; the numbers behind them are the operands that follow.
-#define SPANWISE_WGMMA(n, registers, o0, o1, o2, o3, o4, o5)                                               \
+#define SPANWISE_WGMMA(n, registers, o0, o1, o2, o3, o4, o5, o6)                                           \
   template <int kTransB>                                                                                   \
   __device__ __forceinline__ void wgmma(float(&d)[n / 8][4], uint64_t a, uint64_t b, int add) {            \
     asm volatile("{.reg .pred p;\n setp.ne.b32 p, %" #o2                                                   \
@@ -107,16 +108,23 @@ __device__ __forceinline__ void registers_decrease() {
     asm volatile("{.reg .pred p;\n setp.ne.b32 p, %" #o5                                                   \
                  ", 0;\n"                                                                                  \
                  "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" SPANWISE_R##registers        \
-                 "}, {%" #o0 ", %" #o1 ", %" #o2 ", %" #o3 "}, %" #o4                                      \
-                 ", p, 1, 1, %" SPANWISE_AFTER_##registers ";}"                                            \
+                 "}, {%" #o0 ", %" #o1 ", %" #o2 ", %" #o3 "}, %" #o4 ", p, 1, 1, %" #o6 ";}"              \
                  : SPANWISE_D##registers(0)                                                                \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(kTransB));            \
   }
-#define SPANWISE_AFTER_32 "38"
-#define SPANWISE_AFTER_64 "70"
-#define SPANWISE_AFTER_128 "134"
-SPANWISE_WGMMA(64, 32, 32, 33, 34, 35, 36, 37)
-SPANWISE_WGMMA(128, 64, 64, 65, 66, 67, 68, 69)
-SPANWISE_WGMMA(256, 128, 128, 129, 130, 131, 132, 133)
+SPANWISE_WGMMA(64, 32, 32, 33, 34, 35, 36, 37, 38)
+SPANWISE_WGMMA(128, 64, 64, 65, 66, 67, 68, 69, 70)
+SPANWISE_WGMMA(256, 128, 128, 129, 130, 131, 132, 133, 134)
+#undef SPANWISE_WGMMA
+#undef SPANWISE_R128
+#undef SPANWISE_R64
+#undef SPANWISE_R128_HIGH
+#undef SPANWISE_R64_HIGH
+#undef SPANWISE_R32
+#undef SPANWISE_D128
+#undef SPANWISE_D64
+#undef SPANWISE_D32
+#undef SPANWISE_D16
+#undef SPANWISE_D4
 
 }  // namespace spanwise::cuda
