@@ -98,6 +98,17 @@ void compute_statistics(cudaStream_t stream, const AttentionArgs<T>& a, HeadRows
   check_launch("softmax_attention_statistics");
 }
 
+int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  SPANWISE_CUDA(cudaGetDevice(&device));
+  SPANWISE_CUDA(cudaDeviceGetAttribute(&value, attribute, device));
+  return value;
+}
+int num_processors() {
+  static const int num = device_attribute(cudaDevAttrMultiProcessorCount);
+  return num;
+}
+
 /// q, k, v as kernels with 16-byte accesses can read them; others are copied, and live as long as this.
 template <class T>
 class Operands {
@@ -111,6 +122,7 @@ class Operands {
     args.kv_heads = int(k_.dim(2));
     args.key_width = int(q_.dim(3));
     args.value_width = int(v_.dim(3));
+    args.num_processors = num_processors();
     args.padded = int(ceil_div(args.num_queries, kQueryPad) * kQueryPad);
     args.scale = float(in.scale);
     args.scale_log2 = float(in.scale * 1.4426950408889634);
@@ -176,12 +188,7 @@ class Operands {
 };
 
 bool runs_wgmma() {
-  static const bool hopper = [] {
-    int device = 0, major = 0;
-    SPANWISE_CUDA(cudaGetDevice(&device));
-    SPANWISE_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    return major == 9;
-  }();
+  static const bool hopper = device_attribute(cudaDevAttrComputeCapabilityMajor) == 9;
   return hopper;
 }
 
@@ -218,7 +225,13 @@ void forward(Context& ctx, const AttentionInputs& in, const AttentionForward& re
   args.out = pointer<T>(result.out);
   args.lse = pointer<float>(result.log_sum_exp);
   if constexpr (sizeof(T) == 2) {
-    (use_wgmma(path) ? attention_fwd_wgmma : attention_fwd_mma)(stream_of(ctx), args);
+    if (use_wgmma(path)) {
+      const Tensor tickets = Tensor::empty(ctx, Shape{1}, DType::kI32);
+      args.turns = pointer<int32_t>(tickets);
+      attention_fwd_wgmma(stream_of(ctx), args);
+    } else {
+      attention_fwd_mma(stream_of(ctx), args);
+    }
   } else {
     attention_fwd_f32(stream_of(ctx), args);
   }

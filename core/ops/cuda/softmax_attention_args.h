@@ -33,6 +33,7 @@ constexpr float kLog2E = 1.4426950408889634f;
 template <class T>
 struct AttentionArgs {
   int batch, num_queries, num_keys, heads, kv_heads, key_width, value_width, padded;
+  int num_processors;       ///< of the GPU
   float scale, scale_log2;  ///< scale · log2(e): exp(scale s) = exp2(scale_log2 s)
   HeadRows<const T> q, k, v;
   const int2* ranges;         ///< [B, Tq] keys [x, y) of every query
@@ -40,13 +41,13 @@ struct AttentionArgs {
   int num_bounds;             ///< a row's
   T* out;                     ///< [B, Tq, H, V]
   float* lse;                 ///< [B, Tq, H], natural logarithm
+  int* turns;  ///< tickets of fwd_wgmma and bwd_wgmma, then bwd_wgmma's turns [B, H, padded / kBoundsQueries]
   // Backward.
   HeadRows<const T> dout;
   T *dq, *dk, *dv;          ///< contiguous
   const float* padded_lse;  ///< [B, H, padded] base 2; +infinity where the query is padding or reads no key
   const float* delta;       ///< [B, H, padded]; 0 there
   float* dq_sums;           ///< of attention_bwd_wgmma: dq / scale of blocks of kBoundsQueries, in its order
-  int* turns;               ///< [1 + B · H · padded / kBoundsQueries]: its tickets and turns
 };
 
 using AttentionArgsBf16 = AttentionArgs<__nv_bfloat16>;

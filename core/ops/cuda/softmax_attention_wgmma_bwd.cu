@@ -17,9 +17,9 @@ constexpr int kHalfFloats = kQueries * kDim / 2;  ///< a warpgroup's share of dq
 struct Shared {
   SwizzledRows<kWgmmaRows, kDim> k, v;
   QueryRing<kDim, kStages> queries;
-  SwizzledRows<kQueries, kWgmmaRows> ds[2];  ///< [queries, keys], of alternate steps
+  SwizzledRows<kQueries, kWgmmaRows> ds[3];  ///< [queries, keys], of alternate steps
   float dq[2 * kHalfFloats];                 ///< [warpgroup][8 n-tiles][128 threads][4]
-  MBarrier keys_full;
+  MBarrier keys_full, ds_full[3];
   MBarrier dq_full[2], dq_empty;  ///< dq_full of alternate steps, each with its own writer
   int ticket;
 };
@@ -49,7 +49,7 @@ __device__ __forceinline__ void add_to_dq(Shared& shared, const AttentionArgsBf1
       if (before > 0) {
         while (load_acquire(turn) != before) {
         }
-        asm volatile("fence.proxy.async;" ::: "memory");
+        asm volatile("fence.proxy.async.global;" ::: "memory");
       }
       shared.dq_full[writer].wait(step / 2 % 2);
       if (before == 0) {
@@ -98,9 +98,20 @@ __device__ __forceinline__ void consume(Shared& shared, const AttentionArgsBf16&
   float s[kQueries / 8][4], dp[kQueries / 8][4];
   uint32_t p[kQueries / 16][4], ds[kQueries / 16][4];
 
+  float dq[kDim / 16][4];
+  int parity = 1;
+  RingPosition<3> exchange, last;
+  RingPosition<2> writer;
+  const auto store_dq = [&] {
+    shared.dq_empty.wait(parity);
+    float4* share = reinterpret_cast<float4*>(shared.dq + group * kHalfFloats) + threadIdx.x % 128;
+#pragma unroll
+    for (int i = 0; i < kDim / 16; ++i) share[i * 128] = {dq[i][0], dq[i][1], dq[i][2], dq[i][3]};
+    parity ^= 1;
+  };
   shared.keys_full.wait(0);
   RingPosition<kStages> ring;
-  int parity = 1;  // of dq_empty; also chooses ds and the writer
+  bool started = false;
   for (;; ring.advance()) {
     const int stage = ring.stage;
     queries.full[stage].wait(ring.parity);
@@ -124,21 +135,18 @@ __device__ __forceinline__ void consume(Shared& shared, const AttentionArgsBf16&
     wgmma_fence_operand(dp);
     score_gradient_of_columns(dp, s, queries.delta[stage]);
     to_a_fragments(ds, dp);
-    // Free since everybody passed the previous step's barrier, after the product that read it.
-    SwizzledRows<kQueries, kWgmmaRows>& exchanged = shared.ds[parity];
+    SwizzledRows<kQueries, kWgmmaRows>& exchanged = shared.ds[exchange.stage];
 #pragma unroll
     for (int i = 0; i < kQueries / 16; ++i) {
       const int query = 16 * i + lane / 16 * 8 + lane % 8, piece = 2 * warp + lane / 8 % 2;
       store_matrix_trans(shared_address(&exchanged.data[group][query][(piece ^ query % 8) * 8]), ds[i]);
     }
-    fence_async_proxy();
     wgmma_fence_operand(ds);
     wgmma_fence();
     start_add(dk, ds, queries.q[stage].descriptor_rows());
     wgmma_commit();
-    named_barrier_sync(3, 256);  // all of dS is there
-    float dq[kDim / 16][4];
-    start_dq(dq, exchanged, shared.k, group);
+    if (started) shared.ds_full[last.stage].wait(last.parity);
+    start_dq(dq, shared.ds[last.stage], shared.k, group);
     wgmma_commit();
     wgmma_wait<1>();
     wgmma_fence_operand(dk);
@@ -146,14 +154,28 @@ __device__ __forceinline__ void consume(Shared& shared, const AttentionArgsBf16&
     if (lane == 0) queries.empty[stage].arrive();
     wgmma_wait<0>();
     wgmma_fence_operand(dq);
-    shared.dq_empty.wait(parity);
-    float4* share = reinterpret_cast<float4*>(shared.dq + group * kHalfFloats) + threadIdx.x % 128;
-#pragma unroll
-    for (int i = 0; i < kDim / 16; ++i) share[i * 128] = {dq[i][0], dq[i][1], dq[i][2], dq[i][3]};
+    if (started) store_dq();
     fence_async_proxy();
     __syncwarp();
-    if (lane == 0) shared.dq_full[parity ^ 1].arrive();
-    parity ^= 1;
+    if (lane == 0) shared.ds_full[exchange.stage].arrive();
+    if (started) {
+      if (lane == 0) shared.dq_full[writer.stage].arrive();
+      writer.advance();
+      last.advance();
+    }
+    exchange.advance();
+    started = true;
+  }
+  if (started) {
+    shared.ds_full[last.stage].wait(last.parity);
+    start_dq(dq, shared.ds[last.stage], shared.k, group);
+    wgmma_commit();
+    wgmma_wait<0>();
+    wgmma_fence_operand(dq);
+    store_dq();
+    fence_async_proxy();
+    __syncwarp();
+    if (lane == 0) shared.dq_full[writer.stage].arrive();
   }
 
   const float dk_factor[2] = {a.scale, a.scale}, dv_factor[2] = {1.0f, 1.0f};
@@ -174,6 +196,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   if (threadIdx.x == 0) {
     shared.keys_full.init(1);
     shared.queries.init();
+    for (int i = 0; i < 3; ++i) shared.ds_full[i].init(kConsumerWarps);
     for (int i = 0; i < 2; ++i) shared.dq_full[i].init(kConsumerWarps);
     shared.dq_empty.init(1);
     fence_barrier_init();
@@ -186,7 +209,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   if (warpgroup_index() == 0) {
     registers_decrease<kProducerRegisters>();
     if (threadIdx.x < 32) produce_steps(shared.k, shared.v, shared.keys_full, shared.queries, maps, a, place);
-    if (threadIdx.x / 32 == 1 || threadIdx.x / 32 == 2) add_to_dq(shared, a, place, threadIdx.x / 32 - 1);
+    if (threadIdx.x / 32 == 1 || threadIdx.x / 32 == 2)
+      add_to_dq(shared, a, place, int(threadIdx.x) / 32 - 1);
   } else {
     registers_increase<kConsumerRegisters>();
     consume(shared, a, place);
