@@ -1,7 +1,7 @@
 // The memory-bound ops on one GPU, BF16, against the rate of a plain copy measured in the same run. Bytes
 // count each input read once and each output written once.
 //
-//   gpu_memory_ops [substring of the ops to run]
+//   gpu_memory_ops [norms] [mlp] [convolutions] [heads] [embeddings]     (default: all)
 
 #include <cuda_runtime.h>
 
@@ -10,7 +10,10 @@
 #include <cstdio>
 #include <functional>
 #include <string>
+#include <string_view>
+#include <utility>
 
+#include "benchmarks/gpu_timing.h"
 #include "core/ops/embedding.h"
 #include "core/ops/gated_rms_norm.h"
 #include "core/ops/gates.h"
@@ -20,7 +23,6 @@
 #include "core/ops/short_conv.h"
 #include "core/ops/swiglu.h"
 #include "core/ops/views.h"
-#include "core/rng.h"
 
 namespace spanwise {
 namespace {
@@ -29,7 +31,7 @@ constexpr int64_t kRows = 32768, kHidden = 2048, kBatch = 8;
 
 class Bench {
  public:
-  explicit Bench(std::string filter) : filter_(std::move(filter)) {
+  Bench() {
     copy_rate_ = 2 * double(ahead_from_.bytes()) / median_ms([&] { ahead_to_.copy_from(ahead_from_); });
     std::printf("%-34s %8s %9s %7s\n", "op", "ms", "GB/s", "% copy");
     std::printf("%-34s %8s %9.0f %7s\n", "copy of 1 GiB", "", copy_rate_ / 1e6, "100");
@@ -40,7 +42,6 @@ class Bench {
 
   /// `tensors`: what the op reads and writes.
   void run(const std::string& name, const std::vector<Tensor>& tensors, const std::function<void()>& op) {
-    if (name.find(filter_) == std::string::npos) return;
     double bytes = 0;
     for (const Tensor& t : tensors) bytes += double(t.bytes());
     const double ms = median_ms(op), rate = bytes / ms;
@@ -49,17 +50,7 @@ class Bench {
   }
 
   Tensor random(const Shape& shape, DType dtype = DType::kBF16) {
-    // A block of normal values again and again: arithmetic costs the same, and the host is quick.
-    constexpr int64_t kDistinct = 65536;
-    const RandomStream stream(1, shape.str());
-    std::vector<double> distinct;
-    for (int64_t i = 0; i < kDistinct; ++i) distinct.push_back(stream.normal(uint64_t(i)));
-    return dispatch_storage(dtype, [&](auto zero) {
-      using T = decltype(zero);
-      std::vector<T> values(size_t(shape.numel()));
-      for (size_t i = 0; i < values.size(); ++i) values[i] = T(distinct[i % kDistinct]);
-      return Tensor::from(ctx, shape, values);
-    });
+    return random_on_gpu(ctx, shape, dtype, "operand");
   }
   Tensor like(const Tensor& t) { return Tensor::empty(ctx, t.shape(), t.dtype()); }
 
@@ -91,7 +82,6 @@ class Bench {
     return times[kRuns / 2];
   }
 
-  std::string filter_;
   double copy_rate_ = 1;
   Tensor ahead_from_ = Tensor::zeros(ctx, {int64_t(1) << 30}, DType::kU8);
   Tensor ahead_to_ = Tensor::zeros(ctx, {int64_t(1) << 30}, DType::kU8);
@@ -211,10 +201,22 @@ void embeddings(Bench& b) {
 }  // namespace spanwise
 
 int main(int argc, char** argv) {
-  spanwise::Bench bench(argc > 1 ? argv[1] : "");
-  spanwise::norms(bench);
-  spanwise::mlp(bench);
-  spanwise::convolutions(bench);
-  spanwise::heads(bench);
-  spanwise::embeddings(bench);
+  using namespace spanwise;
+  const std::pair<std::string_view, void (*)(Bench&)> groups[] = {{"norms", norms},
+                                                                  {"mlp", mlp},
+                                                                  {"convolutions", convolutions},
+                                                                  {"heads", heads},
+                                                                  {"embeddings", embeddings}};
+  const std::vector<std::string_view> wanted(argv + 1, argv + argc);
+  for (const std::string_view name : wanted) {
+    if (std::none_of(std::begin(groups), std::end(groups), [&](const auto& g) { return g.first == name; })) {
+      std::fprintf(stderr, "There is no group %s; groups are norms, mlp, convolutions, heads, embeddings.\n",
+                   std::string(name).c_str());
+      return 2;
+    }
+  }
+  Bench bench;
+  for (const auto& [name, run] : groups) {
+    if (wanted.empty() || std::count(wanted.begin(), wanted.end(), name)) run(bench);
+  }
 }
