@@ -7,7 +7,7 @@ namespace {
 
 // Tokens on their way while one is computed, and tokens of a block: enough that the window's reload, from the
 // L2, hardly counts, and few enough that blocks come and go evenly.
-constexpr int64_t kTokensPerBlock = 32;
+constexpr int64_t kTokensPerBlock = 64;
 
 template <class T, int kTaps, int kChannels, bool kSilu, int kAhead>
 __global__ void __launch_bounds__(kConvThreads)

@@ -192,8 +192,9 @@ void short_conv_bwd(Context& ctx, const ShortConvInputs& in, const Tensor& dout,
     dispatch_conv(in, [&](auto width, auto silu) {
       constexpr int kTaps = decltype(width)::value;
       constexpr bool kSilu = decltype(silu)::value;
+      constexpr int kAhead = sizeof(T) == 2 ? 8 : 4;  // what fits in the registers
       if (aligned) {
-        launch<T, kTaps, kWide, kSilu, 4>(ctx, in, dout, dfinal_state, grads);
+        launch<T, kTaps, kWide, kSilu, kAhead>(ctx, in, dout, dfinal_state, grads);
       } else {
         launch<T, kTaps, 1, kSilu, 4>(ctx, in, dout, dfinal_state, grads);
       }
