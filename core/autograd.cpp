@@ -61,12 +61,12 @@ void Var::add_grad(Context& ctx, const Tensor& g) const {
   accumulate(ctx, mine, g.to_contiguous(ctx));
 }
 
-Var::GradTarget Var::grad_target(Context& ctx) const {
+Var::GradTarget Var::grad_target(Context& ctx, DType dtype) const {
   SPANWISE_CHECK(requires_grad(), "grad_target of a Var that requires no gradient");
   Tensor& mine = grad_memory();
   const bool accumulate = mine.defined();
   if (!mine.defined()) {
-    mine = Tensor::empty(ctx, shape(), accumulation_dtype(value().dtype()));  // gradients of parameters
+    mine = Tensor::empty(ctx, shape(), dtype);
   } else if (!node_->is_parameter && !mine.unique()) {
     Tensor own = Tensor::empty(ctx, mine.shape(), mine.dtype());
     own.copy_from(mine);

@@ -47,12 +47,13 @@ class Var {
   /// Adds g (same shape) to the gradient; keeps g itself if it is the first. No-op unless requires_grad().
   void add_grad(Context& ctx, const Tensor& g) const;
   /// Where an op may write its gradient directly: the tensor, and whether to add (+=) or to write (=). Saves
-  /// a temporary for large weight gradients. Only for Vars with requires_grad().
+  /// a temporary for large weight gradients. Only for Vars with requires_grad(). `dtype`: of a gradient that
+  /// is not there yet; an activation's own, accumulation_dtype of a weight's.
   struct GradTarget {
     Tensor tensor;
     bool accumulate;
   };
-  GradTarget grad_target(Context& ctx) const;
+  GradTarget grad_target(Context& ctx, DType dtype) const;
   void clear_grad() const;
   // For the store that owns a parameter's memory; undefined tensors where it is given back.
   void set_parameter_value(Tensor value) const;

@@ -56,8 +56,10 @@ Var linear(Tape& tape, const Var& x, const Var& weight, const Var& bias) {
                       {x, weight, bias});
   tape.record({x, weight, bias}, {y}, [&ctx, x, weight, bias, y] {
     const Tensor& dy = y.grad();
-    if (x.requires_grad()) linear_bwd_x(ctx, dy, weight.value(), x.grad_target(ctx));
-    if (weight.requires_grad()) linear_bwd_weight(ctx, dy, x.value(), weight.grad_target(ctx));
+    if (x.requires_grad()) linear_bwd_x(ctx, dy, weight.value(), x.grad_target(ctx, x.value().dtype()));
+    if (weight.requires_grad())
+      linear_bwd_weight(ctx, dy, x.value(),
+                        weight.grad_target(ctx, accumulation_dtype(weight.value().dtype())));
     if (bias.requires_grad()) bias.add_grad(ctx, linear_bwd_bias(ctx, dy));
   });
   return y;
