@@ -14,8 +14,7 @@ Tensor fold(Context& ctx, const SpanTransition& m, HeadOperand op, const Tensor&
   const Tensor out = Tensor::empty(ctx, state.shape(), state.dtype());
   if (m.dense.defined()) {
     check_operand("apply_transition", "transition", m.dense, {heads, keys, keys}, state.dtype());
-    out.copy_from(added);
-    SPANWISE_DISPATCH(ctx, multiply_heads, ctx, m.dense, op, state, out, HeadOutput::kAccumulate);
+    SPANWISE_DISPATCH(ctx, multiply_heads, ctx, m.dense, op, state, added, out);
     return out;
   }
   if (m.log_decay.defined())
@@ -40,8 +39,8 @@ SpanTransition compose_transitions(Context& ctx, const SpanTransition& later, co
   if (later.dense.defined()) {
     check_equal_shapes("compose_transitions", "later", later.dense, "earlier", earlier.dense);
     out.dense = Tensor::empty(ctx, later.dense.shape(), later.dense.dtype());
-    SPANWISE_DISPATCH(ctx, multiply_heads, ctx, later.dense, HeadOperand::kPlain, earlier.dense, out.dense,
-                      HeadOutput::kWrite);
+    SPANWISE_DISPATCH(ctx, multiply_heads, ctx, later.dense, HeadOperand::kPlain, earlier.dense, Tensor(),
+                      out.dense);
   } else if (later.log_decay.defined()) {
     check_equal_shapes("compose_transitions", "later", later.log_decay, "earlier", earlier.log_decay);
     out.log_decay = Tensor::empty(ctx, later.log_decay.shape(), later.log_decay.dtype());

@@ -22,22 +22,21 @@ Tensor apply_transition_transposed(Context& ctx, const SpanTransition& m, const 
                                    const Tensor& added);
 SpanTransition compose_transitions(Context& ctx, const SpanTransition& later, const SpanTransition& earlier);
 
-/// Of multiply_heads: op(a), and whether it adds to out.
+/// op of multiply_heads.
 enum class HeadOperand { kPlain, kTransposed };
-enum class HeadOutput { kWrite, kAccumulate };
 
 namespace cpu {
-/// a [HV, N, K] (transposed: [HV, K, N]) and b [HV, K, C]: out [HV, N, C] = op(a)·b per head, + out if
-/// `accumulate`.
-void multiply_heads(const Context& ctx, const Tensor& a, HeadOperand op, const Tensor& b, const Tensor& out,
-                    HeadOutput output);
+/// a [HV, N, K] (transposed: [HV, K, N]) and b [HV, K, C]: out [HV, N, C] = op(a)·b + added per head; added
+/// may be undefined (none).
+void multiply_heads(const Context& ctx, const Tensor& a, HeadOperand op, const Tensor& b, const Tensor& added,
+                    const Tensor& out);
 /// out = e^log_decay[h] · state + added
 void decay_heads(const Context& ctx, const Tensor& log_decay, const Tensor& state, const Tensor& added,
                  const Tensor& out);
 }  // namespace cpu
 namespace cuda {
-void multiply_heads(const Context& ctx, const Tensor& a, HeadOperand op, const Tensor& b, const Tensor& out,
-                    HeadOutput output);
+void multiply_heads(const Context& ctx, const Tensor& a, HeadOperand op, const Tensor& b, const Tensor& added,
+                    const Tensor& out);
 void decay_heads(const Context& ctx, const Tensor& log_decay, const Tensor& state, const Tensor& added,
                  const Tensor& out);
 }  // namespace cuda

@@ -177,7 +177,8 @@ void add_sharded_norms(std::vector<Row>& rows) {
 std::string Task::str() const {
   return fmt::format("{} pattern {}{} {} {}{}", name_of(mixer), pattern, tied ? " tied" : "",
                      spanwise::name_of(dtype), text == Text::kShort ? "short" : "packed",
-                     window > 0 ? fmt::format(" window {}", window) : "");
+                     window > 0 ? fmt::format(" window {}", window) : "") +
+         (wide ? " wide" : "");
 }
 
 std::string Row::str() const {
@@ -289,6 +290,71 @@ std::vector<Row> trajectory_rows() {
       {.task = kHybrid, .mesh = {1, 1, 4}},
       {.task = kHybrid, .mesh = {1, 2, 4}, .zero_stage = 1, .checkpointing = true, .shard_norms = true},
   };
+}
+
+namespace {
+
+void add_gpu_rows(std::vector<Row>& rows, DType dtype) {
+  const auto wide = [dtype](Task task) {
+    task.wide = true;
+    task.dtype = dtype;
+    return task;
+  };
+  for (const Task& task : mixer_tasks()) {
+    rows.push_back({.task = wide(task), .mesh = {1, 2, 1}});
+    rows.push_back({.task = wide(task), .mesh = {1, 1, 2}, .checkpointing = true});
+  }
+  const Task delta = wide(kHybrid);
+  Task decay = delta, window = delta, tied = delta;
+  decay.mixer = MixerKind::kMamba2;
+  window.window = 5;
+  tied.tied = true;
+  tied.text = Task::Text::kShort;
+  for (const Partition partition : kPartitions) {
+    for (const StateExchange exchange : kExchanges) {
+      for (const Task& task : {delta, decay})
+        rows.push_back({.task = task, .mesh = {1, 2, 1}, .partition = partition, .exchange = exchange});
+    }
+    for (const AttentionExchange attention : kAttentions) {
+      for (const Task& task : {delta, window}) {
+        rows.push_back({.task = task,
+                        .mesh = {1, 2, 1},
+                        .partition = partition,
+                        .exchange = StateExchange::kAuto,
+                        .attention = attention,
+                        .checkpointing = true});
+      }
+    }
+  }
+  for (int stage = 0; stage < kNumStages; ++stage) {
+    rows.push_back({.task = delta, .mesh = {2, 1, 1}, .zero_stage = stage});
+    rows.push_back({.task = tied, .mesh = {1, 2, 1}, .zero_stage = stage, .checkpointing = true});
+    rows.push_back({.task = delta, .mesh = {2, 1, 1}, .zero_stage = stage, .passes = 2});
+  }
+  rows.push_back({.task = delta, .mesh = {1, 1, 2}});
+  rows.push_back({.task = delta, .mesh = {1, 1, 2}, .checkpointing = true, .shard_norms = true});
+}
+
+}  // namespace
+
+std::vector<Row> gpu_rows() {
+  std::vector<Row> rows;
+  add_gpu_rows(rows, DType::kF32);
+  add_gpu_rows(rows, DType::kBF16);
+  return rows;
+}
+
+std::vector<Row> gpu_trajectory_rows() {
+  std::vector<Row> rows;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    Task task = kHybrid;
+    task.wide = true;
+    task.dtype = dtype;
+    rows.push_back({.task = task, .mesh = {2, 1, 1}, .zero_stage = 3, .checkpointing = true});
+    rows.push_back({.task = task, .mesh = {1, 2, 1}, .zero_stage = 1, .partition = Partition::kZigzag});
+    rows.push_back({.task = task, .mesh = {1, 1, 2}, .shard_norms = true});
+  }
+  return rows;
 }
 
 }  // namespace spanwise::testing

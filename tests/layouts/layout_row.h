@@ -25,6 +25,7 @@ struct Task {
   Text text = Text::kPacked;
   bool tied = false;
   int64_t window = 0;
+  bool wide = false;  ///< heads as wide as GPU kernels take them
 
   std::string str() const;
 };
@@ -55,5 +56,10 @@ std::vector<Row> full_product();
 std::vector<Row> drawn_rows(size_t count);
 /// Layouts whose training is compared over many steps.
 std::vector<Row> trajectory_rows();
+
+/// Layouts of two GPUs, of wide tasks in F32 and BF16: every mixer, exchange, partition and ZeRO stage.
+std::vector<Row> gpu_rows();
+/// Those of them whose training is compared over many steps.
+std::vector<Row> gpu_trajectory_rows();
 
 }  // namespace spanwise::testing

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "core/host_context.h"
 #include "core/optim/clip.h"
 #include "parallel/whole_params.h"
 
@@ -9,35 +10,37 @@ namespace spanwise::testing {
 
 namespace {
 
-constexpr int32_t kVocab = 23;
+constexpr int32_t kVocab = 23, kWideVocab = 96;
 constexpr double kClipNorm = 0.5;
 // At 1e-2 the one-rank run leaves itself by 1e-10 within 18 steps when only its micro-batches change.
 constexpr double kLearningRate = 3e-3;
 
 LanguageModelOptions model_options(const Row& row, const Mesh& mesh) {
-  LanguageModelOptions options{.vocab_size = kVocab,
+  const bool wide = row.task.wide;
+  LanguageModelOptions options{.vocab_size = wide ? kWideVocab : kVocab,
                                .num_layers = 2,
-                               .intermediate = 40,
+                               .intermediate = wide ? 320 : 40,
                                .tie_embeddings = row.task.tied,
                                .layer_pattern = row.task.pattern,
                                .linear_mixer = row.task.mixer,
-                               .loss_chunk_rows = 7,
-                               .shard_norms = row.shard_norms,
+                               .loss_chunk_rows = wide ? 64 : 7,
                                .activation_checkpointing = row.checkpointing};
-  options.mixer.hidden = 32;
-  options.mixer.init_stddev = 0.2;  // large weights, so that every path carries a visible gradient
+  options.shard_norms = row.shard_norms;
+  options.mixer.hidden = wide ? 256 : 32;
+  options.mixer.init_stddev =
+      wide ? 0.07 : 0.2;  // large weights, so that every path carries a visible gradient
   options.mixer.attention = {.num_heads = kHeads,
                              .num_kv_heads = kKvHeads,
-                             .head_dim = 8,
+                             .head_dim = wide ? 64 : 8,
                              .window = row.task.window,
                              .qk_norm = true,
                              .output_gate = true};
   options.mixer.linear = {.num_heads = kLinearHeads,
                           .num_value_heads = kLinearValueHeads,
-                          .key_dim = 4,
-                          .value_dim = 6,
+                          .key_dim = wide ? 64 : 4,
+                          .value_dim = wide ? 64 : 6,
                           .conv_bias = true,
-                          .chunk = 4};
+                          .chunk = wide ? 64 : 4};
   options.mixer.tensor = {mesh.tensor().size() > 1 ? &mesh.tensor() : nullptr};
   return options;
 }
@@ -51,21 +54,22 @@ const std::vector<std::vector<int64_t>>& document_starts(Task::Text text) {
   return text == Task::Text::kPacked ? packed : brief;
 }
 
-Batch make_batch(Task::Text text, int step, int first_row, int num_rows) {
-  const bool packed = text == Task::Text::kPacked;
+Batch make_batch(const Task& task, int step, int first_row, int num_rows) {
+  const bool packed = task.text == Task::Text::kPacked;
+  const int32_t vocab = task.wide ? kWideVocab : kVocab;
   Batch batch{.num_sequences = num_rows, .sequence_length = packed ? 29 : 9};
   const RandomStream tokens(uint64_t(step), "tokens"), labels(uint64_t(step), "labels"),
       ignored(uint64_t(step), "ignored");
   for (int row = first_row; row < first_row + num_rows; ++row) {
-    for (const int64_t start : document_starts(text)[size_t(row)]) {
+    for (const int64_t start : document_starts(task.text)[size_t(row)]) {
       batch.document_starts.push_back((row - first_row) * batch.sequence_length + start);
     }
     const bool none = !packed && row == kGlobalRows - 1;  // a data rank without a target
     for (int64_t t = 0; t < batch.sequence_length; ++t) {
       const uint64_t at = uint64_t(row * batch.sequence_length + t);
-      batch.tokens.push_back(int32_t(tokens.below(at, kVocab)));
+      batch.tokens.push_back(int32_t(tokens.below(at, uint64_t(vocab))));
       batch.labels.push_back(none || ignored.below(at, 5) == 0 ? kIgnoreLabel
-                                                               : int32_t(labels.below(at, kVocab)));
+                                                               : int32_t(labels.below(at, uint64_t(vocab))));
     }
   }
   return batch;
@@ -78,8 +82,14 @@ SequenceOptions sequence_options(const Row& row) {
                        .ranks_per_node = std::max(1, row.mesh.sequence / 2)}};
 }
 
-double scalar(const Tensor& t) {
-  return dispatch_float(t.dtype(), [&](auto zero) { return double(t.data<decltype(zero)>()[0]); });
+double scalar(Context& ctx, const Tensor& t) {
+  const Tensor host = t.to(host_context(ctx));
+  return dispatch_float(t.dtype(), [&](auto zero) { return double(host.data<decltype(zero)>()[0]); });
+}
+
+bool same_bits(Context& ctx, const Tensor& a, const Tensor& b) {
+  Context& host = host_context(ctx);
+  return std::memcmp(a.to(host).raw(), b.to(host).raw(), a.bytes()) == 0;
 }
 
 std::vector<WholeTensor> gather_whole(const ParamStore& params, const Tensor& flat) {
@@ -99,11 +109,12 @@ Context& layout_context() {
   return ctx;
 }
 
-LayoutTraining::LayoutTraining(const Row& row, const Mesh& mesh)
+LayoutTraining::LayoutTraining(const Row& row, const Mesh& mesh, Context& ctx)
     : row_(row),
       mesh_(mesh),
+      ctx_(ctx),
       model_(model_options(row, mesh)),
-      params_(layout_context(), model_,
+      params_(ctx, model_,
               {.dtype = row.task.dtype,
                .seed = 5,
                .zero_stage = row.zero_stage,
@@ -122,8 +133,7 @@ std::vector<RankBatch> LayoutTraining::load(int step) const {
   std::vector<RankBatch> batches;
   for (int pass = 0; pass < row_.passes; ++pass) {
     const int first = (pass * mesh_.data().size() + mesh_.data().rank()) * rows;
-    batches.emplace_back(layout_context(), mesh_, sequence_options(row_),
-                         make_batch(row_.task.text, step, first, rows));
+    batches.emplace_back(ctx_, mesh_, sequence_options(row_), make_batch(row_.task, step, first, rows));
   }
   return batches;
 }
@@ -136,9 +146,9 @@ double LayoutTraining::forward_backward(int step) {
   params_.zero_grads();
   for (const RankBatch& batch : batches) {
     if (&batch == &batches.back()) reducer_.expect_last_backward();
-    Tape tape(layout_context());
+    Tape tape(ctx_);
     const Var batch_loss = model_.loss(tape, batch.tokens(), 1.0 / targets[0]);
-    loss[0] += scalar(batch_loss.value());
+    loss[0] += scalar(ctx_, batch_loss.value());
     tape.backward(batch_loss);
   }
   reducer_.finish();
@@ -194,7 +204,7 @@ std::vector<WholeTensor> LayoutTraining::gradients() const {
       const int64_t begin = params_.entries()[e].offset;
       const FlatRange range{begin + part.begin, begin + part.end};
       const Tensor mine = params_.view(flat, bucket, range), owner = params_.view(owners, bucket, range);
-      SPANWISE_CHECK(std::memcmp(mine.raw(), owner.raw(), mine.bytes()) == 0,
+      SPANWISE_CHECK(same_bits(ctx_, mine, owner),
                      "rank {} has other bits of the gradient of {} than its owner", mesh_.world().rank(),
                      params_.entries()[e].name);
     });

@@ -10,10 +10,10 @@
 
 namespace spanwise::testing {
 
-/// One thread, poisoned memory.
+/// The CPU: one thread, poisoned memory.
 Context& layout_context();
 
-/// A parameter, or its gradient, whatever the layout: whole.
+/// A parameter, or its gradient, whatever the layout: whole, in the host's memory.
 struct WholeTensor {
   std::string name;
   Tensor values;
@@ -21,8 +21,8 @@ struct WholeTensor {
 
 class LayoutTraining {
  public:
-  /// The mesh must have the row's shape and outlive this. Collective, as everything here.
-  LayoutTraining(const Row& row, const Mesh& mesh);
+  /// The mesh must have the row's shape and outlive this, as must ctx. Collective, as everything here.
+  LayoutTraining(const Row& row, const Mesh& mesh, Context& ctx = layout_context());
 
   /// Forward and backward of the step's global batch, gradients reduced. The same loss on every rank.
   double forward_backward(int step);
@@ -42,6 +42,7 @@ class LayoutTraining {
 
   Row row_;
   const Mesh& mesh_;
+  Context& ctx_;
   LanguageModel model_;
   ParamStore params_;
   GradientReducer reducer_;

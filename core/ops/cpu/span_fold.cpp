@@ -7,15 +7,16 @@
 
 namespace spanwise::cpu {
 
-void multiply_heads(const Context& ctx, const Tensor& a, HeadOperand op, const Tensor& b, const Tensor& out,
-                    HeadOutput output) {
+void multiply_heads(const Context& ctx, const Tensor& a, HeadOperand op, const Tensor& b, const Tensor& added,
+                    const Tensor& out) {
+  if (added.defined()) out.copy_from(added);
   const int64_t n = out.dim(1), columns = out.dim(2), inner = b.dim(1);
   dispatch_float(out.dtype(), [&](auto zero) {
     using T = decltype(zero);
     parallel_for(ctx, out.dim(0), [&](int64_t h) {
       gemm<T>(op == HeadOperand::kPlain ? Trans::kNo : Trans::kYes, Trans::kNo, n, columns, inner, T(1),
               a.data<T>() + h * n * inner, a.dim(2), b.data<T>() + h * inner * columns, columns,
-              output == HeadOutput::kAccumulate ? T(1) : T(0), out.data<T>() + h * n * columns, columns);
+              added.defined() ? T(1) : T(0), out.data<T>() + h * n * columns, columns);
     });
   });
 }

@@ -10,52 +10,94 @@ namespace {
 
 // Products of states in plain fp32, as exact as the CPU's: few and small (a head is 64 to 256 wide), so a
 // block of 32 × 64 outputs is what spreads 16 heads of 128 over the whole GPU. A thread has 4 × 4 of them.
-constexpr int kRows = 32, kColumns = 64, kInner = 16, kThreads = 128;
+constexpr int kRows = 32, kColumns = 64, kInner = 32, kThreads = 128;
 constexpr int kPad = 4;  // keeps rows 16-byte aligned and transposed stores off one bank
 
 struct HeadSizes {
   int rows, columns, inner;
 };
 
-/// Loads op(a)[row0 …, k0 …] to tile[k][row] and b[k0 …, column0 …] to tile[k][column]; zeros outside.
-template <HeadOperand kOp>
-__device__ __forceinline__ void load_tiles(const float* __restrict__ a, const float* __restrict__ b,
-                                           const HeadSizes& n, int row0, int column0, int k0,
-                                           float (&a_tile)[kInner][kRows + kPad],
-                                           float (&b_tile)[kInner][kColumns + kPad]) {
-  for (int i = threadIdx.x; i < kInner * kRows; i += kThreads) {
-    // Neighbouring threads read neighbouring elements of a, whichever way it lies.
-    const int k = kOp == HeadOperand::kPlain ? i % kInner : i / kRows;
-    const int row = kOp == HeadOperand::kPlain ? i / kInner : i % kRows;
-    const bool inside = row0 + row < n.rows && k0 + k < n.inner;
-    const int64_t at = kOp == HeadOperand::kPlain ? int64_t(row0 + row) * n.inner + k0 + k
-                                                  : int64_t(k0 + k) * n.rows + row0 + row;
-    a_tile[k][row] = inside ? a[at] : 0.f;
-  }
-  for (int i = threadIdx.x; i < kInner * kColumns; i += kThreads) {
-    const int k = i / kColumns, column = i % kColumns;
-    const bool inside = column0 + column < n.columns && k0 + k < n.inner;
-    b_tile[k][column] = inside ? b[int64_t(k0 + k) * n.columns + column0 + column] : 0.f;
-  }
-}
+/// One step's part of op(a) and b: from global memory to registers, then, once the step before is computed,
+/// to tiles [k][row] and [k][column]. kWidth consecutive elements an access.
+template <HeadOperand kOp, int kWidth>
+struct Stage {
+  static constexpr int kA = kInner * kRows / kThreads, kB = kInner * kColumns / kThreads;
+  float a[kA], b[kB];
 
-template <HeadOperand kOp, HeadOutput kOutput>
+  static __device__ __forceinline__ void load_elements(const float* p, bool inside, float* to) {
+    if constexpr (kWidth == 4) {
+      const float4 x = inside ? *reinterpret_cast<const float4*>(p) : make_float4(0, 0, 0, 0);
+      to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
+    } else {
+      to[0] = inside ? *p : 0.f;
+    }
+  }
+  /// Neighbouring threads have neighbouring elements of a, whichever way it lies.
+  static __device__ __forceinline__ void place_of_a(int i, int& k, int& row) {
+    constexpr int kFast = (kOp == HeadOperand::kPlain ? kInner : kRows) / kWidth;
+    const int v = threadIdx.x + i * kThreads, fast = v % kFast * kWidth, slow = v / kFast;
+    k = kOp == HeadOperand::kPlain ? fast : slow;
+    row = kOp == HeadOperand::kPlain ? slow : fast;
+  }
+
+  /// Zeros outside the matrices.
+  __device__ __forceinline__ void load(const float* __restrict__ from_a, const float* __restrict__ from_b,
+                                       const HeadSizes& n, int row0, int column0, int k0) {
+#pragma unroll
+    for (int i = 0; i < kA / kWidth; ++i) {
+      int k, row;
+      place_of_a(i, k, row);
+      const int64_t at = kOp == HeadOperand::kPlain ? int64_t(row0 + row) * n.inner + k0 + k
+                                                    : int64_t(k0 + k) * n.rows + row0 + row;
+      load_elements(from_a + at, row0 + row < n.rows && k0 + k < n.inner, a + i * kWidth);
+    }
+#pragma unroll
+    for (int i = 0; i < kB / kWidth; ++i) {
+      const int v = threadIdx.x + i * kThreads, k = v / (kColumns / kWidth),
+                column = v % (kColumns / kWidth) * kWidth;
+      load_elements(from_b + int64_t(k0 + k) * n.columns + column0 + column,
+                    column0 + column < n.columns && k0 + k < n.inner, b + i * kWidth);
+    }
+  }
+
+  __device__ __forceinline__ void store(float (&a_tile)[kInner][kRows + kPad],
+                                        float (&b_tile)[kInner][kColumns + kPad]) const {
+#pragma unroll
+    for (int i = 0; i < kA / kWidth; ++i) {
+      int k, row;
+      place_of_a(i, k, row);
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j)
+        a_tile[kOp == HeadOperand::kPlain ? k + j : k][kOp == HeadOperand::kPlain ? row : row + j] =
+            a[i * kWidth + j];
+    }
+#pragma unroll
+    for (int i = 0; i < kB / kWidth; ++i) {
+      const int v = threadIdx.x + i * kThreads, k = v / (kColumns / kWidth),
+                column = v % (kColumns / kWidth) * kWidth;
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) b_tile[k][column + j] = b[i * kWidth + j];
+    }
+  }
+};
+
+template <HeadOperand kOp, int kWidth>
 __global__ void __launch_bounds__(kThreads)
-    multiply_heads_kernel(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ out,
-                          HeadSizes n) {
+    multiply_heads_kernel(const float* __restrict__ a, const float* __restrict__ b,
+                          const float* __restrict__ added, float* __restrict__ out, HeadSizes n) {
   __shared__ __align__(16) float a_tile[2][kInner][kRows + kPad], b_tile[2][kInner][kColumns + kPad];
-  const int64_t head = blockIdx.z;
+  const int64_t head = blockIdx.z, out_base = head * n.rows * n.columns;
   a += head * n.rows * n.inner;
   b += head * n.inner * n.columns;
-  out += head * n.rows * n.columns;
   const int row0 = blockIdx.y * kRows, column0 = blockIdx.x * kColumns;
   const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
   float sum[4][4] = {};
-  load_tiles<kOp>(a, b, n, row0, column0, 0, a_tile[0], b_tile[0]);
-  __syncthreads();
+  Stage<kOp, kWidth> next;
+  next.load(a, b, n, row0, column0, 0);
   for (int k0 = 0, stage = 0; k0 < n.inner; k0 += kInner, stage ^= 1) {
-    if (k0 + kInner < n.inner)
-      load_tiles<kOp>(a, b, n, row0, column0, k0 + kInner, a_tile[stage ^ 1], b_tile[stage ^ 1]);
+    next.store(a_tile[stage], b_tile[stage]);
+    __syncthreads();
+    if (k0 + kInner < n.inner) next.load(a, b, n, row0, column0, k0 + kInner);
 #pragma unroll
     for (int k = 0; k < kInner; ++k) {
       const float4 x = *reinterpret_cast<const float4*>(&a_tile[stage][k][row]);
@@ -67,15 +109,14 @@ __global__ void __launch_bounds__(kThreads)
         for (int j = 0; j < 4; ++j) sum[i][j] = fmaf(xs[i], ys[j], sum[i][j]);
       }
     }
-    __syncthreads();
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       if (row0 + row + i >= n.rows || column0 + column + j >= n.columns) continue;
-      float& to = out[int64_t(row0 + row + i) * n.columns + column0 + column + j];
-      to = kOutput == HeadOutput::kAccumulate ? to + sum[i][j] : sum[i][j];
+      const int64_t at = out_base + int64_t(row0 + row + i) * n.columns + column0 + column + j;
+      out[at] = added ? sum[i][j] + added[at] : sum[i][j];
     }
   }
 }
@@ -90,6 +131,10 @@ __global__ void __launch_bounds__(256)
     out[base + i] = fmaf(decay, state[base + i], added[base + i]);
 }
 
+bool aligned(const Tensor& t) {
+  return reinterpret_cast<uintptr_t>(t.raw()) % 16 == 0;
+}
+
 void check_single(const Tensor& t) {
   SPANWISE_CHECK(t.dtype() == DType::kF32, "states of {} cannot be folded on CUDA (F32 can)",
                  name_of(t.dtype()));
@@ -97,24 +142,24 @@ void check_single(const Tensor& t) {
 
 }  // namespace
 
-void multiply_heads(const Context& ctx, const Tensor& a, HeadOperand op, const Tensor& b, const Tensor& out,
-                    HeadOutput output) {
+void multiply_heads(const Context& ctx, const Tensor& a, HeadOperand op, const Tensor& b, const Tensor& added,
+                    const Tensor& out) {
   check_single(out);
   if (out.numel() == 0) return;
   const HeadSizes n{int(out.dim(1)), int(out.dim(2)), int(b.dim(1))};
   const dim3 grid(unsigned(ceil_div(n.columns, kColumns)), unsigned(ceil_div(n.rows, kRows)),
                   unsigned(out.dim(0)));
+  const bool by_vectors = (n.rows | n.columns | n.inner) % 4 == 0 && aligned(a) && aligned(b);
   const auto launch = [&](auto* kernel) {
-    kernel<<<grid, kThreads, 0, stream_of(ctx)>>>(a.data<float>(), b.data<float>(), out.data<float>(), n);
+    kernel<<<grid, kThreads, 0, stream_of(ctx)>>>(a.data<float>(), b.data<float>(), pointer<float>(added),
+                                                  out.data<float>(), n);
   };
   if (op == HeadOperand::kPlain) {
-    launch(output == HeadOutput::kWrite
-               ? multiply_heads_kernel<HeadOperand::kPlain, HeadOutput::kWrite>
-               : multiply_heads_kernel<HeadOperand::kPlain, HeadOutput::kAccumulate>);
+    launch(by_vectors ? multiply_heads_kernel<HeadOperand::kPlain, 4>
+                      : multiply_heads_kernel<HeadOperand::kPlain, 1>);
   } else {
-    launch(output == HeadOutput::kWrite
-               ? multiply_heads_kernel<HeadOperand::kTransposed, HeadOutput::kWrite>
-               : multiply_heads_kernel<HeadOperand::kTransposed, HeadOutput::kAccumulate>);
+    launch(by_vectors ? multiply_heads_kernel<HeadOperand::kTransposed, 4>
+                      : multiply_heads_kernel<HeadOperand::kTransposed, 1>);
   }
   check_launch("multiply_heads");
 }
