@@ -81,15 +81,18 @@ void add_gradients(ParamStore& params, double factor) {
   std::vector<Tensor> seeds;
   for (const ParamEntry& entry : params.entries()) {
     const Param& param = *entry.param;
-    const Tensor g = Tensor::zeros(ctx, param.shape, DType::kF64);
-    for (const ElementRun& run : element_runs(param)) {
-      for (int64_t i = 0; i < run.count; ++i) {
-        const int64_t at = run.global + i;
-        const bool everywhere = !param.placement.sharded() || (entry.name == "shared" && at < 2 * kOther);
-        g.data<double>()[run.local + i] =
-            factor * std::sin(double(at + 1)) / (everywhere ? params.tensor().size() : 1);
+    const Tensor g = Tensor::zeros(ctx, param.shape, params.master_dtype());
+    dispatch_float(g.dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      for (const ElementRun& run : element_runs(param)) {
+        for (int64_t i = 0; i < run.count; ++i) {
+          const int64_t at = run.global + i;
+          const bool everywhere = !param.placement.sharded() || (entry.name == "shared" && at < 2 * kOther);
+          g.data<T>()[run.local + i] =
+              T(factor * std::sin(double(at + 1)) / (everywhere ? params.tensor().size() : 1));
+        }
       }
-    }
+    });
     outputs.push_back(Var(Tensor::zeros(ctx, {1}, DType::kF64), true));
     seeds.push_back(Tensor::from<double>(ctx, {1}, {1}));
     tape.record({param.var}, {outputs.back()}, [var = param.var, g, &ctx] { var.add_grad(ctx, g); });
@@ -151,6 +154,61 @@ TEST(ShardedParams, StepsInEveryLayoutEqualOneRank) {
         for (size_t i = 0; i < expected.size(); ++i) {
           ASSERT_NEAR(got[i], expected[i], 1e-12) << params.entries()[e].name << " element " << i;
         }
+      }
+    }
+  }
+}
+
+// What a rank's model reads of a parameter, next to the masters of the same elements.
+void expect_rounded_masters(ParamStore& params) {
+  params.acquire(0);
+  for (int e = 0; e < 4; ++e) {
+    const Param& param = *params.entries()[e].param;
+    const std::vector<double> masters = whole(params, params.values(), e);
+    const Tensor& read = param.var.value();
+    EXPECT_EQ(read.dtype(), param.shape.num_dims() == 2 ? DType::kBF16 : DType::kF32);
+    dispatch_storage(read.dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      const std::vector<T> values = read.to_vector<T>();
+      for (const ElementRun& run : element_runs(param)) {
+        for (int64_t i = 0; i < run.count; ++i) {
+          ASSERT_EQ(double(values[size_t(run.local + i)]), double(T(masters[size_t(run.global + i)])))
+              << params.entries()[e].name << " element " << run.global + i;
+        }
+      }
+    });
+  }
+  params.release(0);
+}
+
+TEST(ShardedParams, InBF16EveryRankReadsRoundedMastersWhichStepAsF32) {
+  Layers reference;
+  ParamStore alone(test_context(), reference, DType::kF32, 9);
+  GradientReducer alone_reducer(alone);
+  ShardedAdamW alone_optimizer(alone);
+  for (int s = 1; s <= 3; ++s) step(alone, alone_reducer, alone_optimizer, 1.0 / s, s);
+
+  for (const int tensor_size : tensor_sizes()) {
+    const Axes axes(tensor_size);
+    for (const int stage : {0, 1, 2, 3}) {
+      SCOPED_TRACE(fmt::format("{} tensor ranks, stage {}", tensor_size, stage));
+      Layers module(axes.tensor->rank(), tensor_size);
+      ParamStoreOptions options = options_of(stage);
+      options.dtype = DType::kBF16;
+      ParamStore params(test_context(), module, options, *axes.data, *axes.tensor);
+      GradientReducer reducer(params);
+      ShardedAdamW optimizer(params);
+      expect_rounded_masters(params);
+      for (int s = 1; s <= 3; ++s) {
+        const int n = axes.data->size();
+        step(params, reducer, optimizer, 2.0 * (axes.data->rank() + 1) / (n * (n + 1)) / s, s);
+      }
+      expect_rounded_masters(params);
+      for (int e = 0; e < 4; ++e) {
+        const std::vector<double> got = whole(params, params.values(), e),
+                                  expected = whole(alone, alone.values(), e);
+        for (size_t i = 0; i < expected.size(); ++i)
+          ASSERT_NEAR(got[i], expected[i], 1e-6) << "element " << i;
       }
     }
   }

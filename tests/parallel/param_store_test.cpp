@@ -1,5 +1,8 @@
 #include "parallel/param_store.h"
 
+#include "parallel/sharded_adamw.h"
+#include "parallel/whole_params.h"
+
 #include "tests/testing/op_testing.h"
 
 namespace spanwise::testing {
@@ -66,6 +69,90 @@ TEST(ParamStore, SpansCoverTheBufferAndSplitByWeightDecay) {
     EXPECT_EQ(spans[i].weight_decay, i != 1);
     EXPECT_EQ(spans[i].begin, i == 0 ? 0 : spans[i - 1].end);
   }
+}
+
+// What a model reads of a parameter, as doubles.
+std::vector<double> read_values(const Param& param) {
+  return dispatch_storage(param.var.value().dtype(), [&](auto zero) {
+    const auto values = param.var.value().to_vector<decltype(zero)>();
+    return std::vector<double>(values.begin(), values.end());
+  });
+}
+
+std::vector<double> rounded(std::vector<double> values) {
+  for (double& v : values) v = double(float(BFloat16(v)));
+  return values;
+}
+
+struct TwoMatricesAndAConvolution : TwoMatrices {
+  Param conv{{5, 1, 4}, init::normal(1.0)};
+  void visit(const std::string& prefix, const ParamVisitor& visitor) override {
+    TwoMatrices::visit(prefix, visitor);
+    visitor(prefix + "conv", conv);
+  }
+};
+
+TEST(ParamStoreInBF16, MatricesAreRoundedCopiesOfF32MastersAndTheRestIsF32) {
+  TwoMatricesAndAConvolution module, reference;
+  const ParamStore store(test_context(), module, DType::kBF16, 1),
+      f32(test_context(), reference, DType::kF32, 1);
+  EXPECT_EQ(store.values().dtype(), DType::kF32);
+  EXPECT_EQ(store.grads().dtype(), DType::kF32);
+  for (const auto& [mine, theirs] : {std::pair{&module.a, &reference.a}, {&module.b, &reference.b}}) {
+    EXPECT_EQ(mine->var.value().dtype(), DType::kBF16);
+    EXPECT_EQ(read_values(*mine), rounded(read_values(*theirs)));
+  }
+  for (const auto& [mine, theirs] :
+       {std::pair{&module.bias, &reference.bias}, {&module.conv, &reference.conv}})
+    EXPECT_TRUE(bitwise_equal(mine->var.value(), theirs->var.value()));
+  for (int e = 0; e < 4; ++e) {
+    const FlatRange all{0, store.entries()[e].param->numel()};
+    EXPECT_TRUE(
+        bitwise_equal(gather_piece(store, store.values(), e, all), gather_piece(f32, f32.values(), e, all)));
+  }
+}
+
+TEST(ParamStoreInBF16, ABucketHoldsMatricesAloneOrNone) {
+  TwoMatricesAndAConvolution module;
+  const ParamStore store(test_context(), module, DType::kBF16, 1);
+  ASSERT_EQ(store.buckets().size(), 2u);
+  EXPECT_EQ(store.buckets()[0].entries, (std::vector<int>{0, 2}));
+  EXPECT_EQ(store.buckets()[1].entries, (std::vector<int>{1, 3}));
+  EXPECT_EQ(store.model_values(0).dtype(), DType::kBF16);
+  EXPECT_EQ(store.model_values(1).dtype(), DType::kF32);
+}
+
+TEST(ParamStoreInBF16, MastersStepAsF32DoesAndCopiesFollow) {
+  TwoMatricesAndAConvolution module, reference;
+  ParamStore store(test_context(), module, DType::kBF16, 1), f32(test_context(), reference, DType::kF32, 1);
+  ShardedAdamW optimizer(store), f32_optimizer(f32);
+  // Steps that BF16 weights would lose in rounding.
+  for (int step = 1; step <= 3; ++step) {
+    for (ParamStore* params : {&store, &f32}) {
+      params->zero_grads();
+      for (const ParamEntry& entry : params->entries())
+        entry.param->var.add_grad(test_context(), random_tensor(entry.param->shape, DType::kF32, entry.name));
+    }
+    for (ShardedAdamW* adamw : {&optimizer, &f32_optimizer})
+      adamw->step({.lr = 1e-4, .step = step}, {adamw->squared_grad_norm(), 1.0});
+  }
+  for (int e = 0; e < 4; ++e) {
+    const FlatRange all{0, store.entries()[e].param->numel()};
+    const Tensor master = gather_piece(store, store.values(), e, all);
+    EXPECT_TRUE(bitwise_equal(master, gather_piece(f32, f32.values(), e, all)));
+    const Param& param = *store.entries()[e].param;
+    const bool matrix = param.var.value().dtype() == DType::kBF16;
+    EXPECT_EQ(read_values(param), matrix ? rounded(to_doubles(master)) : to_doubles(master));
+  }
+}
+
+TEST(ParamStoreInBF16, ValuesOfACheckpointReachTheModelWhenPublished) {
+  TwoMatricesAndAConvolution module;
+  const ParamStore store(test_context(), module, DType::kBF16, 1);
+  const Tensor source = random_tensor({15}, DType::kF32, "source");
+  scatter_piece(store, store.values(), 0, {0, 15}, source);
+  store.publish_values();
+  EXPECT_EQ(read_values(module.a), rounded(to_doubles(source)));
 }
 
 TEST(ParamStore, RefusesTwoParametersOfOneName) {

@@ -6,8 +6,10 @@
 // a and b are both BF16 or both F32 (plain fp32 products: no TF32), c is F32 or of their dtype. A matrix is
 // rows of consecutive elements, `stride` apart, so column blocks need no copy. Any size and alignment.
 //
-// An algorithm is chosen once per shape by cuBLASLt's heuristic. Split-k is allowed only where it adds its
-// partial results in fp32, in a separate pass and a fixed order: results are bitwise equal from run to run.
+// An algorithm is chosen once per shape: of cuBLASLt's candidates the fastest, measured on the first call's
+// operands, that gives the bits of its first choice. So results are bitwise equal from run to run although
+// times are not. Split-k is allowed only where it adds its partial results in fp32, in a separate pass and a
+// fixed order. The first large product of a shape waits for the GPU; no other does.
 
 #include <cstdint>
 
