@@ -16,15 +16,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 
 
 def run_ours(args, batch, length, settings):
+    """Ends the run when it has made its steps: its last checkpoint would take longer than they do."""
     with tempfile.TemporaryDirectory() as directory:
         overrides = {
-            "run.dir": directory, "train.steps": args.steps, "train.sequence_length": length,
+            "run.dir": directory, "train.steps": 1000000, "train.sequence_length": length,
             "train.global_batch": batch, "train.micro_batch": batch, "metrics.tensorboard": "false",
+            "checkpoint.every": 0,
         }
         command = [args.program, "train", args.config]
         if args.ranks > 1:
@@ -33,12 +36,19 @@ def run_ours(args, batch, length, settings):
             command += ["--set", f"{field}={value}"]
         for setting in settings:
             command += ["--set", setting]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
-        if done.returncode != 0:
-            sys.exit(f"gpu_train: {' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        millions = float(re.search(r"([\d.]+) M parameters", done.stdout).group(1))
-        rows = [json.loads(line) for line in open(pathlib.Path(directory) / "metrics.jsonl")]
-    steps = [row for row in rows if "tokens_per_second" in row][3:]
+        log, metrics = pathlib.Path(directory) / "log", pathlib.Path(directory) / "metrics.jsonl"
+        with open(log, "w") as output:
+            run = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=HERE.parent)
+            while run.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < args.steps):
+                time.sleep(0.2)
+            ended = run.poll()
+            run.terminate()
+            run.wait()
+        text = log.read_text()
+        if ended is not None:
+            sys.exit(f"gpu_train: {' '.join(command)} ended with {ended}:\n{text[-3000:]}")
+        millions = float(re.search(r"([\d.]+) M parameters", text).group(1))
+        steps = [json.loads(line) for line in metrics.read_text().splitlines()[3:args.steps]]
     rate = statistics.median(row["tokens_per_second"] for row in steps)
     peak = max(row["memory_bytes"] for row in steps) / 2**30
     return millions * 1e6, rate, peak
