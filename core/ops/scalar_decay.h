@@ -51,8 +51,10 @@ void scalar_decay_fold_bwd(Context& ctx, const LinearStateCall& call, const Line
 void scalar_decay_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
 }  // namespace cpu
 
-/// BF16 with head dims 64, 128 and 256, and F32. Rows as spans: the summary is a scan of its own, and rows
-/// that continue are computed when their incoming state is known; backward, dq waits for no exchange.
+/// BF16 with head dims 64, 128 and 256, and F32. Saved beside the operands: with decays per token a state of
+/// the operands' dtype every 512 tokens, and F32 states where long segments of few heads are cut. Rows as
+/// spans: the summary is a scan of its own, and rows that continue are computed when their incoming state is
+/// known; backward, dq waits for no exchange.
 namespace cuda {
 std::vector<Tensor> scalar_decay_saved(Context& ctx, const LinearStateCall& call);
 void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,

@@ -10,8 +10,8 @@ namespace {
 
 // An H200's; others only balance worse.
 constexpr int64_t kMultiprocessors = 132;
-// Chunks between saved states: dg sums rounded terms from one to the next, so their number bounds its error,
-// and their states cost 1/8 of the bytes of k.
+// Chunks between saved states: dg sums rounded terms from one to the next, so their number bounds its error;
+// the states take V / 512 times the bytes of k, written and read once.
 constexpr int64_t kGroupChunks = 8;
 // A shorter piece does not repay two more launches.
 constexpr int64_t kMinPieceChunks = 32;
@@ -77,11 +77,14 @@ std::vector<ScanPlan::Group> ScanPlan::groups(SegmentSet which) const {
   for (const Segment& s : select(which)) {
     const bool empty = !(s.continues && call_.initial_state.defined());
     const int64_t num_chunks = ceil_div(s.length, kScanChunk);
-    for (int64_t c = 0; c < num_chunks; c += kGroupChunks) {
-      const int64_t last = std::min(c + kGroupChunks, num_chunks) - 1, begin = c * kScanChunk;
-      groups.push_back(
-          {int32_t(s.begin + begin), int32_t(std::min(kGroupChunks * kScanChunk, s.length - begin)),
-           int32_t(num_slots_ ? saved_slot(s, last, num_chunks) : -1), int32_t(c == 0 && empty)});
+    int64_t begin = 0;
+    for (int64_t c = 0; c < num_chunks; ++c) {
+      if (!ends_group(c, num_chunks)) continue;
+      const int64_t end = std::min((c + 1) * kScanChunk, s.length);
+      groups.push_back({int32_t(s.begin + begin), int32_t(end - begin),
+                        int32_t(num_slots_ ? saved_slot(s, c, num_chunks) : -1),
+                        int32_t(begin == 0 && empty)});
+      begin = end;
     }
   }
   return groups;
