@@ -1,6 +1,5 @@
 #include "core/ops/gated_delta.h"
 
-#include <chrono>
 #include <cmath>
 
 #include "tests/testing/cuda_testing.h"
@@ -67,6 +66,17 @@ TEST(CudaGatedDelta, DocumentsRowsAndSharedKeyHeads) {
   check_case(c, DType::kBF16);
   c.initial = false;
   check_case(c, DType::kBF16);
+}
+
+// Few heads and long segments: parts of them are scanned side by side.
+TEST(CudaGatedDelta, LongDocumentsScannedInParts) {
+  LinearCase c = shape("parts", 2000, 128, 64);
+  c.B = 2;
+  c.starts = {5, 2700};
+  for (const double decay : {0.0003, 0.05}) {
+    c.gate_scale = decay;
+    check_case(c, DType::kBF16);
+  }
 }
 
 TEST(CudaGatedDelta, OddDecaysAndBetas) {
@@ -204,69 +214,6 @@ TEST(CudaGatedDelta, SpansEqualThoseOfTheCpu) {
     SCOPED_TRACE(name_of(dtype));
     const CudaBounds bounds = dtype == DType::kBF16 ? kBoundsBF16 : kBoundsF32;
     check_on_cuda(op, cuda_operands(operands_of(c, true), dtype), {bounds.output});
-  }
-}
-
-// Not a check: run with --gtest_also_run_disabled_tests --gtest_filter='*Times*'. The floor is that of
-// kernels.md for the gated delta rule, C = 64, ms per million (token x head): 0.24 and 0.66 at 128 columns.
-TEST(CudaGatedDelta, DISABLED_Times) {
-  struct Size {
-    int64_t B, T, H, HV, K, V;
-  };
-  for (const Size& s :
-       {Size{4, 8192, 16, 16, 128, 128}, Size{1, 32768, 16, 16, 128, 128}, Size{8, 4096, 16, 16, 128, 128},
-        Size{4, 8192, 6, 6, 256, 256}, Size{4, 8192, 16, 16, 64, 64}}) {
-    Context ctx({.device = Device::kCUDA, .num_threads = 2});  // not poisoned
-    const auto time_ms = [&](const std::function<void()>& run) {
-      for (int i = 0; i < 3; ++i) run();
-      ctx.synchronize();
-      const auto begin = std::chrono::steady_clock::now();
-      constexpr int kRepeat = 20;
-      for (int i = 0; i < kRepeat; ++i) run();
-      ctx.synchronize();
-      return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count() /
-             kRepeat;
-    };
-    const auto make = [&](const Shape& dims, DType dtype, double scale, double shift) {
-      const std::vector<double> tile = to_doubles(random_tensor({65537}, DType::kF64, "tile", scale, shift));
-      return dispatch_storage(dtype, [&](auto zero) {
-        using T = decltype(zero);
-        std::vector<T> values(size_t(dims.numel()));
-        for (size_t i = 0; i < values.size(); ++i) values[i] = T(tile[i % tile.size()]);
-        return Tensor::from(ctx, dims, values);
-      });
-    };
-    const double unit = 1 / std::sqrt(double(s.K));
-    const Var q(make({s.B, s.T, s.H, s.K}, DType::kBF16, 1, 0), true),
-        k(make({s.B, s.T, s.H, s.K}, DType::kBF16, unit, 0), true),
-        v(make({s.B, s.T, s.HV, s.V}, DType::kBF16, 1, 0), true),
-        g(make({s.B, s.T, s.HV}, DType::kF32, 0.001, -0.05), true),
-        beta(make({s.B, s.T, s.HV}, DType::kF32, 0.1, 0.5), true);
-    const Tensor dout = make({s.B, s.T, s.HV, s.V}, DType::kBF16, 1, 0);
-    const SequenceLayout layout(s.B, s.T);
-    const auto forward = [&](Tape& tape) {
-      return gated_delta(tape, q, k, v, g, beta, layout, Var(), {.scale = unit}).out;
-    };
-    const double inference = time_ms([&] {
-      Tape tape(ctx, Tape::Mode::kInference);
-      forward(tape);
-    });
-    const double fwd = time_ms([&] {
-      Tape tape(ctx);
-      forward(tape);
-    });
-    const double both = time_ms([&] {
-      for (const Var& x : {q, k, v, g, beta}) x.clear_grad();
-      Tape tape(ctx);
-      const Var out = forward(tape);
-      tape.backward({out}, {dout});
-    });
-    const double millions = double(s.B * s.T * s.HV) / 1e6;
-    fmt::print(
-        "B={} T={} H={} K={} V={}: forward {:.3f} ms (saving {:.3f}), both {:.3f}, backward {:.3f}; per "
-        "million token-heads {:.3f} / {:.3f}\n",
-        s.B, s.T, s.HV, s.K, s.V, inference, fwd, both, both - fwd, inference / millions,
-        (both - fwd) / millions);
   }
 }
 

@@ -3,9 +3,12 @@
 
 #include "core/ops/gated_delta.h"
 
+#include <optional>
+
 #include "core/ops/cuda/common/launch.h"
 #include "core/ops/cuda/gated_delta_chunks.cuh"
 #include "core/ops/cuda/gated_delta_finish.h"
+#include "core/ops/cuda/gated_delta_parts.h"
 #include "core/ops/cuda/gated_delta_recurrent.h"
 #include "core/upload.h"
 
@@ -82,28 +85,25 @@ class DeviceChunks {
       for (int64_t i = s.first; i + 1 < s.last; ++i) chunks[i].state_out = chunks[i + 1].state_in;
       if (s.ends_row && has_dfinal) chunks[s.last - 1].state_out = int(states + s.row);
     }
-    std::vector<delta::Segment> segments;
     std::vector<int> selected;
     for (const ChunkList::SegmentChunks& s : call.chunks.select(which)) {
-      segments.push_back({int(s.row), int(s.first), int(s.last), s.continues, s.ends_row});
+      const int row = int(s.row);
+      segments.push_back({int(s.first), int(s.last), s.continues ? row : -1, s.ends_row ? row : -1});
       for (int64_t i = s.first; i < s.last; ++i) selected.push_back(int(i));
     }
     num_chunks = int(chunks.size());
-    num_segments = int(segments.size());
     num_selected = int(selected.size());
     chunks_ = upload(ctx, chunks);
-    if (num_segments == 0) return;
-    segments_ = upload(ctx, segments);
-    selected_ = upload(ctx, selected);
+    if (num_selected > 0) selected_ = upload(ctx, selected);
   }
   const Chunk* chunks() const { return static_cast<const Chunk*>(chunks_.raw()); }
-  const delta::Segment* segments() const { return static_cast<const delta::Segment*>(segments_.raw()); }
   const int* selected() const { return static_cast<const int*>(selected_.raw()); }
 
-  int num_chunks, num_segments, num_selected;
+  std::vector<delta::Segment> segments;
+  int num_chunks, num_selected;
 
  private:
-  Tensor chunks_, segments_, selected_;
+  Tensor chunks_, selected_;
 };
 
 /// The operands of a call, ready for kernels.
@@ -143,8 +143,8 @@ void prepare(Context& ctx, const Operands& x, const DeviceChunks& chunks, const 
 
 ScanArgs scan_args(const Operands& x, const DeviceChunks& chunks, const std::vector<Tensor>& saved) {
   return {.problem = x.problem(chunks),
-          .segments = chunks.segments(),
-          .num_segments = chunks.num_segments,
+          .segments = nullptr,
+          .num_segments = 0,
           .v = x.v.rows(),
           .theta = pointer<bf16>(saved[kTheta]),
           .scores = pointer<bf16>(saved[kScores]),
@@ -157,12 +157,86 @@ ScanArgs scan_args(const Operands& x, const DeviceChunks& chunks, const std::vec
           .values = nullptr};
 }
 
+template <class Args>
+void launch(Context& ctx, Args args, const std::vector<delta::Segment>& segments) {
+  if (segments.empty()) return;
+  const Tensor uploaded = upload(ctx, segments);
+  args.segments = static_cast<const delta::Segment*>(uploaded.raw());
+  args.num_segments = int(segments.size());
+  if constexpr (std::is_same_v<Args, ScanArgs>) {
+    launch_scan(stream_of(ctx), args);
+  } else {
+    launch_retreat(stream_of(ctx), args);
+  }
+}
+
+PartPlan plan_of(const Context& ctx, const LinearStateCall& call, const DeviceChunks& chunks) {
+  int device = 0, multiprocessors = 0;
+  SPANWISE_CUDA(cudaGetDevice(&device));
+  SPANWISE_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  return plan_parts(chunks.segments, int(call.v.dim(2)), int(call.q.dim(3)), int(call.v.dim(3)),
+                    multiprocessors);
+}
+
+/// The buffers of a scan in parts, with M of every part that is neither its segment's first nor its last.
+class Parts {
+ public:
+  Parts(Context& ctx, const Operands& x, const DeviceChunks& chunks, const PartPlan& plan,
+        const std::vector<Tensor>& saved)
+      : plan_(plan) {
+    const int64_t count = int64_t(plan.parts.size()), HV = x.call.v.dim(2), K = x.call.q.dim(3),
+                  V = x.call.v.dim(3);
+    own = Tensor::empty(ctx, {count, HV, K, V}, DType::kF32);
+    states = Tensor::empty(ctx, {count, HV, K, V}, DType::kF32);
+    transitions_ = Tensor::empty(ctx, {count, HV, K, K}, DType::kF32);
+    ScanArgs args = scan_args(x, chunks, saved);
+    args.problem.V = args.problem.K;
+    args.v = {nullptr, 0};
+    args.from_identity = true;
+    args.initial = nullptr;
+    args.final = pointer<float>(transitions_);
+    launch(ctx, args, select([](const PartRange& r, int part, delta::Segment s) {
+             return part > r.first && part + 1 < r.last ? std::optional(s) : std::nullopt;
+           }));
+  }
+  /// fn(range, part, its chunks) for every part: the segment to scan, if any.
+  template <class F>
+  std::vector<delta::Segment> select(F&& fn) const {
+    std::vector<delta::Segment> selected;
+    for (const PartRange& r : plan_.ranges) {
+      for (int part = r.first; part < r.last; ++part) {
+        const std::optional<delta::Segment> s = fn(r, part, plan_.parts[size_t(part)]);
+        if (s) selected.push_back(*s);
+      }
+    }
+    return selected;
+  }
+  void fold(Context& ctx, FoldOrder order, const float* start) const {
+    const Tensor ranges = upload(ctx, plan_.ranges);
+    launch_fold(stream_of(ctx), {.ranges = static_cast<const PartRange*>(ranges.raw()),
+                                 .num_ranges = int(plan_.ranges.size()),
+                                 .HV = int(own.dim(1)),
+                                 .K = int(own.dim(2)),
+                                 .V = int(own.dim(3)),
+                                 .order = order,
+                                 .start = start,
+                                 .own = pointer<float>(own),
+                                 .transitions = pointer<float>(transitions_),
+                                 .states = pointer<float>(states)});
+  }
+  Tensor own, states;
+
+ private:
+  const PartPlan& plan_;
+  Tensor transitions_;
+};
+
 /// Outputs and states of the segments `which` names, after prepare().
 void scan(Context& ctx, const LinearStateCall& call, SegmentSet which, const LinearStateForward& f,
           const std::vector<Tensor>& saved) {
   const Operands x(ctx, call);
   const DeviceChunks chunks(ctx, call, which, false);
-  if (chunks.num_segments == 0) return;
+  if (chunks.segments.empty()) return;
   ScanArgs args = scan_args(x, chunks, saved);
   args.final = pointer<float>(f.final_state);
   args.out = {pointer<bf16>(f.out), f.out.row_stride(f.out.dim(2) * f.out.dim(3))};
@@ -170,7 +244,21 @@ void scan(Context& ctx, const LinearStateCall& call, SegmentSet which, const Lin
     args.states = pointer<bf16>(saved[kStates]);
     args.values = pointer<bf16>(saved[kValues]);
   }
-  launch_scan(stream_of(ctx), args);
+  const PartPlan plan = plan_of(ctx, call, chunks);
+  if (!plan.split()) return launch(ctx, args, chunks.segments);
+  const Parts parts(ctx, x, chunks, plan, saved);
+  ScanArgs first = scan_args(x, chunks, saved);
+  first.final = pointer<float>(parts.own);
+  launch(ctx, first, parts.select([](const PartRange& r, int part, delta::Segment s) {
+    return part + 1 < r.last
+               ? std::optional(delta::Segment{s.first, s.last, part == r.first ? r.initial : -1, part})
+               : std::nullopt;
+  }));
+  parts.fold(ctx, FoldOrder::kForward, args.initial);
+  args.initial = pointer<float>(parts.states);
+  launch(ctx, args, parts.select([](const PartRange& r, int part, delta::Segment s) {
+    return std::optional(delta::Segment{s.first, s.last, part, part + 1 == r.last ? r.final : -1});
+  }));
 }
 
 /// dstates, Z, and the gradients of incoming states, of the segments `which` names.
@@ -184,17 +272,36 @@ Retreated retreat(Context& ctx, const Operands& x, const DeviceChunks& chunks, c
     r.dstates = Tensor::empty(ctx, from.saved[kStates].shape(), DType::kBF16);
     r.z = Tensor::empty(ctx, from.saved[kValues].shape(), DType::kBF16);
   }
-  launch_retreat(stream_of(ctx), {.problem = x.problem(chunks),
-                                  .segments = chunks.segments(),
-                                  .num_segments = chunks.num_segments,
-                                  .dout = dout.rows(),
-                                  .theta = pointer<bf16>(from.saved[kTheta]),
-                                  .scores = pointer<bf16>(from.saved[kScores]),
-                                  .factors = pointer<float>(from.saved[kFactors]),
-                                  .dfinal = states_only ? nullptr : pointer<float>(from.dfinal_state),
-                                  .dinitial = pointer<float>(dinitial),
-                                  .dstates = pointer<bf16>(r.dstates),
-                                  .z = pointer<bf16>(r.z)});
+  RetreatArgs args{.problem = x.problem(chunks),
+                   .segments = nullptr,
+                   .num_segments = 0,
+                   .dout = dout.rows(),
+                   .theta = pointer<bf16>(from.saved[kTheta]),
+                   .scores = pointer<bf16>(from.saved[kScores]),
+                   .factors = pointer<float>(from.saved[kFactors]),
+                   .dfinal = states_only ? nullptr : pointer<float>(from.dfinal_state),
+                   .dinitial = pointer<float>(dinitial),
+                   .dstates = pointer<bf16>(r.dstates),
+                   .z = pointer<bf16>(r.z)};
+  const PartPlan plan = plan_of(ctx, x.call, chunks);
+  if (!plan.split()) {
+    launch(ctx, args, chunks.segments);
+    return r;
+  }
+  const Parts parts(ctx, x, chunks, plan, from.saved);
+  RetreatArgs first = args;
+  first.dinitial = pointer<float>(parts.own);
+  first.dstates = first.z = nullptr;
+  launch(ctx, first, parts.select([](const PartRange& r, int part, delta::Segment s) {
+    return part > r.first
+               ? std::optional(delta::Segment{s.first, s.last, part, part + 1 == r.last ? r.final : -1})
+               : std::nullopt;
+  }));
+  parts.fold(ctx, FoldOrder::kBackward, args.dfinal);
+  args.dfinal = pointer<float>(parts.states);
+  launch(ctx, args, parts.select([](const PartRange& r, int part, delta::Segment s) {
+    return std::optional(delta::Segment{s.first, s.last, part == r.first ? r.initial : -1, part});
+  }));
   return r;
 }
 
@@ -220,7 +327,7 @@ void gated_delta_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which
   if (!is_bf16(call)) return recurrent_bwd(ctx, call, which, from, out);
   const Operands x(ctx, call);
   const DeviceChunks chunks(ctx, call, which, from.dfinal_state.defined());
-  if (chunks.num_segments == 0) return;
+  if (chunks.segments.empty()) return;
   const AlignedRows dout(ctx, from.dout);
   const Retreated r = retreat(ctx, x, chunks, dout, from, out.dinitial_state, false);
 
@@ -278,16 +385,16 @@ void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const Span
   const DeviceChunks ending(ctx, call, SegmentSet::kEndingRow, false);
   ScanArgs args = scan_args(x, ending, out.saved);
   args.final = pointer<float>(summary->state);
-  launch_scan(stream_of(ctx), args);
+  launch(ctx, args, ending.segments);
   // M obeys the recurrence with v = 0 from the identity; rows in which a document starts pass nothing on.
   const DeviceChunks passing(ctx, call, SegmentSet::kPassing, false);
-  if (passing.num_segments == 0) return;
+  if (passing.segments.empty()) return;
   args = scan_args(x, passing, out.saved);
   args.problem.V = args.problem.K;
   args.v = {nullptr, 0};
   args.from_identity = true;
   args.final = pointer<float>(summary->transition);
-  launch_scan(stream_of(ctx), args);
+  launch(ctx, args, passing.segments);
 }
 
 void gated_delta_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
@@ -304,7 +411,7 @@ void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const LinearS
                         const Tensor& dstate_in) {
   if (!is_bf16(call)) return recurrent_dstate(ctx, call, from.dout, dstate_in);
   const DeviceChunks chunks(ctx, call, SegmentSet::kContinuing, false);
-  if (chunks.num_segments == 0) return;
+  if (chunks.segments.empty()) return;
   retreat(ctx, Operands(ctx, call), chunks, AlignedRows(ctx, from.dout), from, dstate_in, true);
 }
 

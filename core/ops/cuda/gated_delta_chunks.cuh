@@ -7,15 +7,14 @@
 //   retreat    the same backwards, dSᵀ in registers: Z, dS
 //   gradients  all chunks at once: the parts of dq, dk, dv, dβ, dG; then finish: dβ, dg
 //
-// Between kernels 64 x 64 bf16 blocks travel as images (common/wgmma_images.cuh) of 8 KB, which bulk copies move
-// without a change of layout. Rows of tokens past a chunk's end are zero in all of them.
+// Between kernels 64 x 64 bf16 blocks travel as images (common/wgmma_images.cuh) of 8 KB, which bulk copies
+// move without a change of layout. Rows of tokens past a chunk's end are zero in all of them.
 //
 //   theta, scores  [chunks, HV] images, rows and columns are tokens
 //   factors        [chunks, HV, 4, 64] fp32: log2 of the decay since the chunk's start (G), e^G, e^{Ḡ−G}, β
 //   values (N, Z)  [chunks, HV, V/64] images, rows are tokens
 //   states (S, dS) [slots, HV, V/64, K/64] images of Sᵀ: rows are columns of V. A slot for every chunk but
-//   the
-//                  segments' first, then one a row for incoming states (S), or for last ones (dS)
+//                  the segments' first, then one a row for incoming states (S), or for last ones (dS)
 
 #include "core/ops/cuda/common/wgmma_images.cuh"
 
@@ -35,10 +34,10 @@ struct Chunk {
   int state_in;       ///< slot of S₀, −1: zero
   int state_out;      ///< slot of dS₁, −1: zero
 };
+/// Chunks [first, last) that one block walks through: a segment, or a part of one (gated_delta_parts.h).
 struct Segment {
-  int row, first, last;  ///< chunks
-  bool from_initial;     ///< starts from initial_state
-  bool ends_row;
+  int first, last;
+  int initial, final;  ///< matrices of the states it starts from and ends with; −1: zero, or not wanted
 };
 
 struct Problem {

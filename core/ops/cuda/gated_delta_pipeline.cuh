@@ -41,9 +41,13 @@ enum class Operands { kAll, kStates };
 
 struct Unit {
   Segment segment;
-  int segment_index, head, slab, num_slabs;
+  int head, slab, num_slabs;
   __device__ int chunk_at(Direction direction, int n) const {
     return direction == Direction::kForward ? segment.first + n : segment.last - 1 - n;
+  }
+  /// Where this head's matrix begins in [index, HV, K, V].
+  __device__ int64_t matrix(int index, const Problem& p) const {
+    return (int64_t(index) * p.HV + head) * p.K * p.V;
   }
   __device__ int num_chunks() const { return segment.last - segment.first; }
   /// Image of this head's part of V in [index, HV, V/64, images_each].
@@ -57,8 +61,7 @@ __device__ __forceinline__ Unit unit_of_block(const Problem& p, const Segment* s
   u.num_slabs = p.V / 64;
   u.slab = blockIdx.x % u.num_slabs;
   u.head = blockIdx.x / u.num_slabs % p.HV;
-  u.segment_index = blockIdx.x / u.num_slabs / p.HV;
-  u.segment = segments[u.segment_index];
+  u.segment = segments[blockIdx.x / u.num_slabs / p.HV];
   return u;
 }
 
@@ -196,21 +199,36 @@ __device__ __forceinline__ void wait_state_sent() {
   __syncwarp();
 }
 
-/// Stages [64 tokens, 16 columns of this warp] from fragments of the transpose; then fn(row, column, piece)
-/// with every 16-byte piece this lane carries on.
-template <class F>
-__device__ __forceinline__ void transpose_out(bf16* staging, const uint32_t (&a)[4][4], F&& fn) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  __syncwarp();
+/// Where a lane's 16-byte pieces of [64 tokens, 16 columns of its warp] lie: four rows, 16 apart.
+struct LanePieces {
+  int row = threadIdx.x % 32 / 2, col = threadIdx.x / 32 * 16 + threadIdx.x % 2 * 8;
+  uint4 pieces[4];
+
+  /// From fragments of the transpose, through this warp's columns of the staging image.
+  __device__ __forceinline__ LanePieces(bf16* staging, const uint32_t (&a)[4][4]) {
+    __syncwarp();
 #pragma unroll
-  for (int i = 0; i < 4; ++i) store_a_image_trans(a[i], staging, 16 * warp, 16 * i);
-  __syncwarp();
+    for (int i = 0; i < 4; ++i) store_a_image_trans(a[i], staging, threadIdx.x / 32 * 16, 16 * i);
+    __syncwarp();
+    const uint4* from = reinterpret_cast<const uint4*>(staging + image_piece(row, col));
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int row = i * 16 + lane / 2, col = 16 * warp + lane % 2 * 8;
-    fn(row, col, *reinterpret_cast<const uint4*>(staging + image_piece(row, col)));
+    for (int i = 0; i < 4; ++i) pieces[i] = from[i * 16 * 8];
   }
-}
+  /// To an image of all 64 rows.
+  __device__ __forceinline__ void store_image(bf16* image) const {
+    uint4* to = reinterpret_cast<uint4*>(image + image_piece(row, col));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i * 16 * 8] = pieces[i];
+  }
+  /// To the first `length` of rows `stride` elements apart.
+  __device__ __forceinline__ void store_rows(bf16* rows, int64_t stride, int length) const {
+    bf16* to = rows + row * stride + col;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (row + 16 * i < length) *reinterpret_cast<uint4*>(to + 16 * i * stride) = pieces[i];
+    }
+  }
+};
 
 template <class Kernel, class Args>
 void launch_pipeline(Kernel* kernel, const char* name, int bytes, cudaStream_t stream, const Args& args) {

@@ -118,12 +118,7 @@ __device__ __forceinline__ void retreat(Pipeline<kK>& smem, const RetreatArgs& a
 #pragma unroll
   for (int i = 0; i < 4; ++i) state.add_product(to_state[i], shared_address(stage.k), 16 * i);
   wgmma_commit();
-  if (args.z) {
-    bf16* image = args.z + unit.image(index, p, 1) * kImageElems;
-    transpose_out(smem.values, a, [&](int row, int col, uint4 piece) {
-      *reinterpret_cast<uint4*>(image + image_piece(row, col)) = piece;
-    });
-  }
+  if (args.z) LanePieces(smem.values, a).store_image(args.z + unit.image(index, p, 1) * kImageElems);
   wgmma_wait<0>();
   state.pin();
   __syncwarp();
@@ -143,13 +138,13 @@ __global__ void __launch_bounds__(kScanThreads, 1) retreat_kernel(const __grid_c
     return;
   }
   State<kK> state;
-  const int64_t matrix = (int64_t(unit.segment.row) * p.HV + unit.head) * kK * p.V;
-  const float* dfinal = args.dfinal && unit.segment.ends_row ? args.dfinal + matrix : nullptr;
+  const float* dfinal =
+      args.dfinal && unit.segment.final >= 0 ? args.dfinal + unit.matrix(unit.segment.final, p) : nullptr;
   state.for_each(unit.slab * 64,
                  [&](float& c, int k, int v) { c = dfinal ? dfinal[int64_t(k) * p.V + v] : 0.0f; });
   for (int n = 0; n < unit.num_chunks(); ++n) retreat(smem, args, unit, n, state);
-  if (args.dinitial && unit.segment.from_initial) {
-    float* dinitial = args.dinitial + matrix;
+  if (args.dinitial && unit.segment.initial >= 0) {
+    float* dinitial = args.dinitial + unit.matrix(unit.segment.initial, p);
     state.for_each(unit.slab * 64, [&](float& c, int k, int v) { dinitial[int64_t(k) * p.V + v] = c; });
   }
   wait_state_sent();

@@ -119,10 +119,7 @@ __device__ __forceinline__ void advance(Pipeline<kK>& smem, const ScanArgs& args
     for (int i = 0; i < 4; ++i) wgmma_nk(o, a[i], shared_address(stage.scores), 16 * i);
     wgmma_commit();
     if (args.values) {
-      bf16* image = args.values + unit.image(index, p, 1) * kImageElems;
-      transpose_out(smem.values, a, [&](int row, int col, uint4 piece) {
-        *reinterpret_cast<uint4*>(image + image_piece(row, col)) = piece;
-      });
+      LanePieces(smem.values, a).store_image(args.values + unit.image(index, p, 1) * kImageElems);
     }
   }
   wgmma_wait<0>();
@@ -133,9 +130,7 @@ __device__ __forceinline__ void advance(Pipeline<kK>& smem, const ScanArgs& args
     pin_registers(o);
     fragments(a, o);
     bf16* out = args.out.data + chunk.begin * args.out.stride + unit.head * p.V + unit.slab * 64;
-    transpose_out(smem.values, a, [&](int row, int col, uint4 piece) {
-      if (row < chunk.length) *reinterpret_cast<uint4*>(out + row * args.out.stride + col) = piece;
-    });
+    LanePieces(smem.values, a).store_rows(out, args.out.stride, chunk.length);
   }
 }
 
@@ -152,14 +147,15 @@ __global__ void __launch_bounds__(kScanThreads, 1) scan_kernel(const __grid_cons
     return;
   }
   State<kK> state;
-  const int64_t matrix = (int64_t(unit.segment.row) * p.HV + unit.head) * kK * p.V;
-  const float* initial = args.initial && unit.segment.from_initial ? args.initial + matrix : nullptr;
+  const float* initial = args.initial && unit.segment.initial >= 0
+                             ? args.initial + unit.matrix(unit.segment.initial, p)
+                             : nullptr;
   state.for_each(unit.slab * 64, [&](float& c, int k, int v) {
     c = args.from_identity ? float(k == v) : initial ? initial[int64_t(k) * p.V + v] : 0.0f;
   });
   for (int n = 0; n < unit.num_chunks(); ++n) advance<kK, kOutputs>(smem, args, unit, n, state);
-  if (unit.segment.ends_row) {
-    float* final = args.final + matrix;
+  if (unit.segment.final >= 0) {
+    float* final = args.final + unit.matrix(unit.segment.final, p);
     state.for_each(unit.slab * 64, [&](float& c, int k, int v) { final[int64_t(k) * p.V + v] = c; });
   }
   wait_state_sent();
