@@ -220,7 +220,7 @@ TEST(CudaSoftmaxAttention, BackwardOfAPartTakesTheWholeSoftmax) {
   check_on_cuda(backward, pair_of_rows(DType::kBF16), {bf16, bf16, bf16});
 }
 
-// Rings of stages, barriers and proxies: a race shows as a rare difference.
+// Rings of stages, barriers, proxies and turns: a race shows as a rare difference.
 TEST(CudaSoftmaxAttention, ManyRunsAreBitwiseEqual) {
   Context& ctx = cuda_context();
   const Shape shape{2, 1500, 4, 128};
@@ -235,14 +235,20 @@ TEST(CudaSoftmaxAttention, ManyRunsAreBitwiseEqual) {
     t.copy_to_host(host.data(), host.size());
     return host;
   };
-  const auto results = [&] {
-    const AttentionForward forward = softmax_attention_fwd(ctx, in);
-    const AttentionBackward grads = softmax_attention_bwd(ctx, dout, in, forward);
-    return std::vector<std::vector<char>>{bytes(forward.out), bytes(forward.log_sum_exp), bytes(grads.dq),
-                                          bytes(grads.dk), bytes(grads.dv)};
-  };
-  const auto first = results();
-  for (int i = 0; i < 100; ++i) ASSERT_TRUE(results() == first) << "run " << i;
+  for (const AttentionPath path : {AttentionPath::kWgmma, AttentionPath::kWgmmaTwice, AttentionPath::kMma}) {
+    const auto results = [&] {
+      const AttentionForward forward{Tensor::empty(ctx, shape, DType::kBF16),
+                                     Tensor::empty(ctx, {2, 1500, 4}, DType::kF32)};
+      const auto gradient = [&] { return Tensor::empty(ctx, shape, DType::kBF16); };
+      const AttentionBackward grads{gradient(), gradient(), gradient()};
+      cuda::softmax_attention_fwd(ctx, in, forward, path);
+      cuda::softmax_attention_bwd(ctx, dout, in, forward, grads, path);
+      return std::vector<std::vector<char>>{bytes(forward.out), bytes(forward.log_sum_exp), bytes(grads.dq),
+                                            bytes(grads.dk), bytes(grads.dv)};
+    };
+    const auto first = results();
+    for (int i = 0; i < 100; ++i) ASSERT_TRUE(results() == first) << "path " << int(path) << ", run " << i;
+  }
 }
 
 TEST(CudaSoftmaxAttention, RefusesWhatKernelsDoNotSupport) {

@@ -237,6 +237,16 @@ void forward(Context& ctx, const AttentionInputs& in, const AttentionForward& re
   }
 }
 
+/// Whether backward takes the one-kernel way. Its longest blocks start last under a causal mask, so that it
+/// needs many for each processor.
+template <class T>
+bool one_kernel(const Operands<T>& operands, AttentionPath path) {
+  const AttentionArgs<T>& a = operands.args;
+  if (path == AttentionPath::kWgmmaTwice || a.key_width != 128 || !operands.staggered()) return false;
+  const int64_t blocks = ceil_div(a.num_keys, kQueryPad) * a.kv_heads * a.batch;
+  return path == AttentionPath::kWgmma || blocks >= 24 * int64_t(a.num_processors);
+}
+
 template <class T>
 void backward(Context& ctx, const Tensor& dout_given, const AttentionInputs& in,
               const AttentionForward& result, const AttentionBackward& grads, AttentionPath path) {
@@ -261,7 +271,7 @@ void backward(Context& ctx, const Tensor& dout_given, const AttentionInputs& in,
     if (!use_wgmma(path)) {
       attention_dkdv_mma(stream, args);
       attention_dq_mma(stream, args);
-    } else if (args.key_width == 128 && operands.staggered() && path != AttentionPath::kWgmmaTwice) {
+    } else if (one_kernel(operands, path)) {
       const Tensor sums = Tensor::empty(ctx, Shape{padded_elems, args.key_width}, DType::kF32);
       const Tensor turns = Tensor::empty(ctx, Shape{1 + padded_elems / kBoundsQueries}, DType::kI32);
       args.dq_sums = pointer<float>(sums);

@@ -1,9 +1,9 @@
 // dq, dk and dv in one kernel with wgmma and TMA: as softmax_attention_wgmma_dkdv.cu, and the two warpgroups
 // exchange dS through shared memory for the block's share of dq, [64 queries, 128 keys]·[128 keys, kDim], of
-// which each computes half of the columns. Two more warps of the first warpgroup add the shares to dq_sums
-// in global memory when it is their turn: a block of queries takes them from its last block of keys to its
-// first. Under a causal mask blocks of keys that start together reach a block of queries in that order.
-// Nobody waits for a block of keys that has not started: they start in the order of their tickets.
+// which each computes half of the columns, a step later. Two more warps of the first warpgroup add the shares
+// to dq_sums in global memory when it is their turn: a block of queries takes them from its last block of
+// keys to its first. Under a causal mask blocks of keys that start together reach a block of queries in that
+// order. Nobody waits for a block of keys that has not started: they start in the order of their tickets.
 
 #include "core/ops/cuda/softmax_attention_wgmma_queries.cuh"
 
@@ -11,16 +11,16 @@ namespace spanwise::cuda {
 
 namespace {
 
-constexpr int kDim = 128, kStages = 2;
+constexpr int kDim = 128, kStages = 2, kExchanges = 3, kWriters = 2;
 constexpr int kHalfFloats = kQueries * kDim / 2;  ///< a warpgroup's share of dq
 
 struct Shared {
   SwizzledRows<kWgmmaRows, kDim> k, v;
   QueryRing<kDim, kStages> queries;
-  SwizzledRows<kQueries, kWgmmaRows> ds[3];  ///< [queries, keys], of alternate steps
-  float dq[2 * kHalfFloats];                 ///< [warpgroup][8 n-tiles][128 threads][4]
-  MBarrier keys_full, ds_full[3];
-  MBarrier dq_full[2], dq_empty;  ///< dq_full of alternate steps, each with its own writer
+  SwizzledRows<kQueries, kWgmmaRows> ds[kExchanges];  ///< [queries, keys]
+  float dq[2 * kHalfFloats];                          ///< [warpgroup][8 n-tiles][128 threads][4]
+  MBarrier keys_full, ds_full[kExchanges];
+  MBarrier dq_full[kWriters], dq_empty;  ///< each writer has its dq_full
   int ticket;
 };
 
@@ -33,14 +33,14 @@ __device__ __forceinline__ void store_release(int* to, int value) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
 }
 
-// All lanes of one warp; writer 0 or 1 takes every other step: one's addition arrives while the other waits
-// for its turn. turns[block] counts the blocks of keys that have added to a block of queries.
+// All lanes of one warp; the writers take turns, so that one's addition arrives while the other waits for
+// its turn. turns[block] counts the blocks of keys that have added to a block of queries.
 __device__ __forceinline__ void add_to_dq(Shared& shared, const AttentionArgsBf16& a, const KeyPlace& place,
                                           int writer) {
   const bool elected = threadIdx.x % 32 == 0;
   int step = 0;
   for_each_step<kWgmmaRows>(a, place, [&](int head, int block, bool) {
-    if (elected && step % 2 == writer) {
+    if (elected && step % kWriters == writer) {
       const int64_t at = (int64_t(place.batch) * a.heads + head) * (a.padded / kQueries) + block;
       const BlockBounds bounds = a.bounds[int64_t(place.batch) * a.num_bounds + block];
       const int before = (bounds.read_end - 1) / kWgmmaRows - place.first / kWgmmaRows;
@@ -51,7 +51,7 @@ __device__ __forceinline__ void add_to_dq(Shared& shared, const AttentionArgsBf1
         }
         asm volatile("fence.proxy.async.global;" ::: "memory");
       }
-      shared.dq_full[writer].wait(step / 2 % 2);
+      shared.dq_full[writer].wait(step / kWriters % 2);
       if (before == 0) {
         store_bytes(sums, shared.dq, int(sizeof(shared.dq)));
       } else {
@@ -74,6 +74,17 @@ __device__ __forceinline__ void store_matrix_trans(uint32_t address, const uint3
                : "memory");
 }
 
+/// This warp's 16 keys of a warpgroup's 64, as columns of ds [queries, keys].
+__device__ __forceinline__ void store_transposed(SwizzledRows<kQueries, kWgmmaRows>& ds,
+                                                 const uint32_t (&a)[kQueries / 16][4], int group, int warp,
+                                                 int lane) {
+#pragma unroll
+  for (int i = 0; i < kQueries / 16; ++i) {
+    const int query = 16 * i + lane / 16 * 8 + lane % 8, piece = 2 * warp + lane / 8 % 2;
+    store_matrix_trans(shared_address(&ds.data[group][query][(piece ^ query % 8) * 8]), a[i]);
+  }
+}
+
 /// dq [64, columns 64 group..] = ds · k; started, not awaited.
 __device__ __forceinline__ void start_dq(float (&dq)[kDim / 16][4],
                                          const SwizzledRows<kQueries, kWgmmaRows>& ds,
@@ -94,25 +105,31 @@ __device__ __forceinline__ void consume(Shared& shared, const AttentionArgsBf16&
   const int row0 = 64 * group + 16 * warp, key = place.first + row0 + lane / 4;
   const int2* ranges = a.ranges + int64_t(place.batch) * a.num_queries;
   const uint64_t k = shared.k.descriptor(64 * group), v = shared.v.descriptor(64 * group);
-  float dk[kDim / 8][4] = {}, dv[kDim / 8][4] = {};
+  float dk[kDim / 8][4] = {}, dv[kDim / 8][4] = {}, dq[kDim / 16][4];
   float s[kQueries / 8][4], dp[kQueries / 8][4];
   uint32_t p[kQueries / 16][4], ds[kQueries / 16][4];
 
-  float dq[kDim / 16][4];
-  int parity = 1;
-  RingPosition<3> exchange, last;
-  RingPosition<2> writer;
-  const auto store_dq = [&] {
-    shared.dq_empty.wait(parity);
+  RingPosition<kStages> ring;
+  RingPosition<kExchanges> exchange;
+  int step = 0;
+  // The share of the step before: its dS, the wait for the place that shares pass through, and its writer.
+  const auto start_last_dq = [&] {
+    const bool wrapped = exchange.stage == 0;
+    const int last = wrapped ? kExchanges - 1 : exchange.stage - 1;
+    // In the first step there is none, and nobody reads what the product gives.
+    if (step > 0) shared.ds_full[last].wait(exchange.parity ^ int(wrapped));
+    start_dq(dq, shared.ds[last], shared.k, group);
+    wgmma_commit();
+  };
+  const auto store_last_dq = [&] {
+    shared.dq_empty.wait(step & 1);
     float4* share = reinterpret_cast<float4*>(shared.dq + group * kHalfFloats) + threadIdx.x % 128;
 #pragma unroll
     for (int i = 0; i < kDim / 16; ++i) share[i * 128] = {dq[i][0], dq[i][1], dq[i][2], dq[i][3]};
-    parity ^= 1;
   };
+  const auto last_full = [&]() -> MBarrier& { return shared.dq_full[(step - 1) % kWriters]; };
   shared.keys_full.wait(0);
-  RingPosition<kStages> ring;
-  bool started = false;
-  for (;; ring.advance()) {
+  for (;; ring.advance(), exchange.advance(), ++step) {
     const int stage = ring.stage;
     queries.full[stage].wait(ring.parity);
     const int query0 = __shfl_sync(0xffffffffu, queries.step[stage].query0, 0);
@@ -135,47 +152,36 @@ __device__ __forceinline__ void consume(Shared& shared, const AttentionArgsBf16&
     wgmma_fence_operand(dp);
     score_gradient_of_columns(dp, s, queries.delta[stage]);
     to_a_fragments(ds, dp);
-    SwizzledRows<kQueries, kWgmmaRows>& exchanged = shared.ds[exchange.stage];
-#pragma unroll
-    for (int i = 0; i < kQueries / 16; ++i) {
-      const int query = 16 * i + lane / 16 * 8 + lane % 8, piece = 2 * warp + lane / 8 % 2;
-      store_matrix_trans(shared_address(&exchanged.data[group][query][(piece ^ query % 8) * 8]), ds[i]);
-    }
+    // Free: the product that read it, two steps ago, was over before its warpgroup gave that step's dS, which
+    // this one took in the last step.
+    store_transposed(shared.ds[exchange.stage], ds, group, warp, lane);
     wgmma_fence_operand(ds);
     wgmma_fence();
     start_add(dk, ds, queries.q[stage].descriptor_rows());
     wgmma_commit();
-    if (started) shared.ds_full[last.stage].wait(last.parity);
-    start_dq(dq, shared.ds[last.stage], shared.k, group);
-    wgmma_commit();
+    start_last_dq();
     wgmma_wait<1>();
     wgmma_fence_operand(dk);
     wgmma_fence_operand(dv);
     if (lane == 0) queries.empty[stage].arrive();
     wgmma_wait<0>();
     wgmma_fence_operand(dq);
-    if (started) store_dq();
+    if (step > 0) store_last_dq();
     fence_async_proxy();
     __syncwarp();
-    if (lane == 0) shared.ds_full[exchange.stage].arrive();
-    if (started) {
-      if (lane == 0) shared.dq_full[writer.stage].arrive();
-      writer.advance();
-      last.advance();
+    if (lane == 0) {
+      shared.ds_full[exchange.stage].arrive();
+      if (step > 0) last_full().arrive();
     }
-    exchange.advance();
-    started = true;
   }
-  if (started) {
-    shared.ds_full[last.stage].wait(last.parity);
-    start_dq(dq, shared.ds[last.stage], shared.k, group);
-    wgmma_commit();
+  if (step > 0) {
+    start_last_dq();
     wgmma_wait<0>();
     wgmma_fence_operand(dq);
-    store_dq();
+    store_last_dq();
     fence_async_proxy();
     __syncwarp();
-    if (lane == 0) shared.dq_full[writer.stage].arrive();
+    if (lane == 0) last_full().arrive();
   }
 
   const float dk_factor[2] = {a.scale, a.scale}, dv_factor[2] = {1.0f, 1.0f};
@@ -196,8 +202,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   if (threadIdx.x == 0) {
     shared.keys_full.init(1);
     shared.queries.init();
-    for (int i = 0; i < 3; ++i) shared.ds_full[i].init(kConsumerWarps);
-    for (int i = 0; i < 2; ++i) shared.dq_full[i].init(kConsumerWarps);
+    for (int i = 0; i < kExchanges; ++i) shared.ds_full[i].init(kConsumerWarps);
+    for (int i = 0; i < kWriters; ++i) shared.dq_full[i].init(kConsumerWarps);
     shared.dq_empty.init(1);
     fence_barrier_init();
     shared.ticket = atomicAdd(a.turns, 1);
@@ -208,9 +214,12 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
                        ticket / blocks / a.kv_heads};
   if (warpgroup_index() == 0) {
     registers_decrease<kProducerRegisters>();
-    if (threadIdx.x < 32) produce_steps(shared.k, shared.v, shared.keys_full, shared.queries, maps, a, place);
-    if (threadIdx.x / 32 == 1 || threadIdx.x / 32 == 2)
-      add_to_dq(shared, a, place, int(threadIdx.x) / 32 - 1);
+    const int warp = int(threadIdx.x) / 32;
+    if (warp == 0) {
+      produce_steps(shared.k, shared.v, shared.keys_full, shared.queries, maps, a, place);
+    } else if (warp <= kWriters) {
+      add_to_dq(shared, a, place, warp - 1);
+    }
   } else {
     registers_increase<kConsumerRegisters>();
     consume(shared, a, place);

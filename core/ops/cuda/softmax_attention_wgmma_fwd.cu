@@ -11,18 +11,26 @@ namespace {
 
 constexpr int kStages = 2;
 
+/// What output passes through. Queries of 256 columns leave no room: there it is their tile.
+template <int kDim>
+struct OutTile {
+  static constexpr bool kApart = true;
+  SwizzledRows<kWgmmaRows, kDim> out;
+};
+template <>
+struct OutTile<256> {
+  static constexpr bool kApart = false;
+};
+
 template <int kDim, int kKeys>
-struct Shared {
-  /// Queries of 256 columns leave no room: their output passes through them.
-  static constexpr bool kOutApart = kDim <= 128;
+struct Shared : OutTile<kDim> {
   SwizzledRows<kWgmmaRows, kDim> q;
   SwizzledRows<kKeys, kDim> k[kStages], v[kStages];
-  SwizzledRows<kWgmmaRows, kOutApart ? kDim : kSwizzleColumns> out_apart[kOutApart ? 1 : 0];
   MBarrier q_full, q_empty, k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
   int ticket;  ///< of q
-  __device__ __forceinline__ SwizzledRows<kWgmmaRows, kDim>& out() {
-    if constexpr (kOutApart) {
-      return out_apart[0];
+  __device__ __forceinline__ SwizzledRows<kWgmmaRows, kDim>& out_tile() {
+    if constexpr (OutTile<kDim>::kApart) {
+      return this->out;
     } else {
       return q;
     }
@@ -98,8 +106,8 @@ __device__ __forceinline__ void store_tile(Shared<kDim, kKeys>& shared, const At
   asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
   float factor[2], lse[2];
   softmax.finish(a.scale_log2, factor, lse);
-  store_warp_rows(shared.out(), row0, a.out, tile.batch, a.num_queries, a.heads, tile.head, tile.first + row0,
-                  out, factor);
+  store_warp_rows(shared.out_tile(), row0, a.out, tile.batch, a.num_queries, a.heads, tile.head,
+                  tile.first + row0, out, factor);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int query = tile.first + row0 + lane / 4 + 8 * half;
@@ -113,7 +121,7 @@ __device__ __forceinline__ void consume(Shared<kDim, kKeys>& shared, const Atten
                                         int num_tiles) {
   const int group = warpgroup_index() - 1, warp = int(threadIdx.x) / 32 % 4, lane = int(threadIdx.x) % 32;
   const int row0 = 64 * group + 16 * warp;
-  constexpr bool kOutApart = Shared<kDim, kKeys>::kOutApart;
+  constexpr bool kOutApart = OutTile<kDim>::kApart;
   const uint64_t q = shared.q.descriptor(64 * group);
   RingPosition<kStages> values, keys;  // of P·V, which is one block behind the scores
   RingPosition<1> queries;
