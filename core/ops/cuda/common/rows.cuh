@@ -48,15 +48,6 @@ inline bool rows_are_aligned(std::initializer_list<const Tensor*> tensors, int64
   return true;
 }
 
-/// The widest rows that all of the tensors, of equal shape, hold consecutively.
-inline int64_t common_row_width(std::initializer_list<const Tensor*> tensors) {
-  int64_t width = (*tensors.begin())->numel();
-  for (const Tensor* t : tensors) {
-    if (t->defined() && !t->contiguous()) width = std::min(width, t->row_elems());
-  }
-  return width;
-}
-
 inline int num_multiprocessors() {
   int device = 0, count = 0;
   SPANWISE_CUDA(cudaGetDevice(&device));
