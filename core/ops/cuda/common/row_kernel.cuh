@@ -232,10 +232,12 @@ void with_row_shape(const char* op, bool aligned, int64_t width, F&& fn) {
   return fn(RowShape<1, 512, 8>{});
 }
 
+/// `waves`: times that the GPU is filled. One leaves the fewest partials; without them, many even out better
+/// where blocks end.
 template <int kThreads, class Kernel>
-RowGrid row_grid(Kernel* kernel, int64_t rows, int groups) {
+RowGrid row_grid(Kernel* kernel, int64_t rows, int groups, int waves) {
   constexpr int kBlock = row_block_threads(kThreads), kSlots = kBlock / kThreads;
-  const int64_t blocks = std::min(ceil_div(rows, kSlots), resident_blocks(kernel, kBlock));
+  const int64_t blocks = std::min(ceil_div(rows, kSlots), waves * resident_blocks(kernel, kBlock));
   RowGrid grid;
   grid.slots = std::max<int64_t>(blocks * kSlots / groups, 1) * groups;
   grid.blocks = unsigned(ceil_div(grid.slots, kSlots));
@@ -256,7 +258,7 @@ RowGrid run_rows(const Context& ctx, const char* name, bool aligned,
   with_row_shape<T>(name, aligned, operands.width, [&](auto shape) {
     using Shape = decltype(shape);
     const auto kernel = row_kernel<Op, T, Shape::kWidthOf, Shape::kThreadsOf, Shape::kPacksOf>;
-    grid = row_grid<Shape::kThreadsOf>(kernel, operands.rows, operands.groups);
+    grid = row_grid<Shape::kThreadsOf>(kernel, operands.rows, operands.groups, Op::kWeightGradient ? 1 : 16);
     float* partial = partials(grid.partial_count * operands.groups * operands.width);
     const auto launch = [&](RowPhase phase) {
       operands.phase = phase;
