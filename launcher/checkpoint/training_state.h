@@ -34,8 +34,8 @@ std::string save_checkpoint(const RunConfig& config, const Loader& loader, const
                             const ShardedAdamW& optimizer, const TrainingState& state);
 
 /// Verifies every file, then fills what this rank holds of parameters and moments, and the state; the layout
-/// may be another than the one that saved it. UserError if a file is damaged, or if the model, the precision,
-/// the data or the global batch are not the config's.
+/// may be another than the one that saved it, and BF16 may follow F32 or the other way round. UserError if a
+/// file is damaged, or if the model, the precision, the data or the global batch are not the config's.
 void load_checkpoint(const std::filesystem::path& directory, const RunConfig& config, const Loader& loader,
                      const ParamStore& params, const ShardedAdamW& optimizer, TrainingState& state);
 

@@ -17,8 +17,12 @@ constexpr int64_t kHidden = 48, kVocab = 100, kRows = 64;
 
 /// Two matrices with a bias between them: a model of linear layers and a loss.
 struct TwoLayers : Module {
-  Param first{{kHidden, kHidden}, init::normal(0.15)}, bias{{kHidden}, init::uniform(-1, 1), false},
-      head{{kVocab, kHidden}, init::normal(0.15)};
+  Param first, bias, head;
+  TwoLayers() {
+    first = {{kHidden, kHidden}, init::normal(0.15)};
+    bias = {{kHidden}, init::uniform(-1, 1), false};
+    head = {{kVocab, kHidden}, init::normal(0.15)};
+  }
   void visit(const std::string& prefix, const ParamVisitor& visitor) override {
     visitor(prefix + "first", first);
     visitor(prefix + "bias", bias);

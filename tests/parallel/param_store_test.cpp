@@ -85,7 +85,8 @@ std::vector<double> rounded(std::vector<double> values) {
 }
 
 struct TwoMatricesAndAConvolution : TwoMatrices {
-  Param conv{{5, 1, 4}, init::normal(1.0)};
+  Param conv;
+  TwoMatricesAndAConvolution() { conv = {{5, 1, 4}, init::normal(1.0)}; }
   void visit(const std::string& prefix, const ParamVisitor& visitor) override {
     TwoMatrices::visit(prefix, visitor);
     visitor(prefix + "conv", conv);
