@@ -48,6 +48,7 @@ class Validator {
     check_unused();
     check_run();
     check_device();
+    check_metrics();
     check_train();
     check_layout();
     check_model();
@@ -112,6 +113,18 @@ class Validator {
       problem("train.precision F64 is for the CPU; set train.precision: F32 or BF16, or device: CPU");
     } else if (!on_gpu && precision == TrainConfig::BF16) {
       problem("train.precision BF16 needs a GPU and this run computes on the CPU; set train.precision: F32");
+    }
+  }
+
+  void check_metrics() {
+    const int64_t steps = config_.metrics().trace_steps();
+    if (!at_least(0, "metrics.trace_steps", steps) || steps == 0) return;
+    if (world_size_ == 1 || compute_device(config_) == Device::kCPU) {
+      problem(
+          "metrics.trace_steps is {} and there is nothing to time: it times collectives between several "
+          "GPUs; "
+          "set metrics.trace_steps: 0",
+          steps);
     }
   }
 

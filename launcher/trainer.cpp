@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <numeric>
 
+#include "core/file_io.h"
 #include "core/ops/scalars.h"
 #include "launcher/build_model.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
@@ -17,6 +18,9 @@ namespace spanwise {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// Before a trace, so that memory, kernels and connections are there.
+constexpr int64_t kStepsBeforeTrace = 5;
 
 double ms_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
@@ -84,8 +88,10 @@ TrainSummary Trainer::run() {
   while (state_.step < steps) {
     const auto start = Clock::now();
     const int64_t step = state_.step + 1;
+    begin_trace(step - summary.first_step);
     const StepResult result = train_step(step);
     const double step_ms = ms_since(start);
+    end_trace(step - summary.first_step);
 
     std::optional<double> held_out;
     if (step == steps || (eval_every > 0 && step % eval_every == 0)) held_out = held_out_loss();
@@ -187,6 +193,23 @@ std::vector<std::pair<std::string, double>> Trainer::traffic() const {
     }
   }
   return bytes;
+}
+
+void Trainer::begin_trace(int64_t step) {
+  if (config_.metrics().trace_steps() > 0 && step == kStepsBeforeTrace + 1) mesh_.world().start_timeline();
+}
+
+void Trainer::end_trace(int64_t step) {
+  const int64_t traced = config_.metrics().trace_steps();
+  if (traced == 0 || step != kStepsBeforeTrace + traced) return;
+  const CommTimeline timeline = mesh_.world().take_timeline();
+  const std::filesystem::path dir = std::filesystem::path(config_.run().dir()) / "comm";
+  make_directories(dir);
+  const int rank = mesh_.world().rank();
+  replace_file(dir / fmt::format("trace_rank{}.json", rank), timeline.chrome_trace(rank));
+  if (rank > 0) return;
+  replace_file(dir / "table.txt", timeline.table());
+  say(fmt::format("collectives of {} steps are in {}:\n{}", traced, dir.string(), timeline.table()));
 }
 
 void Trainer::save(int64_t step) {

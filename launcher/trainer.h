@@ -51,6 +51,9 @@ class Trainer {
   std::optional<double> held_out_loss() const;
   void write_metrics(int64_t step, const StepResult& result, double step_ms, std::optional<double> held_out);
   std::vector<std::pair<std::string, double>> traffic() const;
+  /// Begins or ends the timeline of collectives around step number `step` of this start, counted from 1.
+  void begin_trace(int64_t step);
+  void end_trace(int64_t step);
   void save(int64_t step);
   void say(std::string_view text);
 

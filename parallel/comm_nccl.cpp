@@ -255,8 +255,9 @@ std::optional<std::string> NcclAxis::find_failure(double timeout_seconds, bool t
   ncclResult_t state = ncclSuccess;
   if (comm_) ncclCommGetAsyncError(comm_, &state);
   if (is_error(state)) {
-    return sentence(oldest.call, fmt::format("got an error from NCCL: {}: {}", ncclGetErrorString(state),
-                                             ncclGetLastError(comm_)));
+    return sentence(oldest.call,
+                    fmt::format("was stopped by NCCL while it waited for {}: {}: {}", ranks_.others(),
+                                ncclGetErrorString(state), ncclGetLastError(comm_)));
   }
   if (!oldest.seen_ready) return std::nullopt;
   const std::chrono::duration<double> waited = now - *oldest.seen_ready;

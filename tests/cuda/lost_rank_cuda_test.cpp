@@ -17,10 +17,10 @@ TEST(LostGpuRank, AStoppedOneEndsTheJobAtTheTimeout) {
   expect_ended_and_explained(job);
 }
 
+// By mpirun's SIGTERM or, where GPUs talk over a network, by the connection's end.
 TEST(LostGpuRank, AKilledOneEndsTheJobBeforeTheTimeout) {
   LosingJob job(2, "cuda", "kill", "300");
   expect_ended_and_explained(job);
-  EXPECT_NE(job.output().find("SIGTERM"), std::string::npos) << job.output();
 }
 
 TEST(LostGpuRank, ATicketThatNobodyWaitedForFailsTheNextCall) {
