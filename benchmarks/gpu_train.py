@@ -81,15 +81,16 @@ def main():
     for shape in args.shape or ["8x4096", "1x32768"]:
         batch, length = map(int, shape.split("x"))
         ours = run_ours(args, batch, length, args.set)
-        rows = [(f"Spanwise, {args.ranks} GPU" + ("s" if args.ranks > 1 else ""), args.ranks, ours)]
-        if not args.skip_peer:
-            for variant in args.peer_args.split(";"):
-                peer = run_peer(args, batch, length, variant.split())
-                if peer:
-                    rows.append((f"fla {variant or 'eager'}", 1, peer))
-        for name, gpus, (parameters, rate, peak) in rows:
+
+        def show(name, gpus, parameters, rate, peak):
             share = 6 * parameters * rate / gpus / 989e12
             print(f"| {name} | {shape} | {rate:.0f} | {share:.1%} | {peak:.1f} | {ours[1] / rate:.2f} |", flush=True)
+
+        show(f"Spanwise, {args.ranks} GPU" + ("s" if args.ranks > 1 else ""), args.ranks, *ours)
+        for variant in [] if args.skip_peer else args.peer_args.split(";"):
+            peer = run_peer(args, batch, length, variant.split())
+            if peer:
+                show(f"fla {variant or 'eager'}", 1, *peer)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ def make_model(args):
     }[args.mixer]()
     config.fuse_linear_cross_entropy = args.fuse_linear_ce
     config.use_cache = False
-    return AutoModelForCausalLM.from_config(config).cuda()
+    with torch.device("cuda"):
+        return AutoModelForCausalLM.from_config(config)
 
 
 def main():
