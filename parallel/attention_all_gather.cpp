@@ -28,10 +28,10 @@ KeyRanges local_query_ranges(const SequencePlan& plan, int64_t window) {
   return ranges;
 }
 
-std::vector<Block> to_whole_rows(const SequencePlan& plan, int64_t rank_stride, int64_t offset,
-                                 int64_t width) {
+std::vector<MovedBlock> to_whole_rows(const SequencePlan& plan, int64_t rank_stride, int64_t offset,
+                                      int64_t width) {
   const SequencePartition& p = plan.partition();
-  std::vector<Block> blocks;
+  std::vector<MovedBlock> blocks;
   for (int64_t row = 0; row < plan.batch(); ++row) {
     for (int part = 0; part < p.num_parts(); ++part) {
       const int64_t elems = (p.end(part) - p.begin(part)) * width;
@@ -61,7 +61,7 @@ struct GatheredKeys {
   int64_t elems() const { return tokens * (k_width + v_width); }
 
   int64_t k_width, v_width, tokens;
-  std::vector<Block> k_blocks, v_blocks;
+  std::vector<MovedBlock> k_blocks, v_blocks;
 };
 
 struct WholeKeys {

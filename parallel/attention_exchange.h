@@ -50,7 +50,7 @@ KeyRange causal_key_range(const SequencePlan& plan, int64_t row, int64_t token, 
 KeyRanges local_query_ranges(const SequencePlan& plan, int64_t window);
 /// Blocks from all ranks' local rows of `width` elements a token, rank r's at r · rank_stride + offset, to
 /// whole rows [B, T, width].
-std::vector<Block> to_whole_rows(const SequencePlan& plan, int64_t rank_stride, int64_t offset,
-                                 int64_t width);
+std::vector<MovedBlock> to_whole_rows(const SequencePlan& plan, int64_t rank_stride, int64_t offset,
+                                      int64_t width);
 
 }  // namespace spanwise

@@ -65,8 +65,8 @@ class HeadTrade {
   }
 
   /// From a local [R · capacity, heads · dim] to each peer's part of the buffer.
-  std::vector<Block> to_peers(const Operand& o, int64_t peer_stride, int64_t offset) const {
-    std::vector<Block> blocks;
+  std::vector<MovedBlock> to_peers(const Operand& o, int64_t peer_stride, int64_t offset) const {
+    std::vector<MovedBlock> blocks;
     for (int peer = 0; peer < comm_.size(); ++peer) {
       blocks.push_back({.rows = tokens_,
                         .width = o.width(),

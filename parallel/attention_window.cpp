@@ -20,9 +20,9 @@ struct WindowKeys {
         v_width(in.v.dim(2) * in.v.dim(3)) {}
 
   /// From [R, tokens, HKV·d + HKV·dv] to keys, or to values, of [R, width + capacity, HKV·d].
-  std::vector<Block> unpack(int64_t tokens, int64_t first, bool values) const {
+  std::vector<MovedBlock> unpack(int64_t tokens, int64_t first, bool values) const {
     const int64_t both = k_width + v_width, own = values ? v_width : k_width;
-    std::vector<Block> blocks;
+    std::vector<MovedBlock> blocks;
     for (int64_t row = 0; row < rows; ++row) {
       blocks.push_back({.rows = tokens,
                         .width = own,

@@ -8,12 +8,12 @@ namespace spanwise {
 
 namespace {
 
-void check(const Tensor& source, const Tensor& target, const std::vector<Block>& blocks) {
+void check(const Tensor& source, const Tensor& target, const std::vector<MovedBlock>& blocks) {
   SPANWISE_CHECK(source.contiguous() && target.contiguous() && source.dtype() == target.dtype(),
                  "blocks move between contiguous tensors of one dtype, not from {} {} to {} {}",
                  name_of(source.dtype()), source.shape().str(), name_of(target.dtype()),
                  target.shape().str());
-  for (const Block& b : blocks) {
+  for (const MovedBlock& b : blocks) {
     if (b.rows == 0 || b.width == 0) continue;
     const auto inside = [&](const Tensor& t, int64_t begin, int64_t stride) {
       return begin >= 0 && stride >= 0 && begin + (b.rows - 1) * stride + b.width <= t.numel();
@@ -27,19 +27,19 @@ void check(const Tensor& source, const Tensor& target, const std::vector<Block>&
 }  // namespace
 
 void copy_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
-                 const std::vector<Block>& blocks) {
+                 const std::vector<MovedBlock>& blocks) {
   check(source, target, blocks);
   SPANWISE_DISPATCH(ctx, copy_blocks, ctx, source, target, blocks);
 }
 
 void add_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
-                const std::vector<Block>& blocks) {
+                const std::vector<MovedBlock>& blocks) {
   check(source, target, blocks);
   SPANWISE_DISPATCH(ctx, add_blocks, ctx, source, target, blocks);
 }
 
-std::vector<Block> reversed(std::vector<Block> blocks) {
-  for (Block& b : blocks) {
+std::vector<MovedBlock> reversed(std::vector<MovedBlock> blocks) {
+  for (MovedBlock& b : blocks) {
     std::swap(b.from, b.to);
     std::swap(b.from_stride, b.to_stride);
   }

@@ -72,8 +72,8 @@ TEST(CudaSpanFold, TakesTime) {
 }
 
 /// Blocks of every alignment, many of them, long and short.
-std::vector<std::vector<Block>> block_lists() {
-  std::vector<Block> many;
+std::vector<std::vector<MovedBlock>> block_lists() {
+  std::vector<MovedBlock> many;
   for (int64_t i = 0; i < 150; ++i) many.push_back({2, 3, 60 * i, 7, 40 * i, 5});
   return {{{.rows = 1, .width = 100003, .from = 0, .from_stride = 0, .to = 0, .to_stride = 0}},
           {{.rows = 500, .width = 64, .from = 64, .from_stride = 192, .to = 0, .to_stride = 64}},
@@ -87,7 +87,7 @@ std::vector<std::vector<Block>> block_lists() {
 TEST(CudaBlocks, AreCopiedAndAddedAsOnTheHost) {
   const Shape shape{100003};
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const std::vector<Block>& blocks : block_lists()) {
+    for (const std::vector<MovedBlock>& blocks : block_lists()) {
       const Tensor source = to_cuda(random_tensor(shape, DType::kF64, "source"), dtype),
                    target = to_cuda(random_tensor(shape, DType::kF64, "target"), dtype);
       const Tensor exact_source = to_cpu64(source), exact = to_cpu64(target);
@@ -104,7 +104,7 @@ TEST(CudaBlocks, AreCopiedAndAddedAsOnTheHost) {
 TEST(CudaBlocks, AddToTheSameElementsOneAfterTheOther) {
   const Tensor source = to_cuda(random_tensor({8, 4096}, DType::kF64, "source"), DType::kF32),
                target = Tensor::zeros(cuda_context(), {4096}, DType::kF32);
-  std::vector<Block> blocks;
+  std::vector<MovedBlock> blocks;
   for (int64_t i = 0; i < 8; ++i) blocks.push_back({1, 4096, 4096 * i, 4096, 0, 4096});
   add_blocks(cuda_context(), source, target, blocks);
   const Tensor exact = Tensor::zeros(test_context(), {4096}, DType::kF64);

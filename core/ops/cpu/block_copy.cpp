@@ -5,11 +5,11 @@
 namespace spanwise::cpu {
 
 void copy_blocks(const Context&, const Tensor& source, const Tensor& target,
-                 const std::vector<Block>& blocks) {
+                 const std::vector<MovedBlock>& blocks) {
   const int64_t size = int64_t(size_of(source.dtype()));
   const char* from = static_cast<const char*>(source.raw());
   char* to = static_cast<char*>(target.raw());
-  for (const Block& b : blocks) {
+  for (const MovedBlock& b : blocks) {
     for (int64_t i = 0; i < b.rows; ++i) {
       std::memcpy(to + (b.to + i * b.to_stride) * size, from + (b.from + i * b.from_stride) * size,
                   size_t(b.width * size));
@@ -18,10 +18,10 @@ void copy_blocks(const Context&, const Tensor& source, const Tensor& target,
 }
 
 void add_blocks(const Context&, const Tensor& source, const Tensor& target,
-                const std::vector<Block>& blocks) {
+                const std::vector<MovedBlock>& blocks) {
   dispatch_float(source.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    for (const Block& b : blocks) {
+    for (const MovedBlock& b : blocks) {
       for (int64_t i = 0; i < b.rows; ++i) {
         const T* from = source.data<T>() + b.from + i * b.from_stride;
         T* to = target.data<T>() + b.to + i * b.to_stride;

@@ -14,12 +14,12 @@ constexpr int64_t kMaxGrid = 132 * 8;
 constexpr int kBlocksALaunch = 64;
 
 struct BlockList {
-  Block blocks[kBlocksALaunch];
+  MovedBlock blocks[kBlocksALaunch];
 };
 
 /// Calls fn(from, to) for every element of a block, spread over the grid's x.
 template <class F>
-__device__ __forceinline__ void for_each_element(const Block& b, F&& fn) {
+__device__ __forceinline__ void for_each_element(const MovedBlock& b, F&& fn) {
   const int64_t numel = b.rows * b.width, stride = int64_t(gridDim.x) * kThreads;
   int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (numel <= INT32_MAX - stride) {  // 64-bit divisions are slow
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    add_block_kernel(Block block, const T* __restrict__ source, T* __restrict__ target) {
+    add_block_kernel(MovedBlock block, const T* __restrict__ source, T* __restrict__ target) {
   for_each_element(block, [&](int64_t from, int64_t to) {
     target[to] = from_float<T>(to_float(target[to]) + to_float(source[from]));
   });
@@ -56,17 +56,17 @@ unsigned grid_for(int64_t numel) {
 }
 
 /// Rows that follow each other on both sides as one.
-Block joined(Block b) {
+MovedBlock joined(MovedBlock b) {
   if (b.from_stride == b.width && b.to_stride == b.width) b = {1, b.rows * b.width, b.from, 0, b.to, 0};
   return b;
 }
 
 /// In bytes, without empty ones.
-std::vector<Block> byte_blocks(const std::vector<Block>& blocks, int64_t elem) {
-  std::vector<Block> out;
-  for (const Block& block : blocks) {
+std::vector<MovedBlock> byte_blocks(const std::vector<MovedBlock>& blocks, int64_t elem) {
+  std::vector<MovedBlock> out;
+  for (const MovedBlock& block : blocks) {
     if (block.rows == 0 || block.width == 0) continue;
-    const Block b = joined(block);
+    const MovedBlock b = joined(block);
     out.push_back(
         {b.rows, b.width * elem, b.from * elem, b.from_stride * elem, b.to * elem, b.to_stride * elem});
   }
@@ -74,9 +74,9 @@ std::vector<Block> byte_blocks(const std::vector<Block>& blocks, int64_t elem) {
 }
 
 /// The largest power of two up to 16 that divides every address and width.
-int64_t common_bytes(const std::vector<Block>& blocks, const Tensor& source, const Tensor& target) {
+int64_t common_bytes(const std::vector<MovedBlock>& blocks, const Tensor& source, const Tensor& target) {
   uint64_t bits = 16 | reinterpret_cast<uintptr_t>(source.raw()) | reinterpret_cast<uintptr_t>(target.raw());
-  for (const Block& b : blocks) bits |= uint64_t(b.width | b.from | b.from_stride | b.to | b.to_stride);
+  for (const MovedBlock& b : blocks) bits |= uint64_t(b.width | b.from | b.from_stride | b.to | b.to_stride);
   return int64_t(bits & (~bits + 1));
 }
 
@@ -92,15 +92,15 @@ void dispatch_unit(int64_t bytes, F&& fn) {
 }  // namespace
 
 void copy_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
-                 const std::vector<Block>& blocks) {
-  const std::vector<Block> bytes = byte_blocks(blocks, int64_t(size_of(source.dtype())));
+                 const std::vector<MovedBlock>& blocks) {
+  const std::vector<MovedBlock> bytes = byte_blocks(blocks, int64_t(size_of(source.dtype())));
   const int64_t unit = common_bytes(bytes, source, target);
   for (size_t first = 0; first < bytes.size(); first += kBlocksALaunch) {
     const size_t count = std::min<size_t>(kBlocksALaunch, bytes.size() - first);
     BlockList list{};
     int64_t largest = 0;
     for (size_t i = 0; i < count; ++i) {
-      const Block& b = bytes[first + i];
+      const MovedBlock& b = bytes[first + i];
       list.blocks[i] = {b.rows,      b.width / unit,    b.from / unit, b.from_stride / unit,
                         b.to / unit, b.to_stride / unit};
       largest = std::max(largest, b.rows * (b.width / unit));
@@ -117,12 +117,12 @@ void copy_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
 
 // One launch a block: blocks may add to the same elements, in the order given.
 void add_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
-                const std::vector<Block>& blocks) {
+                const std::vector<MovedBlock>& blocks) {
   dispatch_cuda(source.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    for (const Block& block : blocks) {
+    for (const MovedBlock& block : blocks) {
       if (block.rows == 0 || block.width == 0) continue;
-      const Block b = joined(block);
+      const MovedBlock b = joined(block);
       add_block_kernel<<<grid_for(b.rows * b.width), kThreads, 0, stream_of(ctx)>>>(b, pointer<T>(source),
                                                                                     pointer<T>(target));
     }
