@@ -166,14 +166,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (kOut) prefetch_map(maps.q);
   }
   if (group == 0) {
-    release_registers<104>();
+    registers_decrease<104>();
     if (threadIdx.x == 0) load_tiles<DK, kOutputs>(p, maps, b, s);
     if (warp == 1) load_decays<DK, kOutputs>(p, b, s);
   } else if (group == 1) {
-    release_registers<136>();
+    registers_decrease<136>();
     if constexpr (kOut) make_scores<DK, kOutputs>(p, b, s);
   } else {
-    take_registers<240>();
+    registers_increase<240>();
     advance_states<DK, kOutputs>(p, maps, b, s);
   }
 }

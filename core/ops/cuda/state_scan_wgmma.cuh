@@ -16,6 +16,7 @@
 // read by the tensor cores only after fence_async_proxy() in the writing thread and a barrier.
 
 #include "core/ops/cuda/common/mma.cuh"
+#include "core/ops/cuda/common/wgmma_order.cuh"
 
 namespace spanwise::cuda::scan {
 
@@ -36,27 +37,6 @@ __device__ __forceinline__ uint64_t k_major(uint32_t tile, int k) {
 /// k..k+15.
 __device__ __forceinline__ uint64_t mn_major(uint32_t tile, int k) {
   return subtile_descriptor(tile + k * 128, kSubtileBytes);
-}
-
-__device__ __forceinline__ void wgmma_fence() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void wgmma_commit() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-/// Waits until at most `kPending` of the newest groups are under way.
-template <int kPending>
-__device__ __forceinline__ void wgmma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-}
-/// Registers a thread of the calling warpgroup may use from here on; multiples of 8.
-template <int kRegisters>
-__device__ __forceinline__ void release_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-template <int kRegisters>
-__device__ __forceinline__ void take_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
 /// A barrier among `kThreads` threads of a block; ids 1..15 (0 is __syncthreads).

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "core/ops/cuda/common/wgmma_order.cuh"
+
 namespace spanwise::cuda {
 
 /// Lies in shared memory, 8-byte aligned.
@@ -41,11 +43,6 @@ struct MBarrier {
 
 __device__ __forceinline__ void fence_barrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-
-/// Orders this thread's ordinary accesses to shared memory before later ones by wgmma and TMA.
-__device__ __forceinline__ void fence_async_proxy() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 /// Position in a ring of stages; parity is what the ring's current round waits for.

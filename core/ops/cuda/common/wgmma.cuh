@@ -13,6 +13,7 @@
 // what TMA writes (tma.cuh). Wider matrices are several such tiles behind each other.
 
 #include <cstdint>
+#include "core/ops/cuda/common/wgmma_order.cuh"
 
 namespace spanwise::cuda {
 
@@ -32,17 +33,6 @@ __device__ __forceinline__ uint64_t wgmma_descriptor_rows(uint32_t address, int 
          uint64_t(1) << 62;
 }
 
-__device__ __forceinline__ void wgmma_fence() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void wgmma_commit() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-/// Waits until at most `kPending` of the newest groups are under way.
-template <int kPending>
-__device__ __forceinline__ void wgmma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-}
 template <int kTiles>
 __device__ __forceinline__ void wgmma_fence_operand(float (&d)[kTiles][4]) {
 #pragma unroll
@@ -58,17 +48,6 @@ __device__ __forceinline__ void wgmma_fence_operand(uint32_t (&a)[kFragments][4]
 #pragma unroll
     for (int e = 0; e < 4; ++e) asm volatile("" : "+r"(a[i][e])::"memory");
   }
-}
-
-/// This warpgroup's registers a thread, a multiple of 8. An increase waits until others have given enough: a
-/// block's together stay within what it was launched with.
-template <int kRegisters>
-__device__ __forceinline__ void registers_increase() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-template <int kRegisters>
-__device__ __forceinline__ void registers_decrease() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
 // wgmma<kTransB>(d, a, b, add): d = A·B if `add` is 0, else d += A·B, N = 64, 128 or 256. kTransB: 0 with

@@ -14,6 +14,7 @@
 // fence_async_proxy() before a barrier that orders them, or after it in every reading thread.
 
 #include "core/ops/cuda/common/mma.cuh"
+#include "core/ops/cuda/common/wgmma_order.cuh"
 
 namespace spanwise::cuda {
 
@@ -60,21 +61,6 @@ __device__ __forceinline__ void store_a_image_trans(const uint32_t (&a)[4], bf16
                : "memory");
 }
 
-/// Orders this thread's ordinary accesses to shared memory before later ones by wgmma and bulk copies.
-__device__ __forceinline__ void fence_async_proxy() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-__device__ __forceinline__ void wgmma_fence() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void wgmma_commit() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-template <int kPending>
-__device__ __forceinline__ void wgmma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-}
 /// Keeps the compiler from moving uses of accumulators across wgmma_wait() or wgmma_fence().
 template <int kCount>
 __device__ __forceinline__ void pin_registers(float (&c)[kCount]) {
