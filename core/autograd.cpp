@@ -4,9 +4,73 @@
 
 namespace spanwise {
 
-Var::Var(Tensor value, bool requires_grad) : node_(std::make_shared<Node>()) {
-  node_->value = std::move(value);
+Tensor Adjoint::grad_or_zeros(Context& ctx) const {
+  return grad().defined() ? grad() : Tensor::zeros(ctx, shape(), dtype());
+}
+
+Tensor& Adjoint::grad_memory() const {
+  if (!node_->grad.defined() && node_->grad_source) node_->grad = node_->grad_source();
+  return node_->grad;
+}
+
+void Adjoint::add_grad(Context& ctx, const Tensor& g) const {
+  if (!requires_grad()) return;
+  SPANWISE_CHECK(g.defined() && g.numel() == shape().numel(), "gradient of shape {} for a value of shape {}",
+                 g.defined() ? g.shape().str() : "undefined", shape().str());
+  Tensor& mine = grad_memory();
+  if (!mine.defined()) {
+    mine = g.to_contiguous(ctx).reshape(shape());
+    return;
+  }
+  // A gradient that another node also holds (the two inputs of an addition share one) must not change under
+  // it.
+  if (!node_->is_parameter && !mine.unique()) {
+    Tensor own = Tensor::empty(ctx, mine.shape(), mine.dtype());
+    own.copy_from(mine);
+    mine = own;
+  }
+  accumulate(ctx, mine, g.to_contiguous(ctx));
+}
+
+Adjoint::GradTarget Adjoint::grad_target(Context& ctx, DType dtype) const {
+  SPANWISE_CHECK(requires_grad(), "grad_target of a Var that requires no gradient");
+  Tensor& mine = grad_memory();
+  const bool accumulate = mine.defined();
+  if (!mine.defined()) {
+    mine = Tensor::empty(ctx, shape(), dtype);
+  } else if (!node_->is_parameter && !mine.unique()) {
+    Tensor own = Tensor::empty(ctx, mine.shape(), mine.dtype());
+    own.copy_from(mine);
+    mine = own;
+  }
+  return {mine, accumulate};
+}
+
+void Adjoint::clear_grad() const {
+  SPANWISE_CHECK(!node().is_parameter, "a parameter's gradient buffer is zeroed by its store");
+  node_->grad = {};
+}
+
+Tensor Saved::get() const {
+  if (!cell_) return {};
+  if (!cell_->tensor.defined() && cell_->recompute) {
+    // What it reads may go now: the tensor stays as long as this cell.
+    const std::function<Tensor()> recompute = std::move(cell_->recompute);
+    cell_->recompute = nullptr;
+    cell_->tensor = recompute();
+  }
+  return cell_->tensor;
+}
+
+Var::Var(Tensor value, bool requires_grad) {
+  node_ = std::make_shared<Node>();
   node_->requires_grad = requires_grad;
+  value_ = std::make_shared<Value>();
+  if (value.defined()) {
+    node_->shape = value.shape();
+    node_->dtype = value.dtype();
+  }
+  value_->cell->tensor = std::move(value);
 }
 
 Var Var::make_parameter(Tensor value, Tensor grad) {
@@ -24,65 +88,22 @@ Var Var::make_parameter(Tensor value, std::function<Tensor()> source) {
 }
 
 const Tensor& Var::value() const {
-  SPANWISE_CHECK(node_, "the Var is undefined");
-  return node_->value;
+  SPANWISE_CHECK(value_, "the Var is undefined");
+  return value_->cell->tensor;
 }
 
-const Tensor& Var::grad() const {
-  SPANWISE_CHECK(node_, "the Var is undefined");
-  return node_->grad;
-}
-
-Tensor Var::grad_or_zeros(Context& ctx) const {
-  return grad().defined() ? grad() : Tensor::zeros(ctx, shape(), value().dtype());
-}
-
-Tensor& Var::grad_memory() const {
-  if (!node_->grad.defined() && node_->grad_source) node_->grad = node_->grad_source();
-  return node_->grad;
-}
-
-void Var::add_grad(Context& ctx, const Tensor& g) const {
-  if (!requires_grad()) return;
-  SPANWISE_CHECK(g.defined() && g.numel() == value().numel(), "gradient of shape {} for a value of shape {}",
-                 g.defined() ? g.shape().str() : "undefined", shape().str());
-  Tensor& mine = grad_memory();
-  if (!mine.defined()) {
-    mine = g.to_contiguous(ctx).reshape(shape());
-    return;
-  }
-  // A gradient that another node also holds (the two inputs of an addition share one) must not change under
-  // it.
-  if (!node_->is_parameter && !mine.unique()) {
-    Tensor own = Tensor::empty(ctx, mine.shape(), mine.dtype());
-    own.copy_from(mine);
-    mine = own;
-  }
-  accumulate(ctx, mine, g.to_contiguous(ctx));
-}
-
-Var::GradTarget Var::grad_target(Context& ctx, DType dtype) const {
-  SPANWISE_CHECK(requires_grad(), "grad_target of a Var that requires no gradient");
-  Tensor& mine = grad_memory();
-  const bool accumulate = mine.defined();
-  if (!mine.defined()) {
-    mine = Tensor::empty(ctx, shape(), dtype);
-  } else if (!node_->is_parameter && !mine.unique()) {
-    Tensor own = Tensor::empty(ctx, mine.shape(), mine.dtype());
-    own.copy_from(mine);
-    mine = own;
-  }
-  return {mine, accumulate};
-}
-
-void Var::clear_grad() const {
-  SPANWISE_CHECK(node_ && !node_->is_parameter, "a parameter's gradient buffer is zeroed by its store");
-  node_->grad = {};
+void Var::recompute_by(std::function<Tensor()> recompute) const {
+  SPANWISE_CHECK(value_ && !node_->is_parameter, "only an op's result is recomputed");
+  value_->cell->recompute = std::move(recompute);
 }
 
 void Var::set_parameter_value(Tensor value) const {
   SPANWISE_CHECK(node_ && node_->is_parameter, "only a parameter's store replaces its value");
-  node_->value = std::move(value);
+  if (value.defined()) {
+    node_->shape = value.shape();
+    node_->dtype = value.dtype();
+  }
+  value_->cell->tensor = std::move(value);
 }
 
 void Var::release_parameter_grad() const {
@@ -104,9 +125,9 @@ Var Tape::output(Tensor value, const std::vector<Var>& inputs) const {
   return Var(std::move(value), requires_grad);
 }
 
-void Tape::record(std::vector<Var> inputs, std::vector<Var> outputs, std::function<void()> backward) {
+void Tape::record(std::vector<Var> inputs, std::vector<Adjoint> outputs, std::function<void()> backward) {
   bool needed = false;
-  for (const Var& output : outputs) needed |= output.requires_grad();
+  for (const Adjoint& output : outputs) needed |= output.requires_grad();
   if (!needed || mode_ == Mode::kInference) return;
   std::erase_if(inputs, [](const Var& v) { return !v.requires_grad() || !v.node_->is_parameter; });
   if (mode_ == Mode::kCount) {
@@ -118,6 +139,13 @@ void Tape::record(std::vector<Var> inputs, std::vector<Var> outputs, std::functi
   if (mode_ == Mode::kRecompute) inputs.clear();
   for (const Var& input : inputs) ++input.node_->uses;
   records_.push_back({std::move(inputs), std::move(outputs), std::move(backward), /*always=*/false});
+}
+
+Var Tape::view(const Var& x, std::function<Tensor(const Tensor&)> of) const {
+  const Var out = output(of(x.value()), {x});
+  if (const Saved value = x.saved(); drops() && value.recomputable())
+    out.recompute_by([value, of = std::move(of)] { return of(value.get()); });
+  return out;
 }
 
 void Tape::on_backward(std::function<void()> work) {
@@ -146,10 +174,10 @@ void Tape::run() {
     Record record = std::move(records_.back());
     records_.pop_back();
     bool reached = record.always;
-    for (const Var& output : record.outputs) reached |= output.grad().defined();
+    for (const Adjoint& output : record.outputs) reached |= output.grad().defined();
     if (reached) record.backward();
     record.backward = nullptr;  // frees what was saved before a hook may start communication
-    for (const Var& output : record.outputs) {
+    for (const Adjoint& output : record.outputs) {
       if (!output.node_->is_parameter) output.node_->grad = {};
     }
     for (auto it = record.inputs.rbegin(); it != record.inputs.rend(); ++it) {
@@ -172,21 +200,32 @@ std::vector<Var> checkpoint(Tape& tape, SegmentFunction segment, const std::vect
   for (const Var& result : results) outputs.push_back(Var(result.value(), result.requires_grad()));
   results.clear();
 
-  tape.record(std::move(first.counted_), outputs, [&ctx, segment, inputs, outputs, received = first.kept_] {
-    std::vector<Var> leaves;
-    for (const Var& input : inputs)
-      leaves.push_back(input.defined() ? Var(input.value(), input.requires_grad()) : Var());
-    Tape again(ctx, Tape::Mode::kRecompute);
-    again.replayed_ = received;
-    const std::vector<Var> recomputed = segment(again, leaves);
-    SPANWISE_CHECK(received->empty(), "a recomputed segment receives less than its first forward did");
-    std::vector<Tensor> grads;
-    for (const Var& output : outputs) grads.push_back(output.grad());
-    again.backward(recomputed, grads);
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      if (leaves[i].requires_grad() && leaves[i].grad().defined()) inputs[i].add_grad(ctx, leaves[i].grad());
-    }
-  });
+  struct Input {
+    Saved value;
+    Adjoint adjoint;
+  };
+  std::vector<Input> saved;
+  for (const Var& input : inputs) saved.push_back({input.saved(), input.adjoint()});
+  const std::vector<Adjoint> results_of_tape(outputs.begin(), outputs.end());
+  tape.record(
+      std::move(first.counted_), results_of_tape,
+      [&ctx, segment, saved, outputs = results_of_tape, received = first.kept_] {
+        std::vector<Var> leaves;
+        for (const Input& input : saved)
+          leaves.push_back(input.value.defined() ? Var(input.value.get(), input.adjoint.requires_grad())
+                                                 : Var());
+        Tape again(ctx, Tape::Mode::kRecompute);
+        again.replayed_ = received;
+        const std::vector<Var> recomputed = segment(again, leaves);
+        SPANWISE_CHECK(received->empty(), "a recomputed segment receives less than its first forward did");
+        std::vector<Tensor> grads;
+        for (const Adjoint& output : outputs) grads.push_back(output.grad());
+        again.backward(recomputed, grads);
+        for (size_t i = 0; i < saved.size(); ++i) {
+          if (leaves[i].requires_grad() && leaves[i].grad().defined())
+            saved[i].adjoint.add_grad(ctx, leaves[i].grad());
+        }
+      });
   return outputs;
 }
 

@@ -5,6 +5,10 @@
 //   Var y = rms_norm(tape, x, weight, eps);   // an op: computes, then tape.record({inputs}, {outputs},
 //   backward) tape.backward(loss);                      // inputs' grad() are filled
 //
+// A closure keeps of a Var what it reads: x.saved() the value, x.adjoint() the gradient. Values that backward
+// does not read go when the model drops them; those that cost one pass over memory (norms, activations,
+// convolutions) go as well and are computed again when backward asks for them.
+//
 // Parameters (Var::make_parameter) count their uses: each record of an op that reads one adds a use, each
 // closure that ran takes one away, so a parameter's hook fires exactly when its gradient is complete, in
 // reverse program order, on every rank alike.
@@ -21,8 +25,81 @@
 
 namespace spanwise {
 
-/// A tensor in a differentiable computation. Copies refer to the same node.
-class Var {
+class Var;
+
+/// The gradient of a value, without the value: what an op's backward keeps of its results, and of operands it
+/// does not read again. Copies refer to the same gradient.
+class Adjoint {
+ public:
+  Adjoint() = default;
+
+  bool defined() const { return node_ != nullptr; }
+  bool requires_grad() const { return node_ && node_->requires_grad; }
+  /// Of the value.
+  const Shape& shape() const { return node().shape; }
+  int64_t dim(int i) const { return shape()[i]; }
+  DType dtype() const { return node().dtype; }
+
+  /// Undefined until backward reached it.
+  const Tensor& grad() const { return node().grad; }
+  /// The gradient, or zeros where backward did not reach it: for ops with several outputs.
+  Tensor grad_or_zeros(Context& ctx) const;
+  /// Adds g (same shape) to the gradient; keeps g itself if it is the first. No-op unless requires_grad().
+  void add_grad(Context& ctx, const Tensor& g) const;
+  /// Where an op may write its gradient directly: the tensor, and whether to add (+=) or to write (=). Saves
+  /// a temporary for large weight gradients. Only if requires_grad(). `dtype`: of a gradient that
+  /// is not there yet; an activation's own, accumulation_dtype of a weight's.
+  struct GradTarget {
+    Tensor tensor;
+    bool accumulate;
+  };
+  GradTarget grad_target(Context& ctx, DType dtype) const;
+  void clear_grad() const;
+  friend bool operator==(const Adjoint& a, const Adjoint& b) { return a.node_ == b.node_; }
+
+ protected:
+  friend class Tape;
+  struct Node {
+    Shape shape;
+    DType dtype = DType::kF32;
+    Tensor grad;
+    bool requires_grad = false;
+    bool is_parameter = false;  // grad is a fixed slice of a flat buffer: always added in place
+    int uses = 0;
+    std::function<void(const Var&)> hook;
+    std::function<Tensor()> grad_source;
+  };
+  Node& node() const {
+    SPANWISE_CHECK(node_, "the Var is undefined");
+    return *node_;
+  }
+  Tensor& grad_memory() const;
+  std::shared_ptr<Node> node_;
+};
+
+/// A value as an op's backward keeps it. One that can be recomputed (Var::recompute_by) is dropped with its
+/// last Var and computed again by the first get() after that, to stay while any Saved of it does.
+class Saved {
+ public:
+  Saved() = default;
+  bool defined() const { return cell_ != nullptr; }
+  /// Undefined where the Var was.
+  Tensor get() const;
+  /// True if get() may compute, so that whoever keeps the tensor itself would undo what that saves.
+  bool recomputable() const { return cell_ && cell_->recompute; }
+
+ private:
+  friend class Var;
+  struct Cell {
+    Tensor tensor;
+    std::function<Tensor()> recompute;
+  };
+  explicit Saved(std::shared_ptr<Cell> cell) : cell_(std::move(cell)) {}
+  std::shared_ptr<Cell> cell_;
+};
+
+/// A tensor in a differentiable computation: a value and its gradient. Copies refer to the same two.
+class Var : public Adjoint {
  public:
   Var() = default;
   /// A leaf without a use count, such as an input or a state.
@@ -34,48 +111,36 @@ class Var {
   /// gradient arrives.
   static Var make_parameter(Tensor value, std::function<Tensor()> source);
 
-  bool defined() const { return node_ != nullptr; }
   const Tensor& value() const;
   const Shape& shape() const { return value().shape(); }
   int64_t dim(int i) const { return value().dim(i); }
-  bool requires_grad() const { return node_ && node_->requires_grad; }
 
-  /// Undefined until backward reached it.
-  const Tensor& grad() const;
-  /// The gradient, or zeros where backward did not reach it: for ops with several outputs.
-  Tensor grad_or_zeros(Context& ctx) const;
-  /// Adds g (same shape) to the gradient; keeps g itself if it is the first. No-op unless requires_grad().
-  void add_grad(Context& ctx, const Tensor& g) const;
-  /// Where an op may write its gradient directly: the tensor, and whether to add (+=) or to write (=). Saves
-  /// a temporary for large weight gradients. Only for Vars with requires_grad(). `dtype`: of a gradient that
-  /// is not there yet; an activation's own, accumulation_dtype of a weight's.
-  struct GradTarget {
-    Tensor tensor;
-    bool accumulate;
-  };
-  GradTarget grad_target(Context& ctx, DType dtype) const;
-  void clear_grad() const;
+  // What a closure keeps instead of the Var, so that it holds no more memory than it reads.
+  Adjoint adjoint() const { return *this; }
+  Saved saved() const { return value_ ? Saved(value_->cell) : Saved(); }
+  /// From now on the value is not worth its memory: `recompute` gives the same bits again, from what it holds
+  /// (Saved, for a chain of these). For the op that made the value, right after Tape::output.
+  void recompute_by(std::function<Tensor()> recompute) const;
+
   // For the store that owns a parameter's memory; undefined tensors where it is given back.
   void set_parameter_value(Tensor value) const;
   void release_parameter_grad() const;
 
   /// Called when every recorded use's gradient has been added. Parameters only.
   void set_hook(std::function<void(const Var&)> hook) const;
-  friend bool operator==(const Var& a, const Var& b) { return a.node_ == b.node_; }
 
  private:
-  friend class Tape;
-  struct Node {
-    Tensor value, grad;
-    bool requires_grad = false;
-    bool is_parameter = false;  // grad is a fixed slice of a flat buffer: always added in place
-    int uses = 0;
-    std::function<void(const Var&)> hook;
-    std::function<Tensor()> grad_source;
+  // Shared by the Vars of a value; the cell also by its Saved.
+  struct Value {
+    std::shared_ptr<Saved::Cell> cell = std::make_shared<Saved::Cell>();
+    Value() = default;
+    Value(const Value&) = delete;
+    Value& operator=(const Value&) = delete;
+    ~Value() {
+      if (cell->recompute) cell->tensor = {};
+    }
   };
-  Tensor& grad_memory() const;
-  explicit Var(std::shared_ptr<Node> node) : node_(std::move(node)) {}
-  std::shared_ptr<Node> node_;
+  std::shared_ptr<Value> value_;
 };
 
 /// What a checkpointed segment's first forward received from other ranks, in order, until it is recomputed.
@@ -112,7 +177,12 @@ class Tape {
   Var output(Tensor value, const std::vector<Var>& inputs) const;
   /// Appends an op. `backward` reads the outputs' grad() (at least one is defined when it runs) and calls
   /// add_grad on inputs that require it. Dropped when no output requires a gradient.
-  void record(std::vector<Var> inputs, std::vector<Var> outputs, std::function<void()> backward);
+  void record(std::vector<Var> inputs, std::vector<Adjoint> outputs, std::function<void()> backward);
+  /// An op's result that is a view of x's memory, or (nothing to do on this rank) x's value itself: it is
+  /// dropped and recomputed with x.
+  Var view(const Var& x, std::function<Tensor(const Tensor&)> of) const;
+  /// True if a value that can be recomputed should be: not in a segment that is itself being recomputed.
+  bool drops() const { return mode_ == Mode::kRecord; }
   /// Appends work that backward does at this point whichever gradients reach it. Nothing unless saving().
   void on_backward(std::function<void()> work);
 
@@ -136,7 +206,8 @@ class Tape {
   friend std::vector<Var> checkpoint(Tape&, std::function<std::vector<Var>(Tape&, const std::vector<Var>&)>,
                                      const std::vector<Var>&);
   struct Record {
-    std::vector<Var> inputs, outputs;
+    std::vector<Var> inputs;
+    std::vector<Adjoint> outputs;
     std::function<void()> backward;
     bool always = false;  // runs even if no output has a gradient
   };

@@ -85,8 +85,8 @@ WholeKeys gather_keys(Context& ctx, Comm& comm, const SequencePlan& plan, const 
   return whole;
 }
 
-void scatter_gradients(Context& ctx, Comm& comm, const SequenceAttention& in, const GatheredKeys& layout,
-                       const AttentionBackward& grads) {
+void scatter_gradients(Context& ctx, Comm& comm, const SequenceAttention::Adjoints& in,
+                       const GatheredKeys& layout, const AttentionBackward& grads) {
   const Tensor all = Tensor::zeros(ctx, {comm.size() * layout.elems()}, grads.dk.dtype());
   copy_blocks(ctx, grads.dk, all, reversed(layout.k_blocks));
   copy_blocks(ctx, grads.dv, all, reversed(layout.v_blocks));
@@ -108,12 +108,14 @@ Var all_gather_attention(Tape& tape, Comm& comm, const SequencePlan& plan, const
   const AttentionForward forward = softmax_attention_fwd(ctx, inputs);
   const Var out = tape.output(forward.out.reshape({in.q.dim(0), in.q.dim(1), in.q.dim(2), in.v.dim(3)}),
                               {in.q, in.k, in.v});
-  tape.record({in.q, in.k, in.v}, {out}, [&ctx, &comm, in, out, layout, forward, inputs = std::move(inputs)] {
-    const AttentionBackward grads =
-        softmax_attention_bwd(ctx, out.grad().reshape(forward.out.shape()), inputs, forward);
-    in.q.add_grad(ctx, grads.dq.reshape(in.q.shape()));
-    scatter_gradients(ctx, comm, in, layout, grads);
-  });
+  tape.record(
+      {in.q, in.k, in.v}, {out},
+      [&ctx, &comm, in = in.adjoints(), out = out.adjoint(), layout, forward, inputs = std::move(inputs)] {
+        const AttentionBackward grads =
+            softmax_attention_bwd(ctx, out.grad().reshape(forward.out.shape()), inputs, forward);
+        in.q.add_grad(ctx, grads.dq.reshape(in.q.shape()));
+        scatter_gradients(ctx, comm, in, layout, grads);
+      });
   return out;
 }
 

@@ -25,6 +25,11 @@ struct SequenceAttention {
   Var q, k, v;
   int64_t window;
   double scale;
+
+  struct Adjoints {
+    Adjoint q, k, v;
+  };
+  Adjoints adjoints() const { return {q, k, v}; }
 };
 
 /// Keeps the whole rows' keys and values until backward.

@@ -142,7 +142,7 @@ Var ring_attention(Tape& tape, Comm& comm, const SequencePlan& plan, const Seque
   const AttentionForward forward = tape.once([&] { return ring.forward(); });
   const Var out = tape.output(forward.out.reshape({in.q.dim(0), in.q.dim(1), in.q.dim(2), in.v.dim(3)}),
                               {in.q, in.k, in.v});
-  tape.record({in.q, in.k, in.v}, {out}, [&ctx, in, out, ring, forward] {
+  tape.record({in.q, in.k, in.v}, {out}, [&ctx, in = in.adjoints(), out = out.adjoint(), ring, forward] {
     const AttentionBackward grads = ring.backward(out.grad().reshape(forward.out.shape()), forward);
     in.q.add_grad(ctx, grads.dq.reshape(in.q.shape()));
     in.k.add_grad(ctx, grads.dk.reshape(in.k.shape()));

@@ -154,14 +154,15 @@ Var ulysses_attention(Tape& tape, Comm& comm, const SequencePlan& plan, const Se
   const Var out =
       tape.output(tape.once([&] { return trade.out_to_tokens("attention_forward_return", forward.out); }),
                   {in.q, in.k, in.v});
-  tape.record({in.q, in.k, in.v}, {out}, [&ctx, in, out, trade, forward, inputs = std::move(inputs)] {
-    const Tensor dout = trade.out_to_heads("attention_backward", out.grad());
-    const AttentionBackward grads =
-        trade.to_tokens("attention_backward_return", softmax_attention_bwd(ctx, dout, inputs, forward));
-    in.q.add_grad(ctx, grads.dq);
-    in.k.add_grad(ctx, grads.dk);
-    in.v.add_grad(ctx, grads.dv);
-  });
+  tape.record({in.q, in.k, in.v}, {out},
+              [&ctx, in = in.adjoints(), out = out.adjoint(), trade, forward, inputs = std::move(inputs)] {
+                const Tensor dout = trade.out_to_heads("attention_backward", out.grad());
+                const AttentionBackward grads = trade.to_tokens(
+                    "attention_backward_return", softmax_attention_bwd(ctx, dout, inputs, forward));
+                in.q.add_grad(ctx, grads.dq);
+                in.k.add_grad(ctx, grads.dk);
+                in.v.add_grad(ctx, grads.dv);
+              });
   return out;
 }
 

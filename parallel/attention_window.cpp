@@ -80,27 +80,28 @@ Var window_attention(Tape& tape, Comm& comm, const SequencePlan& plan, const Seq
   }
   const AttentionForward forward = softmax_attention_fwd(ctx, inputs);
   const Var out = tape.output(forward.out, {in.q, in.k, in.v});
-  tape.record({in.q, in.k, in.v}, {out},
-              [&ctx, &comm, in, out, w, halo, forward, inputs = std::move(inputs)] {
-                const AttentionBackward grads = softmax_attention_bwd(ctx, out.grad(), inputs, forward);
-                in.q.add_grad(ctx, grads.dq);
-                const DType dtype = grads.dk.dtype();
-                const int64_t both = w.k_width + w.v_width, tokens = w.rows * w.capacity;
-                const Tensor dbefore = Tensor::empty(ctx, {w.rows, w.width, both}, dtype);
-                const Tensor dlocal = Tensor::empty(ctx, {w.rows, w.capacity, both}, dtype);
-                for (const bool values : {false, true}) {
-                  const Tensor& source = values ? grads.dv : grads.dk;
-                  copy_blocks(ctx, source, dbefore, reversed(w.unpack(w.width, 0, values)));
-                  copy_blocks(ctx, source, dlocal, reversed(w.unpack(w.capacity, w.width, values)));
-                }
-                halo.give_back(ctx, comm, "attention_backward", dbefore, dlocal);
-                const Tensor dk = Tensor::empty(ctx, in.k.shape(), dtype);
-                const Tensor dv = Tensor::empty(ctx, in.v.shape(), dtype);
-                copy_blocks(ctx, dlocal, dk, {{tokens, w.k_width, 0, both, 0, w.k_width}});
-                copy_blocks(ctx, dlocal, dv, {{tokens, w.v_width, w.k_width, both, 0, w.v_width}});
-                in.k.add_grad(ctx, dk);
-                in.v.add_grad(ctx, dv);
-              });
+  tape.record(
+      {in.q, in.k, in.v}, {out},
+      [&ctx, &comm, in = in.adjoints(), out = out.adjoint(), w, halo, forward, inputs = std::move(inputs)] {
+        const AttentionBackward grads = softmax_attention_bwd(ctx, out.grad(), inputs, forward);
+        in.q.add_grad(ctx, grads.dq);
+        const DType dtype = grads.dk.dtype();
+        const int64_t both = w.k_width + w.v_width, tokens = w.rows * w.capacity;
+        const Tensor dbefore = Tensor::empty(ctx, {w.rows, w.width, both}, dtype);
+        const Tensor dlocal = Tensor::empty(ctx, {w.rows, w.capacity, both}, dtype);
+        for (const bool values : {false, true}) {
+          const Tensor& source = values ? grads.dv : grads.dk;
+          copy_blocks(ctx, source, dbefore, reversed(w.unpack(w.width, 0, values)));
+          copy_blocks(ctx, source, dlocal, reversed(w.unpack(w.capacity, w.width, values)));
+        }
+        halo.give_back(ctx, comm, "attention_backward", dbefore, dlocal);
+        const Tensor dk = Tensor::empty(ctx, in.k.shape(), dtype);
+        const Tensor dv = Tensor::empty(ctx, in.v.shape(), dtype);
+        copy_blocks(ctx, dlocal, dk, {{tokens, w.k_width, 0, both, 0, w.k_width}});
+        copy_blocks(ctx, dlocal, dv, {{tokens, w.v_width, w.k_width, both, 0, w.v_width}});
+        in.k.add_grad(ctx, dk);
+        in.v.add_grad(ctx, dv);
+      });
   return out;
 }
 

@@ -42,8 +42,8 @@ Var SequenceParallel::halo(Tape& tape, const Var& x, int64_t width) const {
   const Halo halo(plan_, width);
   const Var out =
       tape.output(tape.once([&] { return halo.fetch(ctx, comm_, "halo_forward", x.value()); }), {x});
-  tape.record({x}, {out}, [&ctx, &comm = comm_, x, out, halo] {
-    const Tensor dx = Tensor::zeros(ctx, x.shape(), x.value().dtype());
+  tape.record({x}, {out}, [&ctx, &comm = comm_, x = x.adjoint(), out = out.adjoint(), halo] {
+    const Tensor dx = Tensor::zeros(ctx, x.shape(), x.dtype());
     halo.give_back(ctx, comm, "halo_backward", out.grad(), dx);
     x.add_grad(ctx, dx);
   });

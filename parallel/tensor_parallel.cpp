@@ -50,9 +50,10 @@ Tensor all_rows(Context& ctx, const TensorGroup& group, std::string_view name, c
 Var copy_to(Tape& tape, const TensorGroup& group, const Var& x) {
   if (group.size() == 1) return x;
   Context& ctx = tape.context();
-  const Var out = tape.output(x.value(), {x});
-  tape.record({x}, {out},
-              [&ctx, group, x, out] { x.add_grad(ctx, summed(ctx, group, "copy_to backward", out.grad())); });
+  const Var out = tape.view(x, [](const Tensor& value) { return value; });
+  tape.record({x}, {out}, [&ctx, group, x = x.adjoint(), out = out.adjoint()] {
+    x.add_grad(ctx, summed(ctx, group, "copy_to backward", out.grad()));
+  });
   return out;
 }
 
@@ -61,7 +62,7 @@ Var reduce_from(Tape& tape, const TensorGroup& group, const Var& x) {
   Context& ctx = tape.context();
   const Tensor sum = tape.once([&] { return summed(ctx, group, "reduce_from", x.value()); });
   const Var out = tape.output(sum, {x});
-  tape.record({x}, {out}, [&ctx, x, out] { x.add_grad(ctx, out.grad()); });
+  tape.record({x}, {out}, [&ctx, x = x.adjoint(), out = out.adjoint()] { x.add_grad(ctx, out.grad()); });
   return out;
 }
 
@@ -70,7 +71,7 @@ Var gather_rows(Tape& tape, const TensorGroup& group, const Var& x, const Shape&
   Context& ctx = tape.context();
   const Tensor all = tape.once([&] { return all_rows(ctx, group, "gather_rows", x.value(), whole); });
   const Var out = tape.output(all, {x});
-  tape.record({x}, {out}, [&ctx, group, x, out] {
+  tape.record({x}, {out}, [&ctx, group, x = x.adjoint(), out = out.adjoint()] {
     x.add_grad(ctx, own_rows_of_sum(ctx, group, "gather_rows backward", out.grad()));
   });
   return out;
@@ -81,7 +82,7 @@ Var scatter_rows_sum(Tape& tape, const TensorGroup& group, const Var& x) {
   Context& ctx = tape.context();
   const Tensor own = tape.once([&] { return own_rows_of_sum(ctx, group, "scatter_rows_sum", x.value()); });
   const Var out = tape.output(own, {x});
-  tape.record({x}, {out}, [&ctx, group, x, out] {
+  tape.record({x}, {out}, [&ctx, group, x = x.adjoint(), out = out.adjoint()] {
     x.add_grad(ctx, all_rows(ctx, group, "scatter_rows_sum backward", out.grad(), x.shape()));
   });
   return out;

@@ -47,8 +47,8 @@ Var embedding(Tape& tape, const std::vector<int32_t>& tokens, const Shape& leadi
   const std::vector<int32_t> rows =
       rows_of(tokens, part.divided() ? part.whole : weight.dim(0), part.divided() ? part.begin : 0);
   Var y = tape.output(embedding_fwd(ctx, rows, leading, weight.value()), {weight});
-  tape.record({weight}, {y}, [&ctx, rows, weight, y] {
-    embedding_bwd(ctx, y.grad(), rows, weight.grad_target(ctx, accumulation_dtype(weight.value().dtype())));
+  tape.record({weight}, {y}, [&ctx, rows, weight = weight.adjoint(), y = y.adjoint()] {
+    embedding_bwd(ctx, y.grad(), rows, weight.grad_target(ctx, accumulation_dtype(weight.dtype())));
   });
   return y;
 }

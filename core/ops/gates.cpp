@@ -21,15 +21,16 @@ Var decay_gate(Tape& tape, const Var& a, const Var& A_log, const Var& dt_bias) {
   Context& ctx = tape.context();
   const Var out = tape.output(empty_gate(ctx, a.value()), {a, A_log, dt_bias});
   SPANWISE_DISPATCH(ctx, decay_gate_fwd, ctx, a.value(), A_log.value(), dt_bias.value(), out.value());
-  tape.record({a, A_log, dt_bias}, {out}, [&ctx, a, A_log, dt_bias, out] {
-    const DecayGateGradients grads{empty_like(ctx, a.value()), empty_like(ctx, A_log.value()),
-                                   empty_like(ctx, dt_bias.value())};
-    SPANWISE_DISPATCH(ctx, decay_gate_bwd, ctx, out.grad(), a.value(), A_log.value(), dt_bias.value(),
-                      out.value(), grads);
-    a.add_grad(ctx, grads.da);
-    A_log.add_grad(ctx, grads.dA_log);
-    dt_bias.add_grad(ctx, grads.ddt_bias);
-  });
+  tape.record({a, A_log, dt_bias}, {out},
+              [&ctx, of = a.saved(), y = out.saved(), a = a.adjoint(), A_log, dt_bias, out = out.adjoint()] {
+                const DecayGateGradients grads{empty_like(ctx, of.get()), empty_like(ctx, A_log.value()),
+                                               empty_like(ctx, dt_bias.value())};
+                SPANWISE_DISPATCH(ctx, decay_gate_bwd, ctx, out.grad(), of.get(), A_log.value(),
+                                  dt_bias.value(), y.get(), grads);
+                a.add_grad(ctx, grads.da);
+                A_log.add_grad(ctx, grads.dA_log);
+                dt_bias.add_grad(ctx, grads.ddt_bias);
+              });
   return out;
 }
 
@@ -38,9 +39,9 @@ Var scaled_sigmoid(Tape& tape, const Var& x, double scale) {
   Context& ctx = tape.context();
   const Var out = tape.output(empty_gate(ctx, x.value()), {x});
   SPANWISE_DISPATCH(ctx, scaled_sigmoid_fwd, ctx, x.value(), scale, out.value());
-  tape.record({x}, {out}, [&ctx, x, out, scale] {
-    const Tensor dx = empty_like(ctx, x.value());
-    SPANWISE_DISPATCH(ctx, scaled_sigmoid_bwd, ctx, out.grad(), out.value(), scale, dx);
+  tape.record({x}, {out}, [&ctx, y = out.saved(), x = x.adjoint(), out = out.adjoint(), scale] {
+    const Tensor dx = Tensor::empty(ctx, x.shape(), x.dtype());
+    SPANWISE_DISPATCH(ctx, scaled_sigmoid_bwd, ctx, out.grad(), y.get(), scale, dx);
     x.add_grad(ctx, dx);
   });
   return out;
@@ -58,26 +59,35 @@ Mamba2Gates mamba2_gates(Tape& tape, const Var& x, const Var& dt, const Var& A_l
   SPANWISE_CHECK(range.min >= 0 && range.min <= range.max, "mamba2_gates: step range [{}, {}] is empty",
                  range.min, range.max);
   Context& ctx = tape.context();
-  const Mamba2GatesTensors t{.x = x.value(),
-                             .dt = dt.value(),
-                             .A_log = A_log.value(),
-                             .dt_bias = dt_bias.value(),
-                             .range = range,
-                             .delta = empty_gate(ctx, dt.value()),
-                             .v = empty_like(ctx, x.value()),
-                             .g = empty_gate(ctx, dt.value())};
-  SPANWISE_DISPATCH(ctx, mamba2_gates_fwd, ctx, t);
-  const Mamba2Gates out{tape.output(t.v, {x, dt, dt_bias}), tape.output(t.g, {dt, A_log, dt_bias})};
-  tape.record({x, dt, A_log, dt_bias}, {out.v, out.g}, [&ctx, x, dt, A_log, dt_bias, t, out] {
-    const Mamba2GatesGradients grads{empty_like(ctx, t.x), empty_like(ctx, t.dt), empty_like(ctx, t.A_log),
-                                     empty_like(ctx, t.dt_bias)};
-    SPANWISE_DISPATCH(ctx, mamba2_gates_bwd, ctx, out.v.grad_or_zeros(ctx), out.g.grad_or_zeros(ctx), t,
-                      grads);
-    x.add_grad(ctx, grads.dx);
-    dt.add_grad(ctx, grads.ddt);
-    A_log.add_grad(ctx, grads.dA_log);
-    dt_bias.add_grad(ctx, grads.ddt_bias);
-  });
+  const auto saved = [x = x.saved(), dt = dt.saved(), A_log, dt_bias, range] {
+    return Mamba2GatesTensors{
+        .x = x.get(), .dt = dt.get(), .A_log = A_log.value(), .dt_bias = dt_bias.value(), .range = range};
+  };
+  const auto forward = [&ctx](Mamba2GatesTensors t) {
+    t.delta = empty_gate(ctx, t.dt);
+    t.v = empty_like(ctx, t.x);
+    t.g = empty_gate(ctx, t.dt);
+    SPANWISE_DISPATCH(ctx, mamba2_gates_fwd, ctx, t);
+    return t;
+  };
+  const Mamba2GatesTensors f = forward(saved());
+  const Mamba2Gates out{tape.output(f.v, {x, dt, dt_bias}), tape.output(f.g, {dt, A_log, dt_bias})};
+  if (tape.drops()) out.v.recompute_by([forward, saved] { return forward(saved()).v; });
+  tape.record({x, dt, A_log, dt_bias}, {out.v, out.g},
+              [&ctx, saved, delta = f.delta, g = f.g, x = x.adjoint(), dt = dt.adjoint(), A_log, dt_bias,
+               out_v = out.v.adjoint(), out_g = out.g.adjoint()] {
+                Mamba2GatesTensors t = saved();
+                t.delta = delta;
+                t.g = g;
+                const Mamba2GatesGradients grads{empty_like(ctx, t.x), empty_like(ctx, t.dt),
+                                                 empty_like(ctx, t.A_log), empty_like(ctx, t.dt_bias)};
+                SPANWISE_DISPATCH(ctx, mamba2_gates_bwd, ctx, out_v.grad_or_zeros(ctx),
+                                  out_g.grad_or_zeros(ctx), t, grads);
+                x.add_grad(ctx, grads.dx);
+                dt.add_grad(ctx, grads.ddt);
+                A_log.add_grad(ctx, grads.dA_log);
+                dt_bias.add_grad(ctx, grads.ddt_bias);
+              });
   return out;
 }
 
@@ -88,13 +98,14 @@ Var head_skip(Tape& tape, const Var& y, const Var& x, const Var& D) {
   Context& ctx = tape.context();
   const Var out = tape.output(empty_like(ctx, y.value()), {y, x, D});
   SPANWISE_DISPATCH(ctx, head_skip_fwd, ctx, y.value(), x.value(), D.value(), out.value());
-  tape.record({y, x, D}, {out}, [&ctx, y, x, D, out] {
-    const Tensor dx = empty_like(ctx, x.value()), dD = empty_like(ctx, D.value());
-    SPANWISE_DISPATCH(ctx, head_skip_bwd, ctx, out.grad(), x.value(), D.value(), dx, dD);
-    y.add_grad(ctx, out.grad());
-    x.add_grad(ctx, dx);
-    D.add_grad(ctx, dD);
-  });
+  tape.record({y, x, D}, {out},
+              [&ctx, of = x.saved(), y = y.adjoint(), x = x.adjoint(), D, out = out.adjoint()] {
+                const Tensor dx = empty_like(ctx, of.get()), dD = empty_like(ctx, D.value());
+                SPANWISE_DISPATCH(ctx, head_skip_bwd, ctx, out.grad(), of.get(), D.value(), dx, dD);
+                y.add_grad(ctx, out.grad());
+                x.add_grad(ctx, dx);
+                D.add_grad(ctx, dD);
+              });
   return out;
 }
 

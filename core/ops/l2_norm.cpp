@@ -6,13 +6,23 @@ namespace spanwise {
 
 Var l2_norm(Tape& tape, const Var& x, double eps) {
   Context& ctx = tape.context();
-  const DType dtype = x.value().dtype();
-  const Var out = tape.output(Tensor::empty(ctx, x.shape(), dtype), {x});
-  const Tensor rstd = Tensor::empty(ctx, {x.value().numel() / x.dim(-1)}, accumulation_dtype(dtype));
-  SPANWISE_DISPATCH(ctx, l2_norm_fwd, ctx, x.value(), eps, out.value(), rstd);
-  tape.record({x}, {out}, [&ctx, x, out, rstd] {
-    const Tensor dx = Tensor::empty(ctx, out.shape(), out.value().dtype());
-    SPANWISE_DISPATCH(ctx, l2_norm_bwd, ctx, out.grad(), out.value(), rstd, dx);
+  struct Result {
+    Tensor out, rstd;
+  };
+  const auto forward = [&ctx, eps](const Tensor& of) {
+    const Result r{Tensor::empty(ctx, of.shape(), of.dtype()),
+                   Tensor::empty(ctx, {of.numel() / of.dim(-1)}, accumulation_dtype(of.dtype()))};
+    SPANWISE_DISPATCH(ctx, l2_norm_fwd, ctx, of, eps, r.out, r.rstd);
+    return r;
+  };
+  const Result result = forward(x.value());
+  const Var out = tape.output(result.out, {x});
+  // Backward reads the result alone: to drop it saves something only where x is dropped, too.
+  if (const Saved of = x.saved(); tape.drops() && of.recomputable())
+    out.recompute_by([forward, of] { return forward(of.get()).out; });
+  tape.record({x}, {out}, [&ctx, y = out.saved(), rstd = result.rstd, x = x.adjoint(), out = out.adjoint()] {
+    const Tensor dx = Tensor::empty(ctx, out.shape(), out.dtype());
+    SPANWISE_DISPATCH(ctx, l2_norm_bwd, ctx, out.grad(), y.get(), rstd, dx);
     x.add_grad(ctx, dx);
   });
   return out;

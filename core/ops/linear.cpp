@@ -54,14 +54,18 @@ Var linear(Tape& tape, const Var& x, const Var& weight, const Var& bias) {
   Context& ctx = tape.context();
   Var y = tape.output(linear_fwd(ctx, x.value(), weight.value(), bias.defined() ? bias.value() : Tensor()),
                       {x, weight, bias});
-  tape.record({x, weight, bias}, {y}, [&ctx, x, weight, bias, y] {
-    const Tensor& dy = y.grad();
-    if (x.requires_grad()) linear_bwd_x(ctx, dy, weight.value(), x.grad_target(ctx, x.value().dtype()));
-    if (weight.requires_grad())
-      linear_bwd_weight(ctx, dy, x.value(),
-                        weight.grad_target(ctx, accumulation_dtype(weight.value().dtype())));
-    if (bias.requires_grad()) bias.add_grad(ctx, linear_bwd_bias(ctx, dy));
-  });
+  tape.record({x, weight, bias}, {y},
+              [&ctx, dx = x.adjoint(), weight, dbias = bias.adjoint(), dy_of = y.adjoint(),
+               x = weight.requires_grad() ? x.saved() : Saved()] {
+                const Tensor& dy = dy_of.grad();
+                if (dx.requires_grad())
+                  linear_bwd_x(ctx, dy, weight.value(), dx.grad_target(ctx, dx.dtype()));
+                if (weight.requires_grad()) {
+                  linear_bwd_weight(ctx, dy, x.get(),
+                                    weight.grad_target(ctx, accumulation_dtype(weight.dtype())));
+                }
+                if (dbias.requires_grad()) dbias.add_grad(ctx, linear_bwd_bias(ctx, dy));
+              });
   return y;
 }
 

@@ -70,15 +70,16 @@ CrossEntropyResult linear_cross_entropy(Tape& tape, const Var& x, const Var& wei
   result.num_targets =
       std::count_if(labels.begin(), labels.end(), [](int32_t l) { return l != kIgnoredLabel; });
   result.loss = tape.output(loss, {x, weight});
-  tape.record({x, weight}, {result.loss}, [&ctx, x, weight, grads, loss = result.loss] {
-    const auto finish = [&](const Var& var, const Tensor& grad) {
-      if (!var.requires_grad()) return;
-      scale_in_place(ctx, grad, loss.grad());
-      var.add_grad(ctx, grad);
-    };
-    finish(x, grads.dx);
-    finish(weight, grads.dweight);
-  });
+  tape.record({x, weight}, {result.loss},
+              [&ctx, x = x.adjoint(), weight = weight.adjoint(), grads, loss = result.loss.adjoint()] {
+                const auto finish = [&](const Adjoint& var, const Tensor& grad) {
+                  if (!var.requires_grad()) return;
+                  scale_in_place(ctx, grad, loss.grad());
+                  var.add_grad(ctx, grad);
+                };
+                finish(x, grads.dx);
+                finish(weight, grads.dweight);
+              });
   return result;
 }
 

@@ -1,14 +1,12 @@
 #include "core/ops/linear_state.h"
 
 #include <algorithm>
+#include <memory>
+#include <optional>
 
 namespace spanwise {
 
 namespace {
-
-Tensor value_of(const Var& v) {
-  return v.defined() ? v.value() : Tensor();
-}
 
 void check_shape(const char* name, const Tensor& t, const Shape& expected, DType dtype) {
   if (!t.defined()) return;
@@ -44,9 +42,17 @@ Shape state_shape(const LinearStateCall& c) {
   return {c.q.dim(0), c.v.dim(2), c.q.dim(3), c.v.dim(3)};
 }
 
-Tensor empty_if_needed(Context& ctx, const Var& v) {
-  return v.requires_grad() ? Tensor::empty(ctx, v.shape(), v.value().dtype()) : Tensor();
+Tensor empty_like(Context& ctx, const Adjoint& v) {
+  return Tensor::empty(ctx, v.shape(), v.dtype());
 }
+
+Tensor empty_if_needed(Context& ctx, const Adjoint& v) {
+  return v.requires_grad() ? empty_like(ctx, v) : Tensor();
+}
+
+struct OperandAdjoints {
+  Adjoint q, k, v, log_decay, beta, initial_state;
+};
 
 void check_exchanged(const char* name, const Tensor& t, const LinearStateCall& call) {
   SPANWISE_CHECK(t.defined() && t.contiguous(), "the exchange of spans gave no contiguous {}", name);
@@ -62,6 +68,16 @@ SpanSummary make_summary(Context& ctx, const LinearStateCall& call) {
   if (decays && !dense) summary.log_decay = Tensor::empty(ctx, {R, HV}, dtype);
   summary.state = Tensor::empty(ctx, state_shape(call), dtype);
   return summary;
+}
+
+LinearStateForward allocate_forward(Context& ctx, const LinearStateCall& call,
+                                    const LinearStateKernels& kernels, bool save) {
+  const DType dtype = call.q.dtype();
+  LinearStateForward f;
+  f.out = Tensor::empty(ctx, call.v.shape(), dtype);
+  f.final_state = Tensor::empty(ctx, state_shape(call), accumulation_dtype(dtype));
+  if (save) f.saved = kernels.allocate_saved(ctx, call);
+  return f;
 }
 
 // Forward of rows that are spans. Sets call.initial_state; returns what backward needs of the other spans.
@@ -84,6 +100,59 @@ std::shared_ptr<const void> forward_spans(Tape& tape, const LinearStateKernels& 
   kernels.fold(ctx, call, f);
   return std::move(incoming.saved);
 }
+
+/// What backward reads of a call, and how to compute again what forward saved.
+class SavedCall {
+ public:
+  SavedCall(const LinearStateVars& x, LinearStateCall call, const LinearStateKernels& kernels, bool spans)
+      : q_(x.q.saved()),
+        k_(x.k.saved()),
+        v_(x.v.saved()),
+        log_decay_(x.log_decay.saved()),
+        beta_(x.beta.saved()),
+        rest_(std::move(call)),
+        kernels_(kernels),
+        spans_(spans) {
+    for (Tensor* t : {&rest_.q, &rest_.k, &rest_.v, &rest_.log_decay, &rest_.beta}) *t = {};
+  }
+
+  LinearStateCall get() const {
+    LinearStateCall call = rest_;
+    call.q = q_.get();
+    call.k = k_.get();
+    call.v = v_.get();
+    call.log_decay = log_decay_.get();
+    call.beta = beta_.get();
+    return call;
+  }
+
+  void keep(std::vector<Tensor> saved) { saved_ = std::move(saved); }
+  const std::vector<Tensor>& saved(Context& ctx) {
+    if (!saved_) forward_again(ctx);
+    return *saved_;
+  }
+  /// Returns out, in the forward's bits, and keeps what it saved.
+  Tensor forward_again(Context& ctx) {
+    const LinearStateCall call = get();
+    LinearStateForward f = allocate_forward(ctx, call, kernels_, /*save=*/true);
+    if (spans_) {  // the incoming state is known by now
+      kernels_.summarize(ctx, call, nullptr, f);
+      kernels_.local(ctx, call, f);
+      kernels_.fold(ctx, call, f);
+    } else {
+      kernels_.forward(ctx, call, SegmentSet::kAll, f);
+    }
+    keep(std::move(f.saved));
+    return f.out;
+  }
+
+ private:
+  Saved q_, k_, v_, log_decay_, beta_;
+  LinearStateCall rest_;
+  LinearStateKernels kernels_;
+  bool spans_;
+  std::optional<std::vector<Tensor>> saved_;
+};
 
 void backward_spans(Context& ctx, const LinearStateKernels& kernels, SpanExchange& exchange,
                     const std::shared_ptr<const void>& saved, const LinearStateCall& call,
@@ -144,10 +213,10 @@ LinearStateResult linear_state(Tape& tape, const LinearStateVars& x, const Seque
   LinearStateCall call{.q = x.q.value(),
                        .k = x.k.value(),
                        .v = x.v.value(),
-                       .log_decay = value_of(x.log_decay),
+                       .log_decay = x.log_decay.saved().get(),
                        .head_log_decay = x.head_log_decay,
-                       .beta = value_of(x.beta),
-                       .initial_state = value_of(x.initial_state),
+                       .beta = x.beta.saved().get(),
+                       .initial_state = x.initial_state.saved().get(),
                        .chunks = ChunkList(layout, options.chunk),
                        .scale = options.scale};
   check_call(call, layout);
@@ -159,11 +228,7 @@ LinearStateResult linear_state(Tape& tape, const LinearStateVars& x, const Seque
   const std::vector<Var> inputs{x.q, x.k, x.v, x.log_decay, x.beta, x.initial_state};
   const bool save = tape.saving() &&
                     std::any_of(inputs.begin(), inputs.end(), [](const Var& v) { return v.requires_grad(); });
-  const DType dtype = call.q.dtype();
-  LinearStateForward f;
-  f.out = Tensor::empty(ctx, x.v.shape(), dtype);
-  f.final_state = Tensor::empty(ctx, state_shape(call), accumulation_dtype(dtype));
-  if (save) f.saved = kernels.allocate_saved(ctx, call);
+  LinearStateForward f = allocate_forward(ctx, call, kernels, save);
   std::shared_ptr<const void> saved;
   if (exchange) {
     saved = forward_spans(tape, kernels, *exchange, call, f);
@@ -174,31 +239,40 @@ LinearStateResult linear_state(Tape& tape, const LinearStateVars& x, const Seque
   LinearStateResult result;
   result.out = tape.output(f.out, inputs);
   result.final_state = tape.output(f.final_state, {x.k, x.v, x.log_decay, x.beta, x.initial_state});
-  tape.record(
-      inputs, {result.out, result.final_state},
-      [&ctx, x, result, call = std::move(call), from_forward = std::move(f.saved), kernels, exchange, saved] {
-        LinearStateGradients g;
-        g.dq = Tensor::empty(ctx, x.q.shape(), x.q.value().dtype());
-        g.dk = Tensor::empty(ctx, x.k.shape(), x.k.value().dtype());
-        g.dv = Tensor::empty(ctx, x.v.shape(), x.v.value().dtype());
-        g.dlog_decay = empty_if_needed(ctx, x.log_decay);
-        if (x.beta.defined()) g.dbeta = Tensor::empty(ctx, x.beta.shape(), x.beta.value().dtype());
-        if (x.initial_state.requires_grad())
-          g.dinitial_state = Tensor::zeros(ctx, x.initial_state.shape(), x.initial_state.value().dtype());
-        LinearStateCotangents from{from_forward, result.out.grad_or_zeros(ctx), result.final_state.grad()};
-        if (from.dfinal_state.defined()) from.dfinal_state = from.dfinal_state.to_contiguous(ctx);
-        if (exchange) {
-          backward_spans(ctx, kernels, *exchange, saved, call, from, g);
-        } else {
-          kernels.backward(ctx, call, SegmentSet::kAll, from, g);
-        }
-        x.q.add_grad(ctx, g.dq);
-        x.k.add_grad(ctx, g.dk);
-        x.v.add_grad(ctx, g.dv);
-        x.log_decay.add_grad(ctx, g.dlog_decay);
-        x.beta.add_grad(ctx, g.dbeta);
-        x.initial_state.add_grad(ctx, g.dinitial_state);
-      });
+  if (!save) return result;
+  const auto held = std::make_shared<SavedCall>(x, std::move(call), kernels, exchange != nullptr);
+  if (options.recompute && tape.drops()) {
+    result.out.recompute_by([&ctx, held] { return held->forward_again(ctx); });
+  } else {
+    held->keep(std::move(f.saved));
+  }
+  tape.record(inputs, {result.out, result.final_state},
+              [&ctx, held, kernels, exchange, saved,
+               x = OperandAdjoints{x.q, x.k, x.v, x.log_decay, x.beta, x.initial_state},
+               out = result.out.adjoint(), final_state = result.final_state.adjoint()] {
+                LinearStateCotangents from{held->saved(ctx), out.grad_or_zeros(ctx), final_state.grad()};
+                const LinearStateCall call = held->get();
+                LinearStateGradients g;
+                g.dq = empty_like(ctx, x.q);
+                g.dk = empty_like(ctx, x.k);
+                g.dv = empty_like(ctx, x.v);
+                g.dlog_decay = empty_if_needed(ctx, x.log_decay);
+                if (x.beta.defined()) g.dbeta = empty_like(ctx, x.beta);
+                if (x.initial_state.requires_grad())
+                  g.dinitial_state = Tensor::zeros(ctx, x.initial_state.shape(), x.initial_state.dtype());
+                if (from.dfinal_state.defined()) from.dfinal_state = from.dfinal_state.to_contiguous(ctx);
+                if (exchange) {
+                  backward_spans(ctx, kernels, *exchange, saved, call, from, g);
+                } else {
+                  kernels.backward(ctx, call, SegmentSet::kAll, from, g);
+                }
+                x.q.add_grad(ctx, g.dq);
+                x.k.add_grad(ctx, g.dk);
+                x.v.add_grad(ctx, g.dv);
+                x.log_decay.add_grad(ctx, g.dlog_decay);
+                x.beta.add_grad(ctx, g.dbeta);
+                x.initial_state.add_grad(ctx, g.dinitial_state);
+              });
   return result;
 }
 

@@ -17,7 +17,7 @@
 // inside the row, in backward those that end there. Scalar decay's forward summary is a by-product; the delta
 // rule scans each row's last segment for it, states only, and backward scans each row's first segment.
 //
-// Memory: training saves the operands and what the backend's allocate_saved() makes. On the CPU that is the
+// Memory: training saves the operands and (unless options.recompute) what the backend's allocate_saved() makes. On the CPU that is the
 // state before every chunk but a segment's first, at most K·V/C elements a token and value head; backward
 // recomputes the rest chunk by chunk. While it runs with HV > H, dq and dk are kept per value head, then
 // summed in order. With an exchange scalar decay also needs the chunks' states while an inference forward
@@ -38,6 +38,9 @@ struct LinearStateOptions {
   /// this hands them; initial_state must be undefined then, and final_state takes no gradient. Must outlive
   /// backward. Not called again when a checkpointed segment is recomputed.
   SpanExchange* exchange = nullptr;
+  /// Keep neither out nor what forward saves beside the operands: backward runs the forward again. It does not
+  /// exchange again.
+  bool recompute = false;
 };
 
 struct LinearStateResult {

@@ -34,25 +34,29 @@ namespace {
 AddRmsNorm add_norm(Tape& tape, const Var& x, const Var& residual, const Var& weight, double eps,
                     const DimPart& part) {
   Context& ctx = tape.context();
-  const Tensor w = weight.defined() ? weight.value() : Tensor();
-  RmsNormForward f = rms_norm_fwd(ctx, x.value(), residual.defined() ? residual.value() : Tensor(), w, eps,
+  RmsNormForward f = rms_norm_fwd(ctx, x.value(), residual.saved().get(), weight.saved().get(), eps,
                                   reduced_once(tape, part));
-  const Tensor summed = residual.defined() ? f.sum : x.value();
-
   AddRmsNorm out;
-  out.normed = tape.output(f.y, {x, residual, weight});
-  out.sum = residual.defined() ? tape.output(f.sum, {x, residual}) : x;
-  std::vector<Var> outputs{out.normed};
+  out.normed = tape.output(std::move(f.y), {x, residual, weight});
+  out.sum = residual.defined() ? tape.output(std::move(f.sum), {x, residual}) : x;
+  const Saved summed = out.sum.saved(), w = weight.saved();
+  // A divided row's statistics come from other ranks: its norm is kept.
+  if (tape.drops() && !part.divided()) {
+    out.normed.recompute_by(
+        [&ctx, summed, w, eps] { return rms_norm_fwd(ctx, summed.get(), Tensor(), w.get(), eps).y; });
+  }
+  std::vector<Adjoint> outputs{out.normed};
   if (residual.defined()) outputs.push_back(out.sum);
-  tape.record(
-      {x, residual, weight}, outputs,
-      [&ctx, x, residual, weight, w, summed, rstd = f.rstd, normed = out.normed, sum = out.sum, part] {
-        const Tensor dsum = residual.defined() ? sum.grad() : Tensor();
-        const RmsNormBackward b = rms_norm_bwd(ctx, normed.grad_or_zeros(ctx), dsum, summed, w, rstd, part);
-        x.add_grad(ctx, b.dx);
-        residual.add_grad(ctx, b.dx);
-        if (weight.defined()) weight.add_grad(ctx, b.dweight);
-      });
+  tape.record({x, residual, weight}, outputs,
+              [&ctx, summed, w, rstd = f.rstd, part, x = x.adjoint(), residual = residual.adjoint(),
+               weight = weight.adjoint(), normed = out.normed.adjoint(), sum = out.sum.adjoint()] {
+                const Tensor dsum = residual.defined() ? sum.grad() : Tensor();
+                const RmsNormBackward b =
+                    rms_norm_bwd(ctx, normed.grad_or_zeros(ctx), dsum, summed.get(), w.get(), rstd, part);
+                x.add_grad(ctx, b.dx);
+                residual.add_grad(ctx, b.dx);
+                if (weight.defined()) weight.add_grad(ctx, b.dweight);
+              });
   return out;
 }
 

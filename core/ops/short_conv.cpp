@@ -7,10 +7,6 @@ namespace spanwise {
 
 namespace {
 
-Tensor value_or_undefined(const Var& v) {
-  return v.defined() ? v.value() : Tensor();
-}
-
 void check_inputs(const ShortConvInputs& in, const SequenceLayout& layout) {
   const Tensor& x = in.x;
   SPANWISE_CHECK(x.num_dims() == 3 && x.dim(0) == layout.batch() && x.dim(1) == layout.length(),
@@ -35,20 +31,32 @@ void check_inputs(const ShortConvInputs& in, const SequenceLayout& layout) {
 ShortConvResult short_conv(Tape& tape, const Var& x, const Var& weight, const Var& bias,
                            const SequenceLayout& layout, Activation activation, const Var& initial_state) {
   Context& ctx = tape.context();
-  ShortConvInputs in{
-      x.value(),         weight.value(), value_or_undefined(bias), value_or_undefined(initial_state),
-      layout.segments(), activation};
-  check_inputs(in, layout);
-  const DType dtype = in.x.dtype();
-  const Shape state_shape{x.dim(0), in.weight.dim(-1) - 1, x.dim(2)};
-
+  const auto saved = [x = x.saved(), weight = weight.saved(), bias = bias.saved(),
+                      initial = initial_state.saved(), segments = layout.segments(), activation] {
+    return ShortConvInputs{x.get(), weight.get(), bias.get(), initial.get(), segments, activation};
+  };
+  struct Result {
+    Tensor out, final_state;
+  };
+  const auto forward = [&ctx](const ShortConvInputs& in) {
+    const DType dtype = in.x.dtype();
+    const Result r{Tensor::empty(ctx, in.x.shape(), dtype),
+                   Tensor::empty(ctx, {in.x.dim(0), in.weight.dim(-1) - 1, in.x.dim(2)}, dtype)};
+    SPANWISE_DISPATCH(ctx, short_conv_fwd, ctx, in, r.out, r.final_state);
+    return r;
+  };
+  check_inputs(saved(), layout);
+  const Result r = forward(saved());
   ShortConvResult result;
-  result.out = tape.output(Tensor::empty(ctx, x.shape(), dtype), {x, weight, bias, initial_state});
-  result.final_state = tape.output(Tensor::empty(ctx, state_shape, dtype), {x, initial_state});
-  SPANWISE_DISPATCH(ctx, short_conv_fwd, ctx, in, result.out.value(), result.final_state.value());
+  result.out = tape.output(r.out, {x, weight, bias, initial_state});
+  result.final_state = tape.output(r.final_state, {x, initial_state});
+  if (tape.drops()) result.out.recompute_by([forward, saved] { return forward(saved()).out; });
 
   tape.record({x, weight, bias, initial_state}, {result.out, result.final_state},
-              [&ctx, x, weight, bias, initial_state, in = std::move(in), result] {
+              [&ctx, saved, x = x.adjoint(), weight = weight.adjoint(), bias = bias.adjoint(),
+               initial_state = initial_state.adjoint(), out = result.out.adjoint(),
+               final_state = result.final_state.adjoint()] {
+                const ShortConvInputs in = saved();
                 const DType type = in.x.dtype();
                 ShortConvGradients grads;
                 grads.dx = Tensor::empty(ctx, in.x.shape(), type);
@@ -56,8 +64,8 @@ ShortConvResult short_conv(Tape& tape, const Var& x, const Var& weight, const Va
                 if (bias.defined()) grads.dbias = Tensor::empty(ctx, in.bias.shape(), in.bias.dtype());
                 if (initial_state.defined())
                   grads.dinitial_state = Tensor::empty(ctx, initial_state.shape(), type);
-                SPANWISE_DISPATCH(ctx, short_conv_bwd, ctx, in, result.out.grad_or_zeros(ctx),
-                                  result.final_state.grad(), grads);
+                SPANWISE_DISPATCH(ctx, short_conv_bwd, ctx, in, out.grad_or_zeros(ctx), final_state.grad(),
+                                  grads);
                 x.add_grad(ctx, grads.dx);
                 weight.add_grad(ctx, grads.dweight);
                 if (bias.defined()) bias.add_grad(ctx, grads.dbias);

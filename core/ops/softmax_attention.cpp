@@ -77,15 +77,19 @@ AttentionBackward softmax_attention_bwd(Context& ctx, const Tensor& dout, const 
 Var softmax_attention(Tape& tape, const Var& q, const Var& k, const Var& v, const KeyRanges& ranges,
                       double scale) {
   Context& ctx = tape.context();
-  AttentionInputs in{q.value(), k.value(), v.value(), ranges, scale};
-  const AttentionForward forward = softmax_attention_fwd(ctx, in);
+  const AttentionForward forward =
+      softmax_attention_fwd(ctx, {q.value(), k.value(), v.value(), ranges, scale});
   Var out = tape.output(forward.out, {q, k, v});
-  tape.record({q, k, v}, {out}, [&ctx, q, k, v, out, forward, in = std::move(in)] {
-    const AttentionBackward b = softmax_attention_bwd(ctx, out.grad(), in, forward);
-    q.add_grad(ctx, b.dq);
-    k.add_grad(ctx, b.dk);
-    v.add_grad(ctx, b.dv);
-  });
+  const auto saved = [q = q.saved(), k = k.saved(), v = v.saved(), ranges, scale] {
+    return AttentionInputs{q.get(), k.get(), v.get(), ranges, scale};
+  };
+  tape.record({q, k, v}, {out},
+              [&ctx, saved, forward, q = q.adjoint(), k = k.adjoint(), v = v.adjoint(), out = out.adjoint()] {
+                const AttentionBackward b = softmax_attention_bwd(ctx, out.grad(), saved(), forward);
+                q.add_grad(ctx, b.dq);
+                k.add_grad(ctx, b.dk);
+                v.add_grad(ctx, b.dv);
+              });
   return out;
 }
 

@@ -8,8 +8,10 @@ namespace spanwise {
 
 Var reshape(Tape& tape, const Var& x, const Shape& shape) {
   Context& ctx = tape.context();
-  const Var out = tape.output(x.value().reshape(shape), {x});
-  tape.record({x}, {out}, [&ctx, x, out] { x.add_grad(ctx, out.grad().reshape(x.shape())); });
+  const Var out = tape.view(x, [shape](const Tensor& value) { return value.reshape(shape); });
+  tape.record({x}, {out}, [&ctx, x = x.adjoint(), out = out.adjoint()] {
+    x.add_grad(ctx, out.grad().reshape(x.shape()));
+  });
   return out;
 }
 
@@ -20,14 +22,16 @@ std::vector<Var> split_columns(Tape& tape, const Var& x, const std::vector<int64
   int64_t begin = 0;
   for (const int64_t size : sizes) {
     SPANWISE_CHECK(size > 0, "split_columns: width {} of block {}", size, blocks.size());
-    blocks.push_back(tape.output(x.value().column_range(begin, begin + size), {x}));
+    blocks.push_back(
+        tape.view(x, [begin, size](const Tensor& value) { return value.column_range(begin, begin + size); }));
     begin += size;
   }
   Context& ctx = tape.context();
-  tape.record({x}, blocks, [&ctx, x, blocks, sizes] {
+  const std::vector<Adjoint> outputs(blocks.begin(), blocks.end());
+  tape.record({x}, outputs, [&ctx, x = x.adjoint(), outputs, sizes] {
     std::vector<Tensor> grads;
-    for (const Var& block : blocks) grads.push_back(block.grad());
-    const Tensor dx = Tensor::empty(ctx, x.shape(), x.value().dtype());
+    for (const Adjoint& block : outputs) grads.push_back(block.grad());
+    const Tensor dx = Tensor::empty(ctx, x.shape(), x.dtype());
     SPANWISE_DISPATCH(ctx, join_columns, ctx, grads, sizes, dx);
     x.add_grad(ctx, dx);
   });
