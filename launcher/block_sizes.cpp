@@ -8,27 +8,50 @@ namespace spanwise {
 
 int BlockSizes::enter(SizeTape& tape, int x) const {
   if (!divided()) return x;
-  if (!tensor_stream_.sharded()) return tape.add({.value = 0, .inputs = {x}, .gradient = all_rows()});
+  if (!tensor_stream_.sharded()) return tape.add({.inputs = {x}, .view_of = x, .gradient = all_rows()});
   return tape.add({.value = all_rows(), .inputs = {x}, .backward = all_rows(), .gradient = all_rows()});
 }
 
 /// The same inside a block, where a recomputation finds the gathered rows still there.
 int BlockSizes::enter_layer(SizeTape& tape, int x) const {
   if (!divided() || !tensor_stream_.sharded()) return enter(tape, x);
-  return tape.add({.inputs = {x}, .received = all_rows(), .backward = all_rows(), .gradient = all_rows()});
+  return tape.add({.value = all_rows(),
+                   .inputs = {x},
+                   .value_received = true,
+                   .backward = all_rows(),
+                   .gradient = all_rows()});
 }
 
-int BlockSizes::add(SizeTape& tape, MixerKind kind, int residual, bool first) const {
-  const int before = first ? residual : tape.add({stream(), {residual}});
-  const int x = enter_layer(tape, tape.add({stream(), {before}, stream_tokens()}));
-  add_mixer(tape, x, kind);
-  const int between = tape.add({stream(), {before}});
-  const int y = enter_layer(tape, tape.add({stream(), {between}, stream_tokens()}));
+int BlockSizes::linear(SizeTape& tape, int64_t elems, int x, bool recompute) const {
+  SizedOp op{.value = elems, .inputs = {x}, .reads = {x}};
+  if (recompute) op.recompute = op.inputs;
+  return tape.add(std::move(op));
+}
+
+/// An op whose result is recomputed from its inputs, which its backward reads as well.
+int BlockSizes::cheap(SizeTape& tape, int64_t elems, std::vector<int> inputs, int64_t saved) const {
+  return tape.add({.value = elems, .inputs = inputs, .reads = inputs, .recompute = inputs, .saved = saved});
+}
+
+int BlockSizes::norm(SizeTape& tape, int x) const {
+  return cheap(tape, stream(), {x}, stream_tokens());
+}
+
+int BlockSizes::sum(SizeTape& tape, const SizedStream& in) const {
+  return in.delta < 0 ? in.residual
+                      : tape.add({.value = stream(), .inputs = {in.residual}, .beside = {in.delta}});
+}
+
+SizedStream BlockSizes::add(SizeTape& tape, MixerKind kind, const SizedStream& in, int64_t layer) const {
+  const int before = sum(tape, in);
+  const int mixed = add_mixer(tape, enter_layer(tape, norm(tape, before)), kind);
+  const int between = sum(tape, {mixed, before});
+  const int y = enter_layer(tape, norm(tape, between));
   const int64_t inner =
       n_ * divide_unevenly(model_.mixer.tensor, model_.intermediate, "model.intermediate_size").size();
-  const int gate = tape.add({inner, {y}}), up = tape.add({inner, {y}});
-  output(tape, tape.add({inner, {gate, up}}));
-  return between;
+  const bool recompute = layer < model_.recompute_mlp_layers;
+  const int gate = linear(tape, inner, y, recompute), up = linear(tape, inner, y, recompute);
+  return {output(tape, cheap(tape, inner, {gate, up})), between};
 }
 
 int64_t BlockSizes::heads(int64_t all) const {
@@ -36,10 +59,11 @@ int64_t BlockSizes::heads(int64_t all) const {
 }
 
 /// A projection back into the stream, and tensor ranks' sum.
-void BlockSizes::output(SizeTape& tape, int x) const {
+int BlockSizes::output(SizeTape& tape, int x) const {
   const int64_t gradient = tensor_stream_.sharded() ? all_rows() : 0;
-  const int y = tape.add({.value = all_rows(), .inputs = {x}, .gradient = gradient});
-  if (divided()) tape.add({.inputs = {y}, .received = stream(), .gradient = 0});
+  const int y = tape.add({.value = all_rows(), .inputs = {x}, .reads = {x}, .gradient = gradient});
+  if (!divided()) return y;
+  return tape.add({.value = stream(), .inputs = {y}, .value_received = true, .gradient = 0});
 }
 
 /// A short convolution, with the tokens before the rows of a span.
@@ -47,43 +71,46 @@ int BlockSizes::convolve(SizeTape& tape, int x, int64_t elems) const {
   const int64_t edge = elems / n_ * local_.rows * (model_.mixer.linear.conv_size - 1);
   std::vector<int> inputs = {x};
   if (local_.spans) inputs.push_back(tape.add({.inputs = {x}, .received = edge, .gradient = edge}));
-  return tape.add({.value = elems, .inputs = inputs, .saved = edge});
+  return cheap(tape, elems, inputs, edge);
 }
 
 int BlockSizes::attend(SizeTape& tape, int q, int k, int v) const {
   AttentionOptions o = model_.mixer.attention;
   o.num_heads = heads(o.num_heads);
   o.num_kv_heads = heads(o.num_kv_heads);
-  SizedOp op{.value = n_ * o.num_heads * o.head_dim, .saved = n_ * o.num_heads};
-  if (local_.spans) op = attention_over_ranks(local_.spans->exchanges.attention, o, local_.spans->plan);
+  SizedOp op{.value = n_ * o.num_heads * o.head_dim, .reads = {q, k, v}, .saved = n_ * o.num_heads};
+  if (local_.spans) op = attention_over_ranks(local_.spans->exchanges.attention, o, local_.spans->plan, q);
   op.inputs = {q, k, v};
+  op.reads_result = true;
   return tape.add(std::move(op));
 }
 
-void BlockSizes::add_attention(SizeTape& tape, int x) const {
+int BlockSizes::add_attention(SizeTape& tape, int x) const {
   const AttentionOptions& o = model_.mixer.attention;
   const int64_t H = heads(o.num_heads), HKV = heads(o.num_kv_heads);
-  const auto project = [&](int64_t count) { return tape.add({n_ * count * o.head_dim, {x}}); };
+  const auto project = [&](int64_t count) { return linear(tape, n_ * count * o.head_dim, x); };
   int q = project(H), k = project(HKV);
   const int v = project(HKV);
-  const auto apply = [&](int& to, int64_t count, int64_t saved) {
-    to = tape.add({n_ * count * o.head_dim, {to}, saved});
-  };
   if (o.qk_norm) {
-    apply(q, H, n_ * H);
-    apply(k, HKV, n_ * HKV);
+    q = cheap(tape, n_ * H * o.head_dim, {q}, n_ * H);
+    k = cheap(tape, n_ * HKV * o.head_dim, {k}, n_ * HKV);
   }
-  apply(q, H, local_.num_positions * o.head_dim);  // tables of rotations
-  apply(k, HKV, local_.num_positions * o.head_dim);
+  const auto rotate = [&](int& to, int64_t count) {  // saved: the table of rotations
+    SizedOp op{.value = n_ * count * o.head_dim, .inputs = {to}, .saved = local_.num_positions * o.head_dim};
+    if (o.qk_norm) op.recompute = op.inputs;
+    to = tape.add(std::move(op));
+  };
+  rotate(q, H);
+  rotate(k, HKV);
   int out = attend(tape, q, k, v);
   if (o.output_gate) {
-    const int gate = tape.add({n_ * H * o.head_dim, {project(H)}});
-    out = tape.add({n_ * H * o.head_dim, {out, gate}});
+    const int gate = cheap(tape, n_ * H * o.head_dim, {project(H)});
+    out = cheap(tape, n_ * H * o.head_dim, {out, gate});
   }
-  output(tape, out);
+  return output(tape, out);
 }
 
-void BlockSizes::add_mixer(SizeTape& tape, int x, MixerKind kind) const {
+int BlockSizes::add_mixer(SizeTape& tape, int x, MixerKind kind) const {
   switch (kind) {
     case MixerKind::kAttention:
       return add_attention(tape, x);
@@ -103,7 +130,7 @@ void BlockSizes::add_mixer(SizeTape& tape, int x, MixerKind kind) const {
 }
 
 BlockSizes::Qkv BlockSizes::project_qkv(SizeTape& tape, int x) const {
-  return {tape.add({keys(), {x}}), tape.add({keys(), {x}}), tape.add({values(), {x}})};
+  return {linear(tape, keys(), x), linear(tape, keys(), x), linear(tape, values(), x)};
 }
 
 /// The states of a family's chunks. Backward sums dk over value heads, and dq, where several share a key
@@ -111,94 +138,115 @@ BlockSizes::Qkv BlockSizes::project_qkv(SizeTape& tape, int x) const {
 int BlockSizes::add_states(SizeTape& tape, MixerKind kind, std::vector<int> inputs) const {
   const LinearMixerOptions& o = model_.mixer.linear;
   const int64_t chunks = (local_.row_tokens + o.chunk - 1) / o.chunk;
-  // Of a row: the states before chunks but the first, and the last one.
+  // Of a row are saved the states before chunks but the first; the last one goes after the forward.
   const SpanShape shape = span_shape(model_.mixer, kind, local_.rows, accumulation_dtype(dtype_));
   const int64_t states = shape.rows * shape.state_elems();
   const int64_t keys_of_values = n_ * value_heads() * o.key_dim,
                 shared = value_heads() > key_heads() ? 2 * keys_of_values : 0;
-  SizedOp op{.value = values(), .inputs = std::move(inputs), .saved = chunks * states, .backward = shared};
+  SizedOp op{.value = values(),
+             .inputs = inputs,
+             .reads = inputs,
+             .saved = (chunks - 1) * states,
+             .forward = states,
+             .backward = shared};
+  if (model_.mixer.recompute) {
+    op.recompute = inputs;
+    op.recompute_saved = true;
+  }
   if (local_.spans) {
     const StateExchangeSizes e = state_exchange_sizes(local_.spans->exchanges, shape, local_.spans->plan);
     const int64_t after = shape.transition == TransitionKind::kDense ? shared : keys_of_values;
     op.received = e.received;
-    op.forward = e.forward - e.received;
+    op.forward = states + e.forward - e.received;
     op.backward = states + std::max({e.travelling + shared, e.finishing, e.finished + after});
   }
   return tape.add(std::move(op));
 }
 
 /// Norm with `num_norms` sums a token, its gate, and projection.
-void BlockSizes::normed_output(SizeTape& tape, int y, int x, int64_t num_norms) const {
+int BlockSizes::normed_output(SizeTape& tape, int y, int x, int64_t num_norms) const {
   std::vector<int> inputs = {y};
-  if (model_.mixer.linear.output_gate) inputs.push_back(tape.add({values(), {x}}));
-  output(tape, tape.add({values(), inputs, n_ * num_norms}));
+  if (model_.mixer.linear.output_gate) inputs.push_back(linear(tape, values(), x));
+  return output(tape, cheap(tape, values(), inputs, n_ * num_norms));
 }
 
-void BlockSizes::add_linear_attention(SizeTape& tape, int x) const {
+int BlockSizes::add_linear_attention(SizeTape& tape, int x) const {
   const FeatureMap map = model_.mixer.linear.feature_map;
   Qkv h = project_qkv(tape, x);
   const auto apply = [&](int& to) {
     if (map == FeatureMap::kIdentity) return;
     std::vector<int> inputs = {to};
-    if (map == FeatureMap::kElementwiseProduct) inputs = {tape.add({keys(), {to}}), tape.add({keys(), {to}})};
-    to = tape.add({keys(), inputs});
+    if (map == FeatureMap::kElementwiseProduct) inputs = {linear(tape, keys(), to), linear(tape, keys(), to)};
+    to = cheap(tape, keys(), inputs);
   };
   apply(h.q);
   apply(h.k);
   const int y = add_states(tape, MixerKind::kLinearAttention, {h.q, h.k, h.v});
-  output(tape, tape.add({values(), {y}, n_ * value_heads()}));
+  return output(tape, cheap(tape, values(), {y}, n_ * value_heads()));
 }
 
-void BlockSizes::add_lightning(SizeTape& tape, int x) const {
+int BlockSizes::add_lightning(SizeTape& tape, int x) const {
   Qkv h = project_qkv(tape, x);
-  h = {tape.add({keys(), {h.q}}), tape.add({keys(), {h.k}}), tape.add({values(), {h.v}})};
-  normed_output(tape, add_states(tape, MixerKind::kLightning, {h.q, h.k, h.v}), x, 1);
+  h = {cheap(tape, keys(), {h.q}), cheap(tape, keys(), {h.k}), cheap(tape, values(), {h.v})};
+  return normed_output(tape, add_states(tape, MixerKind::kLightning, {h.q, h.k, h.v}), x, 1);
 }
 
-void BlockSizes::add_retention(SizeTape& tape, int x) const {
+int BlockSizes::add_retention(SizeTape& tape, int x) const {
   Qkv h = project_qkv(tape, x);
   const int64_t table = local_.num_positions * model_.mixer.linear.key_dim;
-  h.q = tape.add({keys(), {h.q}, table});
-  h.k = tape.add({keys(), {h.k}, table});
-  normed_output(tape, add_states(tape, MixerKind::kRetention, {h.q, h.k, h.v}), x, value_heads());
+  h.q = tape.add({.value = keys(), .inputs = {h.q}, .saved = table});
+  h.k = tape.add({.value = keys(), .inputs = {h.k}, .saved = table});
+  return normed_output(tape, add_states(tape, MixerKind::kRetention, {h.q, h.k, h.v}), x, value_heads());
 }
 
-void BlockSizes::add_mamba2(SizeTape& tape, int u) const {
+int BlockSizes::add_mamba2(SizeTape& tape, int u) const {
   const int64_t scalars = n_ * value_heads(), channels = values() + 2 * keys();
-  const auto view = [&](int64_t size, std::vector<int> of) {
-    return tape.add({.value = 0, .inputs = std::move(of), .gradient = size});
+  const auto view = [&](int64_t size, int of, bool joins = false) {
+    return tape.add(
+        {.inputs = joins ? std::vector<int>{of} : std::vector<int>{}, .view_of = of, .gradient = size});
   };
   // Blocks of columns are views, whose gradients the last one's entry joins.
-  const int all = tape.add({values() + channels + scalars, {u}});
-  const int z = view(values(), {}), columns = view(channels, {}), dt = view(scalars, {all});
+  const int all = linear(tape, values() + channels + scalars, u);
+  const int z = view(values(), all), columns = view(channels, all), dt = view(scalars, all, true);
   const int conv = convolve(tape, columns, channels);
-  const int x = view(values(), {}), k = view(keys(), {}), q = view(keys(), {conv});
-  const int g = tape.add({scalars, {}}), v = tape.add({values(), {x, dt}, scalars});
+  const int x = view(values(), conv), k = view(keys(), conv), q = view(keys(), conv, true);
+  const int g = tape.add({.value = scalars, .reads_result = true}),
+            v = cheap(tape, values(), {x, dt}, scalars);
   const int y = add_states(tape, MixerKind::kMamba2, {q, k, v, g});
   // The skip hands its gradient on to y, with which it is counted; the norm's backward makes it.
-  const int skip = tape.add({.value = values(), .inputs = {y, x}, .gradient = 0});
-  output(tape, tape.add({.value = values(),
-                         .inputs = {skip, z},
-                         .saved = n_ * std::min(key_heads(), value_heads()),
-                         .backward = values()}));
+  const int skip = tape.add({.value = values(), .inputs = {y, x}, .reads = {x}, .gradient = 0});
+  const int64_t sums = n_ * std::min(key_heads(), value_heads());
+  SizedOp norm{
+      .value = values(), .inputs = {skip, z}, .reads = {skip, z}, .saved = sums, .backward = values()};
+  // Groups over several ranks need their sums: such a norm is kept.
+  if (key_heads() * model_.mixer.tensor.size() <= model_.mixer.linear.num_heads) norm.recompute = norm.inputs;
+  return output(tape, tape.add(std::move(norm)));
 }
 
-void BlockSizes::add_delta(SizeTape& tape, int x, MixerKind kind) const {
+int BlockSizes::add_delta(SizeTape& tape, int x, MixerKind kind) const {
   const LinearMixerOptions& o = model_.mixer.linear;
   const auto project = [&](int64_t elems) {
-    const int y = tape.add({elems, {x}});
-    return o.short_conv ? convolve(tape, y, elems) : tape.add({elems, {y}});
+    const int y = linear(tape, elems, x);
+    return o.short_conv ? convolve(tape, y, elems) : cheap(tape, elems, {y});
   };
   Qkv h{project(keys()), project(keys()), project(values())};
-  h.q = tape.add({keys(), {h.q}, n_ * key_heads()});
-  h.k = tape.add({keys(), {h.k}, n_ * key_heads()});
-  const auto gate_of_heads = [&] {
-    const int y = tape.add({n_ * value_heads(), {x}});
-    return tape.add({n_ * value_heads(), {y}});
+  for (int* to : {&h.q, &h.k}) {
+    *to = tape.add({.value = keys(),
+                    .inputs = {*to},
+                    .reads_result = true,
+                    .recompute = std::vector<int>{*to},
+                    .saved = n_ * key_heads()});
+  }
+  const auto gate_of_heads = [&](bool reads) {
+    const int y = linear(tape, n_ * value_heads(), x);
+    return tape.add({.value = n_ * value_heads(),
+                     .inputs = {y},
+                     .reads = reads ? std::vector<int>{y} : std::vector<int>{},
+                     .reads_result = true});
   };
-  std::vector<int> inputs = {h.q, h.k, h.v, gate_of_heads()};
-  if (kind == MixerKind::kGatedDeltaNet) inputs.push_back(gate_of_heads());
-  normed_output(tape, add_states(tape, kind, std::move(inputs)), x, value_heads());
+  std::vector<int> inputs = {h.q, h.k, h.v, gate_of_heads(false)};
+  if (kind == MixerKind::kGatedDeltaNet) inputs.push_back(gate_of_heads(true));
+  return normed_output(tape, add_states(tape, kind, std::move(inputs)), x, value_heads());
 }
 
 }  // namespace spanwise

@@ -22,6 +22,11 @@ struct LocalRows {
   std::optional<Spans> spans;
 };
 
+/// The ops of a block's results (models/block.h): the stream is their sum; delta −1: residual alone.
+struct SizedStream {
+  int delta, residual;
+};
+
 /// `model` must outlive it.
 class BlockSizes {
  public:
@@ -42,9 +47,11 @@ class BlockSizes {
   /// What tensor ranks read of a normed stream after the blocks: its memory, with a gradient of its own to be
   /// summed, or all ranks' rows, whose gradient is copied to be summed.
   int enter(SizeTape& tape, int x) const;
-  /// Adds a block that reads the stream of op `residual`; `first`: the stream is not yet a sum. Returns the
-  /// op of the stream after the mixer.
-  int add(SizeTape& tape, MixerKind kind, int residual, bool first) const;
+  /// Adds a block that reads a stream, and returns the stream it leaves.
+  SizedStream add(SizeTape& tape, MixerKind kind, const SizedStream& in, int64_t layer) const;
+  /// What a norm reads and keeps: the stream's terms, summed; and the norm.
+  int sum(SizeTape& tape, const SizedStream& in) const;
+  int norm(SizeTape& tape, int x) const;
 
  private:
   struct Qkv {
@@ -59,22 +66,24 @@ class BlockSizes {
   int64_t values() const { return n_ * value_heads() * model_.mixer.linear.value_dim; }
 
   // Each returns the op of its result.
+  int linear(SizeTape& tape, int64_t elems, int x, bool recompute = false) const;
+  int cheap(SizeTape& tape, int64_t elems, std::vector<int> inputs, int64_t saved = 0) const;
   int enter_layer(SizeTape& tape, int x) const;
   int convolve(SizeTape& tape, int x, int64_t elems) const;
   Qkv project_qkv(SizeTape& tape, int x) const;
   int attend(SizeTape& tape, int q, int k, int v) const;
   int add_states(SizeTape& tape, MixerKind kind, std::vector<int> inputs) const;
 
-  // Up to the sum with the stream.
-  void output(SizeTape& tape, int x) const;
-  void normed_output(SizeTape& tape, int y, int x, int64_t num_norms) const;
-  void add_mixer(SizeTape& tape, int x, MixerKind kind) const;
-  void add_attention(SizeTape& tape, int x) const;
-  void add_linear_attention(SizeTape& tape, int x) const;
-  void add_lightning(SizeTape& tape, int x) const;
-  void add_retention(SizeTape& tape, int x) const;
-  void add_mamba2(SizeTape& tape, int u) const;
-  void add_delta(SizeTape& tape, int x, MixerKind kind) const;
+  // Up to the sum with the stream, of which they return the term.
+  int output(SizeTape& tape, int x) const;
+  int normed_output(SizeTape& tape, int y, int x, int64_t num_norms) const;
+  int add_mixer(SizeTape& tape, int x, MixerKind kind) const;
+  int add_attention(SizeTape& tape, int x) const;
+  int add_linear_attention(SizeTape& tape, int x) const;
+  int add_lightning(SizeTape& tape, int x) const;
+  int add_retention(SizeTape& tape, int x) const;
+  int add_mamba2(SizeTape& tape, int u) const;
+  int add_delta(SizeTape& tape, int x, MixerKind kind) const;
 
   const LanguageModelOptions& model_;
   LocalRows local_;

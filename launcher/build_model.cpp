@@ -169,10 +169,12 @@ LanguageModelOptions language_model_options(const config::RunConfig& config, int
                     .init_stddev = model.initializer_range(),
                     .attention = attention_options(model),
                     .linear = linear_options(model),
-                    .tensor = {mesh.tensor().size() > 1 ? &mesh.tensor() : nullptr}},
+                    .tensor = {mesh.tensor().size() > 1 ? &mesh.tensor() : nullptr},
+                    .recompute = config.train().recompute_mixers()},
           .loss_chunk_rows = config.train().loss_chunk_tokens(),
           .shard_norms = config.parallel().shard_norms(),
-          .activation_checkpointing = config.train().activation_checkpointing()};
+          .activation_checkpointing = config.train().activation_checkpointing(),
+          .recompute_mlp_layers = config.train().recompute_mlp_layers()};
 }
 
 namespace {

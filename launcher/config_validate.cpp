@@ -143,6 +143,26 @@ class Validator {
     at_least(0, "train.eval_sequences", train.eval_sequences());
     at_least(0, "train.threads", train.threads());
     at_least(1, "train.sample_tokens", train.sample_tokens());
+    check_recomputation();
+  }
+
+  void check_recomputation() {
+    const auto& train = config_.train();
+    const int64_t mlps = train.recompute_mlp_layers();
+    if (mlps < 0 || mlps > model_.num_layers()) {
+      problem("train.recompute_mlp_layers is {}; it must be from 0 to model.num_layers, {}", mlps,
+              model_.num_layers());
+    }
+    if (train.recompute_mixers() && model_.layer_pattern().find('L') == std::string::npos) {
+      problem(
+          "train.recompute_mixers is true and model.layer_pattern '{}' has no linear layer; set it to false",
+          model_.layer_pattern());
+    }
+    if (train.activation_checkpointing() && (train.recompute_mixers() || mlps > 0)) {
+      problem(
+          "train.activation_checkpointing recomputes whole blocks; leave out train.recompute_mixers and "
+          "train.recompute_mlp_layers");
+    }
   }
 
   void check_layout() {

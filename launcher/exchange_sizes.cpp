@@ -190,13 +190,18 @@ SizedOp ulysses_attention_op(const AttentionElems& e, const AttentionOptions& o)
 }  // namespace
 
 SizedOp attention_over_ranks(AttentionExchange exchange, const AttentionOptions& options,
-                             const SequencePlan& plan) {
+                             const SequencePlan& plan, int queries) {
   const AttentionElems e(options, plan);
+  const auto reading_queries = [&](SizedOp op) {
+    op.reads = {queries};
+    return op;
+  };
   switch (exchange) {
     case AttentionExchange::kAllGather:
-      return options.window > 0 ? window_attention_op(e, options.window, plan) : all_gather_attention_op(e);
+      return reading_queries(options.window > 0 ? window_attention_op(e, options.window, plan)
+                                                : all_gather_attention_op(e));
     case AttentionExchange::kRing:
-      return ring_attention_op(e, plan);
+      return reading_queries(ring_attention_op(e, plan));
     case AttentionExchange::kUlysses:
       return ulysses_attention_op(e, options);
   }

@@ -31,6 +31,6 @@ StateExchangeSizes state_exchange_sizes(const SequenceParallelOptions& options, 
 
 /// Softmax attention over sequence ranks, without its inputs. `options` has the heads of this tensor rank.
 SizedOp attention_over_ranks(AttentionExchange exchange, const AttentionOptions& options,
-                             const SequencePlan& plan);
+                             const SequencePlan& plan, int queries);
 
 }  // namespace spanwise

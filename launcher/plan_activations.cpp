@@ -21,19 +21,27 @@ LocalRows local_rows(const RunConfig& config, const Mesh& mesh) {
           .spans = LocalRows::Spans{whole_documents(p, mesh.sequence().rank(), batch), options.parallel}};
 }
 
-/// Adds a checkpointed block to the tape; returns the op of its results. `peak` grows to the most elements of
-/// its two forwards and its backward.
-int add_checkpointed(SizeTape& tape, const BlockSizes& blocks, MixerKind kind, bool first, int64_t& peak) {
+/// Adds a checkpointed block to the tape; returns the ops of its results. `peak` grows to the most elements
+/// of its two forwards and its backward.
+SizedStream add_checkpointed(SizeTape& tape, const BlockSizes& blocks, MixerKind kind, const SizedStream& in,
+                             int64_t layer, int64_t& peak) {
   const int64_t stream = blocks.stream();
   SizeTape again(SizeTape::Pass::kRecomputation);
-  const int sum = blocks.add(again, kind, again.add({}), first);
+  const int residual = again.add({});
+  const SizedStream out =
+      blocks.add(again, kind, {in.delta < 0 ? -1 : again.add({.reads_result = true}), residual}, layer);
   peak = std::max(peak, tape.live() + again.unrecorded_peak());
   // The block's results stay, and what it received, of which the MLP's sum is a result; in backward all of
   // it is there once more, beside the stream's gradient.
-  const int64_t received = again.received() - (blocks.divided() ? stream : 0);
-  const int results = tape.add({.value = 2 * stream, .saved = received});
-  peak = std::max(peak, tape.live() - again.awaited() + stream + again.backward_peak(sum) + stream);
-  return results;
+  const int64_t result = blocks.divided() ? stream : 0;
+  const int64_t received = again.received() - result;
+  std::vector<int> inputs{in.residual};
+  if (in.delta >= 0) inputs.push_back(in.delta);
+  const int delta = tape.add({.value = stream, .beside = inputs, .reads = inputs, .saved = received});
+  const int sum = tape.add({.value = stream, .beside = inputs, .reads = inputs});
+  peak = std::max(
+      peak, tape.live() - (again.awaited() - result) + stream + again.backward_peak(out.residual) + stream);
+  return {delta, sum};
 }
 
 }  // namespace
@@ -50,15 +58,14 @@ int64_t plan_activations(const RunConfig& config, const Mesh& mesh, const Langua
                 logits = std::min(loss_chunk_tokens(config, o.vocab_size), blocks.tokens()) * vocabulary;
 
   SizeTape tape;
-  int residual = tape.add({.value = stream, .saved = blocks.divided() ? blocks.all_rows() : 0});
+  SizedStream residual{-1, tape.add({.value = stream})};
   int64_t peak = 0;
   for (int64_t layer = 0; layer < o.num_layers; ++layer) {
     const MixerKind kind = model.mixer_of(layer);
-    residual = o.activation_checkpointing ? add_checkpointed(tape, blocks, kind, layer == 0, peak)
-                                          : blocks.add(tape, kind, residual, layer == 0);
+    residual = o.activation_checkpointing ? add_checkpointed(tape, blocks, kind, residual, layer, peak)
+                                          : blocks.add(tape, kind, residual, layer);
   }
-  const int sum = tape.add({stream, {residual}});
-  blocks.enter(tape, tape.add({stream, {sum}, blocks.stream_tokens()}));
+  blocks.enter(tape, blocks.norm(tape, blocks.sum(tape, residual)));
   peak = std::max({peak, tape.forward_peak(), tape.live() + loss + logits, tape.backward_peak() + stream});
   return peak * int64_t(size_of(dtype));
 }

@@ -1,7 +1,10 @@
 #pragma once
-// The tape of one micro-batch, replayed on sizes alone. An op's record keeps its results and what its header
-// says it saves until its backward has run; a gradient lives from its first term to its op's backward.
-// Within a norm over x + residual both inputs get one gradient tensor, which is counted with the residual.
+// The tape of one micro-batch, replayed on sizes alone. An op's result lives until its last reader of the
+// forward has run; if backward reads it, until the first op that does so is done with it; if backward
+// recomputes it, it goes after the forward and is there again from the last op that reads it on. What an op
+// saves beside results lives from its forward to its backward; a gradient from its first term to its op's
+// backward. Within a norm over x + residual both inputs get one gradient tensor, which is counted with the
+// residual.
 
 #include <cstdint>
 #include <optional>
@@ -11,10 +14,17 @@ namespace spanwise {
 
 /// In elements.
 struct SizedOp {
-  int64_t value = 0;                ///< results
-  std::vector<int> inputs;          ///< ops whose gradients this one adds to
-  int64_t saved = 0;                ///< beside the results
-  int64_t received = 0;             ///< results or saved, from other ranks: a recomputation finds them there
+  int64_t value = 0;           ///< results
+  std::vector<int> inputs;     ///< ops whose results this one reads and whose gradients it adds to
+  std::vector<int> beside;     ///< ops whose results it reads, and whose gradients are counted elsewhere
+  std::vector<int> reads;      ///< ops whose results its backward reads
+  bool reads_result = false;   ///< its backward reads its own result
+  std::optional<int> view_of;  ///< the result is another op's memory; `value` is 0 then
+  std::optional<std::vector<int>> recompute;  ///< the result is recomputed from these ops' results
+  int64_t saved = 0;                          ///< beside the results
+  bool recompute_saved = false;               ///< `saved` is made again with the result
+  bool value_received = false;      ///< the result came from other ranks: a recomputation finds it there
+  int64_t received = 0;             ///< saved, and from other ranks
   int64_t awaited = 0;              ///< from other ranks, not saved: kept only for a recomputation to read
   int64_t forward = 0;              ///< temporaries of the first forward
   int64_t backward = 0;             ///< temporaries of backward
@@ -24,29 +34,38 @@ struct SizedOp {
 
 class SizeTape {
  public:
-  enum class Pass { kRecord, kRecomputation };
+  enum class Pass { kRecord, kRecomputation };  ///< a recomputation keeps what the segment's backward reads
   explicit SizeTape(Pass pass = Pass::kRecord) : pass_(pass) {}
 
   /// Returns the op's number.
   int add(SizedOp op);
-  /// What all records keep.
-  int64_t live() const { return live_; }
+  /// What lives after the ops so far.
+  int64_t live() const;
   /// What a checkpointed segment's first forward leaves for its recomputation, and which part of it the
   /// recomputation does not keep.
-  int64_t received() const { return received_ + awaited_; }
-  int64_t awaited() const { return awaited_; }
+  int64_t received() const;
+  int64_t awaited() const;
 
   /// Most elements while the ops run, all being recorded.
-  int64_t forward_peak() const { return forward_peak_; }
+  int64_t forward_peak() const;
   /// The same while nothing is recorded: results go after their last reader, `saved` after its op.
   int64_t unrecorded_peak() const;
   /// Most elements while backward runs. `given`: op whose gradient is there before it, counted by the caller.
   int64_t backward_peak(int given = -1) const;
 
  private:
+  // Forward of op i happens at time i, its backward at 2n − 1 − i.
+  struct Span {
+    int begin, end;
+    int64_t size;
+  };
+  std::vector<Span> spans() const;
+  std::vector<int64_t> live_at_each_time() const;
+  std::vector<int> last_readers() const;
+  int memory_of(int op) const;
+
   Pass pass_;
   std::vector<SizedOp> ops_;
-  int64_t live_ = 0, received_ = 0, awaited_ = 0, forward_peak_ = 0;
 };
 
 }  // namespace spanwise

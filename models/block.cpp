@@ -5,15 +5,17 @@
 
 namespace spanwise {
 
-Mlp::Mlp(const TensorGroup& tensor, int64_t hidden, int64_t intermediate, double init_stddev) {
-  const SplitDim inner = divide_unevenly(tensor, intermediate, "model.intermediate_size");
+Mlp::Mlp(const TensorGroup& tensor, int64_t hidden, const MlpOptions& options, double init_stddev)
+    : recompute_(options.recompute ? Recompute::kYes : Recompute::kNo) {
+  const SplitDim inner = divide_unevenly(tensor, options.intermediate, "model.intermediate_size");
   gate_proj_ = Linear(hidden, inner, init_stddev);
   up_proj_ = Linear(hidden, inner, init_stddev);
   down_proj_ = Linear(inner, hidden, init_stddev);
 }
 
 Var Mlp::operator()(Tape& tape, const Var& x) const {
-  return down_proj_(tape, swiglu(tape, gate_proj_(tape, x), up_proj_(tape, x)));
+  const Var gate = gate_proj_(tape, x, recompute_), up = up_proj_(tape, x, recompute_);
+  return down_proj_(tape, swiglu(tape, gate, up));
 }
 
 void Mlp::visit(const std::string& prefix, const ParamVisitor& visitor) {
@@ -22,14 +24,14 @@ void Mlp::visit(const std::string& prefix, const ParamVisitor& visitor) {
   down_proj_.visit(prefix + "down_proj.", visitor);
 }
 
-Block::Block(MixerKind kind, const MixerOptions& options, int64_t intermediate, const TensorStream& stream)
+Block::Block(MixerKind kind, const MixerOptions& options, const MlpOptions& mlp, const TensorStream& stream)
     : tensor_stream_(stream),
       hidden_(options.hidden),
       norm_eps_(options.norm_eps),
       mixer_norm_(stream.parameter(options.hidden)),
       mlp_norm_(stream.parameter(options.hidden)),
       mixer_(make_mixer(kind, options)),
-      mlp_(options.tensor, options.hidden, intermediate, options.init_stddev) {}
+      mlp_(options.tensor, options.hidden, mlp, options.init_stddev) {}
 
 Stream Block::forward(Tape& tape, const Stream& stream, const MixerContext& context) const {
   const Shape whole{context.layout.batch(), context.layout.length(), hidden_};

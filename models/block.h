@@ -8,15 +8,21 @@
 
 namespace spanwise {
 
+struct MlpOptions {
+  int64_t intermediate;    ///< of the whole model
+  bool recompute = false;  ///< backward computes gate_proj x and up_proj x again instead of keeping them
+};
+
 /// SwiGLU feed-forward (Shazeer, arXiv 2002.05202): down_proj(silu(gate_proj x) ∘ up_proj x).
 class Mlp : public Module {
  public:
-  Mlp(const TensorGroup& tensor, int64_t hidden, int64_t intermediate, double init_stddev);
+  Mlp(const TensorGroup& tensor, int64_t hidden, const MlpOptions& options, double init_stddev);
   /// Between TensorStream's enter and leave.
   Var operator()(Tape& tape, const Var& x) const;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
 
  private:
+  Recompute recompute_;
   Linear gate_proj_, up_proj_, down_proj_;
 };
 
@@ -29,7 +35,7 @@ struct Stream {
 
 class Block : public Module {
  public:
-  Block(MixerKind kind, const MixerOptions& options, int64_t intermediate, const TensorStream& stream);
+  Block(MixerKind kind, const MixerOptions& options, const MlpOptions& mlp, const TensorStream& stream);
   Stream forward(Tape& tape, const Stream& stream, const MixerContext& context) const;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
 

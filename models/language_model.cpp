@@ -30,7 +30,8 @@ LanguageModel::LanguageModel(const LanguageModelOptions& options)
     MixerOptions mixer = options.mixer;
     mixer.layer = i;
     mixer.num_layers = options.num_layers;
-    blocks_.push_back(std::make_unique<Block>(mixer_of(i), mixer, options.intermediate, tensor_stream_));
+    const MlpOptions mlp{.intermediate = options.intermediate, .recompute = i < options.recompute_mlp_layers};
+    blocks_.push_back(std::make_unique<Block>(mixer_of(i), mixer, mlp, tensor_stream_));
   }
 }
 

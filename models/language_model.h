@@ -31,6 +31,7 @@ struct LanguageModelOptions {
   int64_t loss_chunk_rows = 0;            ///< CrossEntropyOptions::chunk_rows
   bool shard_norms = false;               ///< tensor ranks divide the stream and its norms by tokens
   bool activation_checkpointing = false;  ///< each block is recomputed in backward
+  int64_t recompute_mlp_layers = 0;  ///< so many first blocks' MLPs recompute their gate and up projections
 };
 
 /// The tokens of one micro-batch.

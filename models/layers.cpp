@@ -14,8 +14,8 @@ Linear::Linear(const SplitDim& in, const SplitDim& out, double init_stddev, Bias
   if (bias == Bias::kYes) bias_ = split_param({0}, 0, out, init::constant(0), false);
 }
 
-Var Linear::operator()(Tape& tape, const Var& x) const {
-  return linear(tape, x, weight_, bias_.var);
+Var Linear::operator()(Tape& tape, const Var& x, Recompute recompute) const {
+  return linear(tape, x, weight_, bias_.var, recompute);
 }
 
 void Linear::visit(const std::string& prefix, const ParamVisitor& visitor) {

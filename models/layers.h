@@ -4,6 +4,7 @@
 // communicates.
 
 #include "core/module.h"
+#include "core/ops/linear.h"
 #include "core/ops/pointwise.h"
 #include "core/ops/short_conv.h"
 #include "models/mixer_context.h"
@@ -19,7 +20,7 @@ class Linear : public Module {
   enum class Bias { kNo, kYes };
   Linear() = default;
   Linear(const SplitDim& in, const SplitDim& out, double init_stddev, Bias bias = Bias::kNo);
-  Var operator()(Tape& tape, const Var& x) const;
+  Var operator()(Tape& tape, const Var& x, Recompute recompute = Recompute::kNo) const;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
   /// A default-constructed layer does not exist: it visits nothing.
   bool exists() const { return weight_.shape.num_dims() > 0; }

@@ -50,10 +50,15 @@ Tensor linear_bwd_bias(Context& ctx, const Tensor& dy) {
   return dbias;
 }
 
-Var linear(Tape& tape, const Var& x, const Var& weight, const Var& bias) {
+Var linear(Tape& tape, const Var& x, const Var& weight, const Var& bias, Recompute recompute) {
   Context& ctx = tape.context();
   Var y = tape.output(linear_fwd(ctx, x.value(), weight.value(), bias.defined() ? bias.value() : Tensor()),
                       {x, weight, bias});
+  if (recompute == Recompute::kYes && tape.drops()) {
+    y.recompute_by([&ctx, x = x.saved(), weight = weight.saved(), bias = bias.saved()] {
+      return linear_fwd(ctx, x.get(), weight.get(), bias.get());
+    });
+  }
   tape.record({x, weight, bias}, {y},
               [&ctx, dx = x.adjoint(), weight, dbias = bias.adjoint(), dy_of = y.adjoint(),
                x = weight.requires_grad() ? x.saved() : Saved()] {

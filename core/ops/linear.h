@@ -15,7 +15,10 @@
 
 namespace spanwise {
 
-Var linear(Tape& tape, const Var& x, const Var& weight, const Var& bias = {});
+/// kYes: backward computes the product again instead of keeping it.
+enum class Recompute { kNo, kYes };
+Var linear(Tape& tape, const Var& x, const Var& weight, const Var& bias = {},
+           Recompute recompute = Recompute::kNo);
 
 // Tensor level.
 Tensor linear_fwd(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias);

@@ -133,11 +133,14 @@ class SavedCall {
   }
   /// Returns out, in the forward's bits, and keeps what it saved.
   Tensor forward_again(Context& ctx) {
-    const LinearStateCall call = get();
+    LinearStateCall call = get();
     LinearStateForward f = allocate_forward(ctx, call, kernels_, /*save=*/true);
-    if (spans_) {  // the incoming state is known by now
+    if (spans_) {  // as forward_spans does, which the incoming state reaches last
+      const Tensor incoming = std::move(call.initial_state);
+      call.initial_state = {};
       kernels_.summarize(ctx, call, nullptr, f);
       kernels_.local(ctx, call, f);
+      call.initial_state = incoming;
       kernels_.fold(ctx, call, f);
     } else {
       kernels_.forward(ctx, call, SegmentSet::kAll, f);

@@ -27,8 +27,9 @@ Var GatedDeltaNet::forward(Tape& tape, const Var& x, const MixerContext& context
   heads.k = l2_norm(tape, heads.k);
   const Var beta = scaled_sigmoid(tape, b_proj_(tape, x), o.allow_neg_eigval ? 2.0 : 1.0);
   const Var log_decay = decay_ == Decay::kNone ? Var() : decay_gate(tape, a_proj_(tape, x), A_log_, dt_bias_);
-  const Var y = run_gated_delta(tape, heads, log_decay, beta, context,
-                                {.scale = 1.0 / std::sqrt(double(o.key_dim)), .chunk = o.chunk});
+  const Var y = run_gated_delta(
+      tape, heads, log_decay, beta, context,
+      {.scale = 1.0 / std::sqrt(double(o.key_dim)), .chunk = o.chunk, .recompute = options_.recompute});
   return out_(tape, y, x);
 }
 

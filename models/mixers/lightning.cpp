@@ -33,8 +33,9 @@ Var Lightning::forward(Tape& tape, const Var& x, const MixerContext& context) co
   const Tensor decay =
       per_head_tensor(tape.context(), x.value().dtype(),
                       log_decays(o.num_value_heads, options_.layer, options_.num_layers), heads_);
-  const Var y = merge_heads(
-      tape, run_scalar_decay(tape, heads, {.per_head = decay}, context, {.scale = 1.0, .chunk = o.chunk}));
+  const Var y =
+      merge_heads(tape, run_scalar_decay(tape, heads, {.per_head = decay}, context,
+                                         {.scale = 1.0, .chunk = o.chunk, .recompute = options_.recompute}));
   if (!o.output_gate) return o_proj_(tape, rms_norm(tape, y, norm_.var(), options_.norm_eps, norm_part_));
   return o_proj_(tape, gated_rms_norm(tape, y, g_proj_(tape, x), norm_.var(), options_.norm_eps,
                                       {.gate_activation = Activation::kSigmoid, .part = norm_part_}));

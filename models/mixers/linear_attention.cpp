@@ -39,9 +39,10 @@ Var LinearAttention::forward(Tape& tape, const Var& x, const MixerContext& conte
   QkvProjection::Heads heads = qkv_(tape, x, context);
   heads.q = feature_map(tape, heads.q, map_q_);
   heads.k = feature_map(tape, heads.k, map_k_);
-  const Var o = run_scalar_decay(
-      tape, heads, {}, context,
-      {.scale = 1.0 / std::sqrt(double(options_.linear.key_dim)), .chunk = options_.linear.chunk});
+  const Var o = run_scalar_decay(tape, heads, {}, context,
+                                 {.scale = 1.0 / std::sqrt(double(options_.linear.key_dim)),
+                                  .chunk = options_.linear.chunk,
+                                  .recompute = options_.recompute});
   return o_proj_(tape, merge_heads(tape, rms_norm(tape, o, norm_.var(), options_.norm_eps)));
 }
 

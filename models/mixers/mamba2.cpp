@@ -41,7 +41,8 @@ Var Mamba2::forward(Tape& tape, const Var& u, const MixerContext& context) const
   const Mamba2Gates gates = mamba2_gates(tape, x, zxbcdt[2], A_log_, dt_bias_);
   const QkvProjection::Heads heads{split_heads(tape, parts[2], groups_), split_heads(tape, parts[1], groups_),
                                    gates.v};
-  Var y = run_scalar_decay(tape, heads, {.per_token = gates.g}, context, {.scale = 1.0, .chunk = o.chunk});
+  Var y = run_scalar_decay(tape, heads, {.per_token = gates.g}, context,
+                           {.scale = 1.0, .chunk = o.chunk, .recompute = options_.recompute});
   // Each group's heads are normalised together.
   const DimPart norm_part =
       grouped_dim_part(tape.context(), options_.tensor, inner_split_, o.num_heads, "norm over heads");

@@ -68,7 +68,8 @@ struct MixerOptions {
   double init_stddev = 0.02;
   AttentionOptions attention;
   LinearMixerOptions linear;
-  TensorGroup tensor;  ///< the ranks that divide the heads
+  TensorGroup tensor;      ///< the ranks that divide the heads
+  bool recompute = false;  ///< linear mixers run their family's forward again in backward
 };
 
 std::unique_ptr<Mixer> make_mixer(MixerKind kind, const MixerOptions& options);

@@ -25,8 +25,9 @@ Var Retention::forward(Tape& tape, const Var& x, const MixerContext& context) co
   heads.k = rope(tape, heads.k, context.layout.positions(), o.rope_theta, 0);
   const Tensor decay =
       per_head_tensor(tape.context(), x.value().dtype(), log_decays(o.num_value_heads), heads_);
-  const Var y = run_scalar_decay(tape, heads, {.per_head = decay}, context,
-                                 {.scale = 1.0 / std::sqrt(double(o.key_dim)), .chunk = o.chunk});
+  const Var y = run_scalar_decay(
+      tape, heads, {.per_head = decay}, context,
+      {.scale = 1.0 / std::sqrt(double(o.key_dim)), .chunk = o.chunk, .recompute = options_.recompute});
   return out_(tape, y, x);
 }
 

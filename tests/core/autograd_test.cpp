@@ -1,6 +1,10 @@
 #include "core/autograd.h"
 
+#include "core/ops/accumulate.h"
+#include "core/ops/linear.h"
+#include "core/ops/pointwise.h"
 #include "core/ops/rms_norm.h"
+#include "core/ops/views.h"
 #include "tests/testing/op_testing.h"
 
 namespace spanwise::testing {
@@ -49,6 +53,65 @@ struct Chain {
     return result;
   }
 };
+
+int64_t live_bytes() {
+  return int64_t(test_context().memory().live_bytes);
+}
+
+TEST(Autograd, ValuesThatBackwardDoesNotReadGoWithTheirVar) {
+  Context& ctx = test_context();
+  const Tensor x = random_tensor({256, 64}, DType::kF64, "x"), w = random_tensor({64, 64}, DType::kF64, "w");
+  const Tensor seed = random_tensor({256, 64}, DType::kF64, "seed");
+  const Var input(x, true), weight(w, true);
+  Tape tape(ctx);
+  const int64_t before = live_bytes();
+  // A product reads its operand in backward, not its result; a sum neither.
+  Var y = add(tape, linear(tape, input, weight), input);
+  EXPECT_EQ(live_bytes() - before, int64_t(x.bytes()));
+  y = add(tape, y, y);
+  EXPECT_EQ(live_bytes() - before, int64_t(x.bytes()));
+  tape.backward({y}, {seed});
+  EXPECT_EQ(to_doubles(input.grad()).size(), size_t(x.numel()));
+}
+
+TEST(Autograd, RecomputedValuesAreDroppedAndComputedOnceMore) {
+  Context& ctx = test_context();
+  const Tensor x = random_tensor({256, 64}, DType::kF64, "x"),
+               seed = random_tensor({256, 64}, DType::kF64, "s");
+  int computed = 0;
+  const auto doubled = [&](const Tensor& of) {
+    ++computed;
+    Tensor y = Tensor::zeros(ctx, of.shape(), of.dtype());
+    for (int i = 0; i < 2; ++i) accumulate(ctx, y, of);
+    return y;
+  };
+  const Var input(x, true);
+  Tape tape(ctx);
+  const int64_t before = live_bytes();
+  Var y = tape.output(doubled(input.value()), {input});
+  y.recompute_by([doubled, of = input.saved()] { return doubled(of.get()); });
+  // Two readers, one through a view: the value is there for both after one recomputation.
+  const Var square = multiply(tape, y, reshape(tape, y, {256, 64}));
+  const Saved kept = y.saved();
+  EXPECT_EQ(kept.get().raw(), y.value().raw());
+  EXPECT_EQ(computed, 1);
+  y = Var();
+  EXPECT_EQ(live_bytes() - before, int64_t(x.bytes()));  // of the square
+  const Tensor again = kept.get();
+  EXPECT_EQ(computed, 2);
+  EXPECT_EQ(kept.get().raw(), again.raw());
+  EXPECT_EQ(computed, 2);
+  EXPECT_TRUE(bitwise_equal(again, doubled(x)));
+}
+
+TEST(Autograd, NothingIsDroppedWhileASegmentIsRecomputed) {
+  Tape recording(test_context()), recomputing(test_context(), Tape::Mode::kRecompute),
+      counting(test_context(), Tape::Mode::kCount), inferring(test_context(), Tape::Mode::kInference);
+  const Var x(random_tensor({4, 8}, DType::kF64, "x"), true);
+  EXPECT_TRUE(rms_norm(recording, x, Var(), 1e-6).saved().recomputable());
+  for (Tape* tape : {&recomputing, &counting, &inferring})
+    EXPECT_FALSE(rms_norm(*tape, x, Var(), 1e-6).saved().recomputable());
+}
 
 TEST(Autograd, SharedGradientsAreNotOverwritten) {
   // sum = x + residual hands one gradient tensor to both; adding to one of them must not change the other.

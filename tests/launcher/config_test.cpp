@@ -281,6 +281,13 @@ TEST(ConfigValidate, EveryCrossFieldErrorNamesItsFieldsAndTheWayOut) {
       {{"train.eval_every=5"},
        "train.eval_every is 5 and data.validation is empty; name a held-out dataset or set train.eval_every: "
        "0"},
+      {{"train.recompute_mlp_layers=9", "model.num_layers=8"},
+       "train.recompute_mlp_layers is 9; it must be from 0 to model.num_layers, 8"},
+      {{"train.recompute_mixers=true", "model.layer_pattern=N"},
+       "train.recompute_mixers is true and model.layer_pattern 'N' has no linear layer; set it to false"},
+      {{"train.recompute_mixers=true", "train.activation_checkpointing=true"},
+       "train.activation_checkpointing recomputes whole blocks; leave out train.recompute_mixers and "
+       "train.recompute_mlp_layers"},
       {{"parallel.zero_stage=4"}, "parallel.zero_stage is 4; it must be from 0 to 3"},
       {{"parallel.exchange=HEAD_SPLIT", "parallel.sequence=3"},
        "model.linear's value heads (a tensor rank) 4 cannot be divided over parallel.sequence 3; set "

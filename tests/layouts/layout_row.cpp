@@ -78,6 +78,7 @@ void add_every_mixer(std::vector<Row>& rows) {
     rows.push_back({.task = task, .mesh = {1, 1, 2}});
     rows.push_back({.task = task, .mesh = {2, 2, 2}, .zero_stage = 2, .checkpointing = true});
     rows.push_back({.task = task, .mesh = {1, 8, 1}, .zero_stage = 1});
+    rows.push_back({.task = task, .mesh = {1, 2, 2}, .zero_stage = 3, .recompute = true});
     Task single = task;
     single.dtype = DType::kF32;
     rows.push_back({.task = single, .mesh = {2, 2, 2}, .zero_stage = 3, .partition = Partition::kZigzag});
@@ -187,7 +188,10 @@ std::string Row::str() const {
       "micro-batch(es), {}]",
       mesh.data, mesh.sequence, mesh.tensor, zero_stage,
       partition == Partition::kZigzag ? "zigzag" : "contiguous", name_of(exchange), name_of(attention),
-      checkpointing ? "on" : "off", shard_norms ? "sharded norms, " : "", passes, task.str());
+      checkpointing ? "on"
+      : recompute   ? "of mixers and MLPs"
+                    : "off",
+      shard_norms ? "sharded norms, " : "", passes, task.str());
 }
 
 bool supported(const Row& row) {

@@ -38,6 +38,7 @@ struct Row {
   StateExchange exchange = StateExchange::kAllGather;
   AttentionExchange attention = AttentionExchange::kAllGather;
   bool checkpointing = false;
+  bool recompute = false;    ///< mixers and half the MLPs
   bool shard_norms = false;  ///< over the tensor ranks
   int passes = 1;            ///< micro-batches a step
 

@@ -24,7 +24,8 @@ LanguageModelOptions model_options(const Row& row, const Mesh& mesh) {
                                .layer_pattern = row.task.pattern,
                                .linear_mixer = row.task.mixer,
                                .loss_chunk_rows = wide ? 64 : 7,
-                               .activation_checkpointing = row.checkpointing};
+                               .activation_checkpointing = row.checkpointing,
+                               .recompute_mlp_layers = row.recompute ? 1 : 0};
   options.shard_norms = row.shard_norms;
   options.mixer.hidden = wide ? 256 : 32;
   options.mixer.init_stddev =
@@ -41,6 +42,7 @@ LanguageModelOptions model_options(const Row& row, const Mesh& mesh) {
                           .value_dim = wide ? 64 : 6,
                           .conv_bias = true,
                           .chunk = wide ? 64 : 4};
+  options.mixer.recompute = row.recompute;
   options.mixer.tensor = {mesh.tensor().size() > 1 ? &mesh.tensor() : nullptr};
   return options;
 }

@@ -58,6 +58,38 @@ TEST(LanguageModel, ActivationCheckpointingIsBitwiseEqual) {
   }
 }
 
+TEST(LanguageModel, RecomputingMixersAndMlpsIsBitwiseEqual) {
+  const Tokens data(2, 9, 17);
+  for (const MixerName& mixer : mixer_names()) {
+    LanguageModelOptions options = hybrid_options();
+    options.linear_mixer = mixer.kind;
+    const Trained plain = run(options, DType::kF32, data);
+    options.mixer.recompute = true;
+    options.recompute_mlp_layers = 3;
+    const Trained recomputed = run(options, DType::kF32, data);
+    EXPECT_EQ(plain.loss, recomputed.loss) << mixer.name;
+    EXPECT_TRUE(bitwise_equal(plain.grads, recomputed.grads)) << mixer.name;
+  }
+}
+
+TEST(LanguageModel, RecomputingTakesLessMemory) {
+  const Tokens data(2, 256, 17);
+  const auto peak = [&](bool mixers, int64_t mlps) {
+    LanguageModelOptions options = hybrid_options();
+    options.layer_pattern = "L";
+    options.linear_mixer = MixerKind::kGatedDeltaNet;
+    options.mixer.recompute = mixers;
+    options.recompute_mlp_layers = mlps;
+    test_context().reset_peak();
+    run(options, DType::kF32, data);
+    return test_context().memory().peak_bytes;
+  };
+  const size_t plain = peak(false, 0), mixers = peak(true, 0), half = peak(true, 2), all = peak(true, 4);
+  EXPECT_LT(mixers, plain);
+  EXPECT_LT(half, mixers);
+  EXPECT_LT(all, half);
+}
+
 TEST(LanguageModel, GradientsEqualFiniteDifferencesWithTiedAndUntiedEmbeddings) {
   const Tokens data(2, 9, 17);
   for (const bool tied : {false, true}) {

@@ -19,17 +19,21 @@ int64_t allocated_bytes(const PlannedMemory& memory) {
 
 class ProgramPlanActivations : public PlannedRunTest {
  protected:
-  /// Runs the case with and without activation checkpointing. Every config is of this size but for its own
-  /// settings.
+  /// Runs the case with and without activation checkpointing.
   void expect_planned_activations(const PlanCase& c) {
-    for (const char* checkpointing : {"false", "true"}) {
-      PlanCase sized{fmt::format("{}_{}", c.name, checkpointing),
+    expect_planned_activations(
+        c, {"train.activation_checkpointing=false", "train.activation_checkpointing=true"});
+  }
+
+  /// Runs the case with each of these settings. Every config is of this size but for its own settings.
+  void expect_planned_activations(const PlanCase& c, const std::vector<std::string>& variants) {
+    for (const std::string& variant : variants) {
+      PlanCase sized{fmt::format("{}_{}", c.name, &variant - variants.data()),
                      c.ranks,
                      {"train.sequence_length=256", "model.hidden_size=64", "model.intermediate_size=160",
-                      "train.micro_batch=2", "model.chunk_size=32",
-                      fmt::format("train.activation_checkpointing={}", checkpointing)}};
+                      "train.micro_batch=2", "model.chunk_size=32", variant}};
       sized.settings.insert(sized.settings.end(), c.settings.begin(), c.settings.end());
-      SCOPED_TRACE(sized.name);
+      SCOPED_TRACE(c.name + " " + variant);
       run_case(sized);
       const RankPlan planned = plan(sized, 0);
       const double measured =
@@ -110,6 +114,18 @@ TEST_F(ProgramPlanActivations, OfAHybridAreWithinATenthOfThoseMeasured) {
             {"parallel.sequence=4", "train.sequence_length=250", "model.attention.window=70"}},
        }) {
     expect_planned_activations(c);
+  }
+}
+
+TEST_F(ProgramPlanActivations, OfRecomputedMixersAndMlpsAreWithinATenthOfThoseMeasured) {
+  for (const PlanCase& c : {
+           PlanCase{"again_gated_delta", 1, {}},
+           {"again_mamba2", 1, {"model.linear_mixer=MAMBA2", "model.linear.state_size=16"}},
+           {"again_tensor", 2, {"parallel.tensor=2"}},
+           {"again_lightning", 2, {"parallel.sequence=2", "model.linear_mixer=LIGHTNING"}},
+       }) {
+    expect_planned_activations(c, {"train.recompute_mixers=true", "train.recompute_mlp_layers=2",
+                                   "train={recompute_mixers: true recompute_mlp_layers: 2}"});
   }
 }
 
