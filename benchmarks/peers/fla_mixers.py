@@ -3,13 +3,21 @@
 
   python3 benchmarks/peers/fla_mixers.py [--shape B,T,H,D]...
 
-Needs torch and flash-linear-attention (pip install flash-linear-attention). Prints one line a kernel and shape:
-name, shape, median ms of forward and of forward + backward. Inputs are bf16, random, of more bytes than the L2 cache.
+Needs torch and flash-linear-attention (pip install flash-linear-attention), and on Hopper Triton 3.7.1 or later (pip
+install --no-deps 'triton>=3.7.1' over the one of torch 2.11): with 3.4 to 3.7.0 fla refuses its gated backward, which
+they compile to wrong results; fla_check.py checks it. Prints one line a kernel and shape: name, shape, median ms of
+forward and of forward + backward. Inputs are bf16, random, of more bytes than the L2 cache.
 """
 import argparse
+import sys
+
+import parallel_autotune
+
+parallel_autotune.install(compile_only="--compile-only" in sys.argv)
 
 import torch
 import torch.nn.functional as F
+import triton
 from fla.ops.delta_rule import chunk_delta_rule
 from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 from fla.ops.lightning_attn import chunk_lightning_attn
@@ -45,8 +53,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", action="append", help="B,T,H,D; default 4,8192,16,128")
     parser.add_argument("--only", help="one kernel's name")
+    parser.add_argument("--compile-only", action="store_true", help="fill Triton's cache; no timing")
     args = parser.parse_args()
-    print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}")
+    print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}, Triton {triton.__version__}")
     for shape in args.shape or ["4,8192,16,128"]:
         B, T, H, D = map(int, shape.split(","))
         torch.manual_seed(0)
@@ -56,6 +65,9 @@ def main():
             try:
                 out = run(*leaves)
                 dout = torch.randn_like(out)
+                if args.compile_only:
+                    torch.autograd.grad(out, leaves, dout)
+                    continue
                 forward = do_bench(lambda: run(*leaves), warmup=50, rep=200, return_mode="median")
                 both = do_bench(lambda: torch.autograd.grad(run(*leaves), leaves, dout), warmup=50, rep=200,
                                 return_mode="median")

@@ -5,10 +5,16 @@
 
 The model: 24 layers, hidden 2048, 16 heads of 128, feed-forward 5632, vocabulary 32000, untied; fp32 parameters under
 bf16 autocast (as flame trains), fused AdamW. Prints tokens a second (median step), 6N MFU of 989 TFLOP/s, peak GiB.
+Gated mixers need Triton 3.7.1 or later on Hopper (see fla_mixers.py).
 """
 import argparse
 import statistics
+import sys
 import time
+
+import parallel_autotune
+
+parallel_autotune.install(compile_only="--compile-only" in sys.argv)
 
 import torch
 
@@ -43,6 +49,7 @@ def main():
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--bf16-params", action="store_true", help="bf16 parameters and moments: less than flame keeps")
     parser.add_argument("--fuse-linear-ce", action="store_true", help="fla's fused linear cross entropy")
+    parser.add_argument("--compile-only", action="store_true", help="one step, to fill Triton's cache; no timing")
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -63,9 +70,11 @@ def main():
         optimizer.zero_grad(set_to_none=True)
         return loss
 
-    for _ in range(3):
+    for _ in range(1 if args.compile_only else 3):
         step()
     torch.cuda.synchronize()
+    if args.compile_only:
+        return
     torch.cuda.reset_peak_memory_stats()
     times = []
     for _ in range(args.steps):
