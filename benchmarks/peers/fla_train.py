@@ -14,7 +14,8 @@ import time
 
 import parallel_autotune
 
-parallel_autotune.install(compile_only="--compile-only" in sys.argv)
+if "--compile" not in sys.argv:
+    parallel_autotune.install(compile_only="--compile-only" in sys.argv)
 
 import torch
 
@@ -30,7 +31,7 @@ def make_model(args):
         "deltanet": lambda: DeltaNetConfig(num_heads=heads, **common),
         "attention": lambda: TransformerConfig(num_heads=heads, **common),
     }[args.mixer]()
-    config.fuse_linear_cross_entropy = args.fuse_linear_ce
+    config.fuse_cross_entropy, config.fuse_linear_cross_entropy = not args.fuse_linear_ce, args.fuse_linear_ce
     config.use_cache = False
     with torch.device("cuda"):
         return AutoModelForCausalLM.from_config(config)

@@ -12,7 +12,7 @@ from triton.testing import do_bench
 
 
 def install(compile_only=False, threads=min(16, os.cpu_count())):
-    """Call it before fla is imported.
+    """Call it before fla is imported. Not for programs under torch.compile: compiling in threads beside it has crashed.
 
     compile_only: every candidate is launched once instead of being timed, and no choice is kept. It fills Triton's
     cache from processes that run side by side, where timings would be noise.
