@@ -101,18 +101,17 @@ void print_cross_entropy(const Bench& bench) {
 void print_adamw(const Bench& bench) {
   const int64_t n = bench.settings.parameters;
   const auto zeros = [&](DType dtype) { return Tensor::zeros(bench.ctx, {n}, dtype); };
+  const Tensor grad = zeros(DType::kF32);
   const AdamWTensors span{.param = zeros(DType::kF32),
-                          .grad = zeros(DType::kF32),
                           .m = zeros(DType::kF32),
                           .v = zeros(DType::kF32),
                           .copy = zeros(DType::kBF16)};
   const double copy = bench.ms([&] { span.m.copy_from(span.v); });
-  const SquaredNorm squared_norm(bench.ctx, {span.grad});
   Tensor norm;
-  const double of_norm = bench.ms([&] { norm = squared_norm(); });
+  const double of_norm = bench.ms([&] { norm = squared_norm(bench.ctx, {grad}); });
   const AdamW adamw(bench.ctx, {span});
   const AdamWHyper hyper{.lr = 1e-3, .weight_decay = 0.1, .step = 3};
-  const double step = bench.ms([&] { adamw.step(hyper, {norm, 1.0}); });
+  const double step = bench.ms([&] { adamw.step({grad}, hyper, {norm, 1.0}); });
   const auto print = [&](const char* name, double bytes_each, double ms) {
     std::cout << fmt::format("| {} | {:.3f} | {:.2f} | {:.0f} |\n", name, ms,
                              bytes_each * double(n) / ms / 1e9, 100 * bytes_each / 8 * copy / ms);

@@ -1,6 +1,7 @@
 #include "core/autograd.h"
 
 #include "core/ops/accumulate.h"
+#include "core/ops/convert.h"
 
 namespace spanwise {
 
@@ -8,18 +9,19 @@ Tensor Adjoint::grad_or_zeros(Context& ctx) const {
   return grad().defined() ? grad() : Tensor::zeros(ctx, shape(), dtype());
 }
 
-Tensor& Adjoint::grad_memory() const {
-  if (!node_->grad.defined() && node_->grad_source) node_->grad = node_->grad_source();
-  return node_->grad;
-}
-
 void Adjoint::add_grad(Context& ctx, const Tensor& g) const {
   if (!requires_grad()) return;
   SPANWISE_CHECK(g.defined() && g.numel() == shape().numel(), "gradient of shape {} for a value of shape {}",
                  g.defined() ? g.shape().str() : "undefined", shape().str());
-  Tensor& mine = grad_memory();
+  Tensor& mine = node_->grad;
   if (!mine.defined()) {
-    mine = g.to_contiguous(ctx).reshape(shape());
+    const Tensor first = g.to_contiguous(ctx).reshape(shape());
+    if (!node_->grad_source) {
+      mine = first;
+    } else {
+      mine = node_->grad_source();
+      convert(ctx, first, mine);
+    }
     return;
   }
   // A gradient that another node also holds (the two inputs of an addition share one) must not change under
@@ -34,10 +36,10 @@ void Adjoint::add_grad(Context& ctx, const Tensor& g) const {
 
 Adjoint::GradTarget Adjoint::grad_target(Context& ctx, DType dtype) const {
   SPANWISE_CHECK(requires_grad(), "grad_target of a Var that requires no gradient");
-  Tensor& mine = grad_memory();
+  Tensor& mine = node_->grad;
   const bool accumulate = mine.defined();
   if (!mine.defined()) {
-    mine = Tensor::empty(ctx, shape(), dtype);
+    mine = node_->grad_source ? node_->grad_source() : Tensor::empty(ctx, shape(), dtype);
   } else if (!node_->is_parameter && !mine.unique()) {
     Tensor own = Tensor::empty(ctx, mine.shape(), mine.dtype());
     own.copy_from(mine);

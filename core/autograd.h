@@ -73,7 +73,6 @@ class Adjoint {
     SPANWISE_CHECK(node_, "the Var is undefined");
     return *node_;
   }
-  Tensor& grad_memory() const;
   std::shared_ptr<Node> node_;
 };
 
@@ -107,8 +106,8 @@ class Var : public Adjoint {
   /// A parameter: gradients are added (+=) into `grad`, which the caller zeroes; may be undefined for frozen
   /// ones.
   static Var make_parameter(Tensor value, Tensor grad);
-  /// A parameter whose gradient memory comes and goes: `source` gives zeros of its shape when the first
-  /// gradient arrives.
+  /// A parameter whose gradient memory comes and goes: `source` gives memory of its shape when the first
+  /// gradient arrives, which is written there (=); the others are added.
   static Var make_parameter(Tensor value, std::function<Tensor()> source);
 
   const Tensor& value() const;

@@ -120,7 +120,6 @@ Trainer::StepResult Trainer::train_step(int64_t step) {
   mesh_.data_sequence().all_reduce("target_count", total);
   result.data_ms = ms_since(start);
 
-  params_.zero_grads();
   std::vector<Tensor> scalars;  // of the losses, then the squared norm
   for (const RankBatch& batch : batches) {
     if (&batch == &batches.back()) reducer_.expect_last_backward();

@@ -33,12 +33,10 @@ ParamStore::ParamStore(Context& ctx, Module& module, const ParamStoreOptions& op
       stage_(effective_zero_stage(options, data_sequence)),
       layout_(module, param_layout_options(options, data_sequence, tensor)),
       bucket_grads_(buckets().size()),
+      slice_grads_(buckets().size()),
       gathered_(buckets().size()) {
   const bool whole_values = has_copies() ? stage_ == 0 : stage_ <= 2;
   values_ = Tensor::zeros(ctx, {whole_values ? layout_.numel() : layout_.slice_numel()}, master_dtype());
-  if (options.gradients == Gradients::kYes) {
-    grads_ = Tensor::zeros(ctx, {stage_ >= 2 ? layout_.slice_numel() : layout_.numel()}, master_dtype());
-  }
   if (has_copies()) make_copies();
   make_vars();
   write_initial_values();
@@ -68,13 +66,15 @@ void ParamStore::make_vars() {
     const int64_t begin = entry.offset - buckets()[entry.bucket].range.begin;
     const Tensor value =
         stage_ == 3 ? Tensor() : model_values(entry.bucket).slice_flat(begin, entry.param->shape);
-    if (grads_.defined() && stage_ >= 2) {
-      entry.param->var = Var::make_parameter(value, [this, &entry, begin] {
-        return bucket_grad(entry.bucket).slice_flat(begin, entry.param->shape);
-      });
-    } else {
-      entry.param->var = Var::make_parameter(value, grads_.defined() ? slice(grads_, entry) : Tensor());
+    if (options_.gradients == Gradients::kNo) {
+      entry.param->var = Var::make_parameter(value, Tensor());
+      continue;
     }
+    entry.param->var = Var::make_parameter(value, [this, &entry, begin] {
+      Tensor& bucket = bucket_grads_[entry.bucket];
+      if (!bucket.defined()) bucket = make_bucket_grad(buckets()[entry.bucket]);
+      return bucket.slice_flat(begin, entry.param->shape);
+    });
   }
 }
 
@@ -111,11 +111,6 @@ int64_t ParamStore::num_parameters() const {
   return total;
 }
 
-const Tensor& ParamStore::grads() const {
-  SPANWISE_CHECK(stage_ <= 1, "in ZeRO stage {} no rank holds all gradients", stage_);
-  return grads_;
-}
-
 const std::vector<ElementRun>& ParamStore::owned_runs(int entry) const {
   SPANWISE_CHECK(owned_.incomplete < 0, "some elements of {} are held by no tensor rank",
                  entries()[owned_.incomplete].name);
@@ -148,29 +143,47 @@ Tensor ParamStore::make_moment() const {
   return Tensor::zeros(ctx_, {stage_ == 0 ? layout_.numel() : layout_.slice_numel()}, master_dtype());
 }
 
-void ParamStore::zero_grads() {
-  if (stage_ <= 1) {
-    grads_.set_zero();
-  } else {
-    for (size_t b = 0; b < buckets().size(); ++b) drop_bucket_grad(int(b));
+// Parameters are written by their first gradients; what lies between them never is.
+Tensor ParamStore::make_bucket_grad(const ParamBucket& bucket) {
+  const Tensor grad = Tensor::empty(ctx_, {bucket.range.numel()}, master_dtype());
+  for (size_t i = 0; i < bucket.entries.size(); ++i) {
+    const ParamEntry& entry = entries()[bucket.entries[i]];
+    const bool last = i + 1 == bucket.entries.size();
+    const int64_t begin = entry.offset + entry.param->numel(),
+                  end = last ? bucket.range.end : entries()[bucket.entries[i + 1]].offset;
+    if (begin < end) grad.slice_flat(begin - bucket.range.begin, {end - begin}).set_zero();
   }
-}
-
-Tensor ParamStore::bucket_grad(int bucket) {
-  SPANWISE_CHECK(grads_.defined(), "the parameters were made without gradients");
-  const FlatRange range = buckets()[bucket].range;
-  if (stage_ <= 1) return grads_.slice_flat(range.begin, {range.numel()});
-  Tensor& grad = bucket_grads_[bucket];
-  if (!grad.defined()) grad = Tensor::zeros(ctx_, {range.numel()}, master_dtype());
   return grad;
 }
 
-Tensor ParamStore::reduced_grad(int bucket) const {
-  return view(grads_, buckets()[bucket], updated_range(buckets()[bucket]));
+Tensor ParamStore::bucket_grad(int bucket) {
+  SPANWISE_CHECK(options_.gradients == Gradients::kYes, "the parameters were made without gradients");
+  for (const int e : buckets()[bucket].entries) {
+    const Var& var = entries()[e].param->var;
+    if (!var.grad().defined()) var.grad_target(ctx_, master_dtype()).tensor.set_zero();
+  }
+  return bucket_grads_[bucket];
+}
+
+Tensor ParamStore::reduced_grad(int bucket) {
+  const ParamBucket& b = buckets()[bucket];
+  const FlatRange updated = updated_range(b);
+  if (stage_ <= 1) return bucket_grad(bucket).slice_flat(updated.begin - b.range.begin, {updated.numel()});
+  Tensor& grad = slice_grads_[bucket];
+  if (!grad.defined()) grad = Tensor::empty(ctx_, {updated.numel()}, master_dtype());
+  return grad;
 }
 
 void ParamStore::drop_bucket_grad(int bucket) {
-  if (stage_ <= 1) return;
+  if (stage_ >= 2) release_bucket_grad(bucket);
+}
+
+void ParamStore::drop_grads() {
+  for (size_t b = 0; b < buckets().size(); ++b) release_bucket_grad(int(b));
+  slice_grads_.assign(buckets().size(), {});
+}
+
+void ParamStore::release_bucket_grad(int bucket) {
   for (const int e : buckets()[bucket].entries) entries()[e].param->var.release_parameter_grad();
   bucket_grads_[bucket] = {};
 }

@@ -3,14 +3,17 @@
 // reduction, clipping, the optimizer and sharding work on ranges. With ZeRO (Rajbhandari et al., arXiv
 // 1910.02054) over the W ranks of the data × sequence axis a rank keeps, in elements of P parameters:
 //
-//   stage   values                 gradients                                    each moment
+//   stage   values                 gradients, at the update                     each moment
 //   0       P                      P, all-reduced                               P
 //   1       P                      P, reduce-scattered in place                 P / W
-//   2       P                      P / W + buckets not yet reduced              P / W
-//   3       P / W + acquired parts P / W + buckets not yet reduced              P / W
+//   2       P                      P / W                                        P / W
+//   3       P / W + acquired parts P / W                                        P / W
 //
-// With gradient accumulation the buckets of stages 2 and 3 stay until the last micro-batch, so that gradients
-// are reduced once. One rank is its own slice: all stages are stage 0.
+// Gradients are there only from backward to the update: a bucket comes with the first gradient of its
+// parameters, and all go after the update, so that the first forward of a step has their memory for
+// activations. In stages 2 and 3 a bucket goes once it is reduced into memory of its slice. With gradient
+// accumulation buckets stay whole until the last micro-batch, so that gradients are reduced once. One rank is
+// its own slice: all stages are stage 0.
 //
 // In BF16 a model reads matrices (2-D parameters) in BF16 and all others in F32; gradients and moments are
 // F32, and every element that this rank updates has an F32 master, which is what `values` below stands for
@@ -81,8 +84,6 @@ class ParamStore : public ParamGate {
   const Tensor& values() const { return values_; }
   /// What the model reads of a bucket, all of it or (stage 3) the own slice: values(), or a copy.
   Tensor model_values(int bucket) const;
-  /// Flat, of stages 0 and 1 only.
-  const Tensor& grads() const;
   /// The slice of a flat buffer of all elements that belongs to a parameter.
   Tensor slice(const Tensor& flat, const ParamEntry& entry) const {
     return flat.slice_flat(entry.offset, entry.param->shape);
@@ -99,14 +100,15 @@ class ParamStore : public ParamGate {
   Tensor make_moment() const;
 
   // Gradients.
-  /// Before the first micro-batch of a step.
-  void zero_grads();
-  /// This rank's whole bucket, before reduction.
+  /// This rank's whole bucket, before reduction; padding is zero, and so is a parameter without a gradient.
   Tensor bucket_grad(int bucket);
-  /// Where the reduced gradient of updated_range goes.
-  Tensor reduced_grad(int bucket) const;
-  /// Stages 2 and 3 give the whole bucket's memory back once it is reduced; the others keep it.
+  /// The gradient of updated_range, once it is reduced. In stages 2 and 3 memory of its own, of unknown
+  /// content where it was not there.
+  Tensor reduced_grad(int bucket);
+  /// Stages 2 and 3 give the whole bucket's memory back once it is reduced; in the others the sums lie there.
   void drop_bucket_grad(int bucket);
+  /// All gradients' memory goes: the next ones begin anew.
+  void drop_grads();
 
   /// What the optimizer must write beside values(): the copy of updated_range; undefined where there is none.
   Tensor updated_copy(int bucket) const;
@@ -129,6 +131,8 @@ class ParamStore : public ParamGate {
   bool has_copies() const { return options_.dtype != master_dtype(); }
   void make_copies();
   void make_vars();
+  Tensor make_bucket_grad(const ParamBucket& bucket);
+  void release_bucket_grad(int bucket);
   void write_initial_values();
 
   struct Gathered {
@@ -142,10 +146,12 @@ class ParamStore : public ParamGate {
   Comm &data_sequence_, &tensor_;
   int stage_;
   ParamLayout layout_;
-  Tensor values_, grads_;       ///< grads_: the own slices in stages 2 and 3
-  std::vector<Tensor> copies_;  ///< by bucket; none where the model reads values_
-  std::vector<Tensor> bucket_grads_;
-  std::vector<Gathered> gathered_;  ///< stage 3, by bucket
+  Tensor values_;
+  // By bucket.
+  std::vector<Tensor> copies_;        ///< none where the model reads values_
+  std::vector<Tensor> bucket_grads_;  ///< whole ones, where there are any
+  std::vector<Tensor> slice_grads_;   ///< stages 2 and 3: reduced ones
+  std::vector<Gathered> gathered_;    ///< stage 3
   OwnedRuns owned_;
 };
 

@@ -9,37 +9,38 @@ ShardedAdamW::ShardedAdamW(ParamStore& params)
     : params_(params), first_(params.make_moment()), second_(params.make_moment()) {
   const bool shared = params.zero_stage() == 1 || params.zero_stage() == 2;
   std::vector<AdamWTensors> spans;
+  std::vector<GradRange> grads;
   for (size_t b = 0; b < params.buckets().size(); ++b) {
     const ParamBucket& bucket = params.buckets()[b];
     const FlatRange updated = params.updated_range(bucket);
-    const Tensor grad = params.reduced_grad(int(b)), copy = params.updated_copy(int(b));
+    const Tensor copy = params.updated_copy(int(b));
     for (const ParamSpan& span : params.layout().spans(updated)) {
       const auto part = [&](const Tensor& flat) { return params.view(flat, bucket, {span.begin, span.end}); };
       const int64_t at = span.begin - updated.begin, numel = span.end - span.begin;
       spans.push_back({.param = part(params.values()),
-                       .grad = grad.slice_flat(at, {numel}),
                        .m = part(first_),
                        .v = part(second_),
                        .copy = copy.defined() ? copy.slice_flat(at, {numel}) : Tensor(),
                        .weight_decay = span.weight_decay});
+      grads.push_back({int(b), at, numel});
     }
-    if (shared) updates_.emplace_back(params.context(), std::exchange(spans, {}));
+    if (!shared && b + 1 < params.buckets().size()) continue;
+    updates_.emplace_back(params.context(), std::exchange(spans, {}));
+    grads_.push_back(std::exchange(grads, {}));
   }
-  if (!shared) updates_.emplace_back(params.context(), std::move(spans));
 }
 
-std::vector<Tensor> ShardedAdamW::owned_gradients() const {
-  std::vector<Tensor> owned;
+std::vector<ShardedAdamW::GradRange> ShardedAdamW::find_owned() const {
+  std::vector<GradRange> owned;
   const ParamLayout& layout = params_.layout();
   for (size_t b = 0; b < params_.buckets().size(); ++b) {
     const ParamBucket& bucket = params_.buckets()[b];
     const FlatRange updated = params_.updated_range(bucket);
-    const Tensor grad = params_.reduced_grad(int(b));
     layout.for_each_entry(bucket, updated, [&](int e, FlatRange part) {
       const int64_t origin = params_.entries()[e].offset - updated.begin;  // element 0 seen from the slice
       FlatRange joined{0, 0};  // runs that are apart in the whole often follow each other here
       const auto add = [&] {
-        if (joined.numel() > 0) owned.push_back(grad.slice_flat(origin + joined.begin, {joined.numel()}));
+        if (joined.numel() > 0) owned.push_back({int(b), origin + joined.begin, joined.numel()});
       };
       for_each_run(params_.owned_runs(e), part, [&](const ElementRun& run) {
         if (run.local != joined.end) {
@@ -54,9 +55,16 @@ std::vector<Tensor> ShardedAdamW::owned_gradients() const {
   return owned;
 }
 
+std::vector<Tensor> ShardedAdamW::gradients(const std::vector<GradRange>& ranges) {
+  std::vector<Tensor> grads;
+  for (const GradRange& range : ranges)
+    grads.push_back(params_.reduced_grad(range.bucket).slice_flat(range.begin, {range.numel}));
+  return grads;
+}
+
 Tensor ShardedAdamW::squared_grad_norm() {
-  if (!norm_) norm_.emplace(params_.context(), owned_gradients());
-  const Tensor sum = (*norm_)();
+  if (!owned_) owned_ = find_owned();
+  const Tensor sum = squared_norm(params_.context(), gradients(*owned_));
   if (params_.zero_stage() > 0) params_.data_sequence().all_reduce("grad_norm", sum).wait();
   params_.tensor().all_reduce("grad_norm", sum).wait();
   return sum;
@@ -69,10 +77,11 @@ double ShardedAdamW::grad_norm() {
 void ShardedAdamW::step(const AdamWHyper& hyper, const GradientClip& clip) {
   std::vector<Ticket> tickets;
   for (size_t b = 0; b < params_.buckets().size(); ++b) {
-    if (b < updates_.size()) updates_[b].step(hyper, clip);
+    if (b < updates_.size()) updates_[b].step(gradients(grads_[b]), hyper, clip);
     tickets.push_back(params_.share_updated_values(int(b)));
   }
   for (Ticket& ticket : tickets) ticket.wait();
+  params_.drop_grads();
 }
 
 }  // namespace spanwise

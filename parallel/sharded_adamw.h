@@ -4,6 +4,8 @@
 //
 //   reducer.finish();  norm = optimizer.squared_grad_norm();  optimizer.step({.lr = …}, {norm, max_norm})
 //
+// A step gives the gradients' memory back, for the next forward's activations.
+//
 // The norm stays on the device, which clips by it: on a GPU nothing waits between backward and the next
 // forward. In BF16 the masters are updated and the model's copies written with them.
 //
@@ -29,8 +31,8 @@ class ShardedAdamW {
   Tensor squared_grad_norm();
   /// Its root, on the host. Collective.
   double grad_norm();
-  /// Updates values and moments from the reduced gradients. Weight decay is left out for parameters that have
-  /// none. Collective.
+  /// Updates values and moments from the reduced gradients, which are gone then (ParamStore::drop_grads).
+  /// Weight decay is left out for parameters that have none. Collective.
   void step(const AdamWHyper& hyper, const GradientClip& clip = {});
 
   // Flat, as ParamStore::make_moment: the checkpoint's exp_avg and exp_avg_sq.
@@ -38,14 +40,21 @@ class ShardedAdamW {
   const Tensor& second_moment() const { return second_; }
 
  private:
-  std::vector<Tensor> owned_gradients() const;
+  /// Elements of a bucket's updated range: [begin, begin + numel) of ParamStore::reduced_grad.
+  struct GradRange {
+    int bucket;
+    int64_t begin, numel;
+  };
+  std::vector<GradRange> find_owned() const;
+  std::vector<Tensor> gradients(const std::vector<GradRange>& ranges);
 
   ParamStore& params_;
   Tensor first_, second_;
   /// One an updated bucket where updates are shared, so that sharing one overlaps updating the next; else
   /// one.
   std::vector<AdamW> updates_;
-  std::optional<SquaredNorm> norm_;  ///< made when first asked for: not every model has one
+  std::vector<std::vector<GradRange>> grads_;    ///< of each update's spans
+  std::optional<std::vector<GradRange>> owned_;  ///< found when first asked for: not every model has them
 };
 
 }  // namespace spanwise

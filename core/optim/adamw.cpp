@@ -22,18 +22,29 @@ void check_hyper(const AdamWHyper& h) {
                  h.weight_decay, h.eps);
 }
 
+bool fits(const AdamWTensors& span, const Tensor& t, DType dtype) {
+  return t.defined() && t.contiguous() && t.numel() == span.param.numel() && t.dtype() == dtype;
+}
+
 void check_span(const AdamWTensors& span) {
-  const auto fits = [&](const Tensor& t, DType dtype) {
-    return t.defined() && t.contiguous() && t.numel() == span.param.numel() && t.dtype() == dtype;
-  };
   SPANWISE_CHECK(span.param.defined() && span.param.contiguous(), "an optimizer's span has no parameters");
   const DType dtype = span.param.dtype();
-  SPANWISE_CHECK(fits(span.grad, dtype) && fits(span.m, dtype) && fits(span.v, dtype),
-                 "gradient and moments of {} parameters of {} must be contiguous, as many and of that dtype",
+  SPANWISE_CHECK(fits(span, span.m, dtype) && fits(span, span.v, dtype),
+                 "moments of {} parameters of {} must be contiguous, as many and of that dtype",
                  span.param.numel(), name_of(dtype));
-  SPANWISE_CHECK(!span.copy.defined() || fits(span.copy, dtype) || fits(span.copy, DType::kBF16),
+  SPANWISE_CHECK(!span.copy.defined() || fits(span, span.copy, dtype) || fits(span, span.copy, DType::kBF16),
                  "the copy of {} parameters of {} must be contiguous, as many, and BF16 or of that dtype",
                  span.param.numel(), name_of(dtype));
+}
+
+void check_grads(const std::vector<AdamWTensors>& spans, const std::vector<Tensor>& grads) {
+  SPANWISE_CHECK(grads.size() == spans.size(), "{} gradients for {} spans", grads.size(), spans.size());
+  for (size_t i = 0; i < spans.size(); ++i) {
+    const Tensor& param = spans[i].param;
+    SPANWISE_CHECK(fits(spans[i], grads[i], param.dtype()),
+                   "the gradient of {} parameters of {} must be contiguous, as many and of that dtype",
+                   param.numel(), name_of(param.dtype()));
+  }
 }
 
 }  // namespace
@@ -77,13 +88,14 @@ AdamW::AdamW(Context& ctx, std::vector<AdamWTensors> spans) : ctx_(ctx), spans_(
   table_ = SPANWISE_DISPATCH(ctx, adamw_table, ctx, spans_);
 }
 
-void AdamW::step(const AdamWHyper& hyper, const GradientClip& clip) const {
+void AdamW::step(const std::vector<Tensor>& grads, const AdamWHyper& hyper, const GradientClip& clip) const {
+  check_grads(spans_, grads);
   SPANWISE_CHECK(!clip.squared_norm.defined() ||
                      (clip.squared_norm.numel() == 1 && clip.squared_norm.dtype() == DType::kF64),
                  "the squared norm is one F64 number, got {} {}", name_of(clip.squared_norm.dtype()),
                  clip.squared_norm.shape().str());
   SPANWISE_CHECK(clip.max_norm >= 0, "max_norm={} must be positive, or 0 for no clipping", clip.max_norm);
-  SPANWISE_DISPATCH(ctx_, adamw_step, ctx_, *this, hyper, clip);
+  SPANWISE_DISPATCH(ctx_, adamw_step, ctx_, *this, grads, hyper, clip);
 }
 
 namespace cpu {
@@ -92,20 +104,22 @@ Tensor adamw_table(Context&, const std::vector<AdamWTensors>&) {
   return {};
 }
 
-void adamw_step(Context& ctx, const AdamW& adamw, const AdamWHyper& hyper, const GradientClip& clip) {
+void adamw_step(Context& ctx, const AdamW& adamw, const std::vector<Tensor>& grads, const AdamWHyper& hyper,
+                const GradientClip& clip) {
   AdamWHyper of_span = hyper;
   if (clip.squared_norm.defined()) {
     const double norm = std::sqrt(*clip.squared_norm.data<double>());
     if (!std::isfinite(norm)) return;
     of_span.grad_scale *= clip_scale(norm, clip.max_norm);
   }
-  for (const AdamWTensors& span : adamw.spans()) {
+  for (size_t i = 0; i < grads.size(); ++i) {
+    const AdamWTensors& span = adamw.spans()[i];
     of_span.weight_decay = span.weight_decay ? hyper.weight_decay : 0;
     dispatch_float(span.param.dtype(), [&](auto zero) {
       using T = decltype(zero);
       spanwise::adamw_step<T>(
           ctx,
-          {span.param.data<T>(), span.grad.data<T>(), span.m.data<T>(), span.v.data<T>(), span.param.numel()},
+          {span.param.data<T>(), grads[i].data<T>(), span.m.data<T>(), span.v.data<T>(), span.param.numel()},
           of_span);
     });
     if (span.copy.defined()) spanwise::convert(ctx, span.param, span.copy);

@@ -44,18 +44,19 @@ struct GradientClip {
 template <class T>
 void adamw_step(Context& ctx, const AdamWSpan<T>& span, const AdamWHyper& hyper);
 
-/// Contiguous tensors of equal size. On a GPU F32, but `copy`.
+/// Contiguous tensors of equal size; gradients come with every step. On a GPU F32, but `copy`.
 struct AdamWTensors {
-  Tensor param, grad, m, v;
+  Tensor param, m, v;
   Tensor copy{};  ///< BF16 or of param's dtype: what the model reads; undefined: param itself
   bool weight_decay = true;
 };
 
-/// Many spans in one pass: one kernel on a GPU.
+/// Many spans in one pass: one kernel on a GPU for each 128 of them.
 class AdamW {
  public:
   AdamW(Context& ctx, std::vector<AdamWTensors> spans);
-  void step(const AdamWHyper& hyper, const GradientClip& clip = {}) const;
+  /// `grads`: one a span, as large and of param's dtype; of this step, as their memory comes and goes.
+  void step(const std::vector<Tensor>& grads, const AdamWHyper& hyper, const GradientClip& clip = {}) const;
 
   const std::vector<AdamWTensors>& spans() const { return spans_; }
   /// On a GPU: where the kernel's blocks find their elements.
@@ -69,11 +70,13 @@ class AdamW {
 
 namespace cpu {
 Tensor adamw_table(Context& ctx, const std::vector<AdamWTensors>& spans);
-void adamw_step(Context& ctx, const AdamW& spans, const AdamWHyper& hyper, const GradientClip& clip);
+void adamw_step(Context& ctx, const AdamW& spans, const std::vector<Tensor>& grads, const AdamWHyper& hyper,
+                const GradientClip& clip);
 }  // namespace cpu
 namespace cuda {
 Tensor adamw_table(Context& ctx, const std::vector<AdamWTensors>& spans);
-void adamw_step(Context& ctx, const AdamW& spans, const AdamWHyper& hyper, const GradientClip& clip);
+void adamw_step(Context& ctx, const AdamW& spans, const std::vector<Tensor>& grads, const AdamWHyper& hyper,
+                const GradientClip& clip);
 }  // namespace cuda
 
 /// The factors of the formula above.

@@ -28,30 +28,22 @@ double squared_norm(Context& ctx, std::span<const T> values) {
 template double squared_norm(Context&, std::span<const float>);
 template double squared_norm(Context&, std::span<const double>);
 
-SquaredNorm::SquaredNorm(Context& ctx, std::vector<Tensor> parts) : ctx_(ctx), parts_(std::move(parts)) {
-  for (const Tensor& part : parts_) {
-    SPANWISE_CHECK(part.contiguous() && part.dtype() == parts_[0].dtype(),
+Tensor squared_norm(Context& ctx, const std::vector<Tensor>& parts) {
+  for (const Tensor& part : parts) {
+    SPANWISE_CHECK(part.contiguous() && part.dtype() == parts[0].dtype(),
                    "a norm's parts are contiguous and of one dtype, got {} {} beside {}",
-                   name_of(part.dtype()), part.shape().str(), name_of(parts_[0].dtype()));
+                   name_of(part.dtype()), part.shape().str(), name_of(parts[0].dtype()));
   }
-  table_ = SPANWISE_DISPATCH(ctx, squared_norm_table, ctx, parts_);
-}
-
-Tensor SquaredNorm::operator()() const {
-  const Tensor sum = Tensor::empty(ctx_, {1}, DType::kF64);
-  SPANWISE_DISPATCH(ctx_, squared_norm, ctx_, *this, sum);
+  const Tensor sum = Tensor::empty(ctx, {1}, DType::kF64);
+  SPANWISE_DISPATCH(ctx, squared_norm, ctx, parts, sum);
   return sum;
 }
 
 namespace cpu {
 
-Tensor squared_norm_table(Context&, const std::vector<Tensor>&) {
-  return {};
-}
-
-void squared_norm(Context& ctx, const SquaredNorm& norm, const Tensor& sum) {
+void squared_norm(Context& ctx, const std::vector<Tensor>& parts, const Tensor& sum) {
   double total = 0;
-  for (const Tensor& part : norm.parts()) {
+  for (const Tensor& part : parts) {
     dispatch_float(part.dtype(), [&](auto zero) {
       using T = decltype(zero);
       total += spanwise::squared_norm<T>(ctx, {part.data<T>(), size_t(part.numel())});

@@ -16,30 +16,14 @@ template <class T>
 double squared_norm(Context& ctx, std::span<const T> values);
 
 /// Σ x² over many tensors, which are contiguous and lie on ctx's device (on a GPU F32). In double and in an
-/// order that their sizes determine.
-class SquaredNorm {
- public:
-  SquaredNorm(Context& ctx, std::vector<Tensor> parts);
-  /// F64 [1], on the device; nothing waits for it.
-  Tensor operator()() const;
-
-  const std::vector<Tensor>& parts() const { return parts_; }
-  /// On a GPU: where the kernel's blocks find their elements.
-  const Tensor& table() const { return table_; }
-
- private:
-  Context& ctx_;
-  std::vector<Tensor> parts_;
-  Tensor table_;
-};
+/// order that their sizes determine. F64 [1], on the device; nothing waits for it.
+Tensor squared_norm(Context& ctx, const std::vector<Tensor>& parts);
 
 namespace cpu {
-Tensor squared_norm_table(Context& ctx, const std::vector<Tensor>& parts);
-void squared_norm(Context& ctx, const SquaredNorm& parts, const Tensor& sum);
+void squared_norm(Context& ctx, const std::vector<Tensor>& parts, const Tensor& sum);
 }  // namespace cpu
 namespace cuda {
-Tensor squared_norm_table(Context& ctx, const std::vector<Tensor>& parts);
-void squared_norm(Context& ctx, const SquaredNorm& parts, const Tensor& sum);
+void squared_norm(Context& ctx, const std::vector<Tensor>& parts, const Tensor& sum);
 }  // namespace cuda
 
 /// The factor that scales a gradient of norm `norm` down to max_norm: 1 if it is no larger, or if max_norm is

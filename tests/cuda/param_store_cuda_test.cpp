@@ -43,7 +43,6 @@ struct Training {
   /// Loss and gradient norm of a step of `passes` micro-batches.
   std::pair<double, double> step(int number, int passes) {
     Context& ctx = params.context();
-    params.zero_grads();
     std::vector<Tensor> scalars;
     for (int pass = 0; pass < passes; ++pass) {
       if (pass + 1 == passes) reducer.expect_last_backward();

@@ -145,7 +145,7 @@ double LayoutTraining::forward_backward(int step) {
   std::vector<double> targets{0.0}, loss{0.0};
   for (const RankBatch& batch : batches) targets[0] += double(batch.num_targets());
   mesh_.data_sequence().all_reduce("target_count", targets);
-  params_.zero_grads();
+  params_.drop_grads();  // no update need have followed the last ones
   for (const RankBatch& batch : batches) {
     if (&batch == &batches.back()) reducer_.expect_last_backward();
     Tape tape(ctx_);
@@ -188,7 +188,7 @@ void LayoutTraining::set_state(const std::vector<WholeTensor>& state) {
   }
 }
 
-std::vector<WholeTensor> LayoutTraining::gradients() const {
+std::vector<WholeTensor> LayoutTraining::gradients() {
   const Tensor flat = params_.make_moment();
   for (size_t b = 0; b < params_.buckets().size(); ++b) {
     const ParamBucket& bucket = params_.buckets()[b];

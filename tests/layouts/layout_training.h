@@ -35,7 +35,7 @@ class LayoutTraining {
   /// Goes on from another layout's state: what loading a checkpoint does. Not collective.
   void set_state(const std::vector<WholeTensor>& state);
   /// After forward_backward. Error if a rank holds other bits than the owner of an element.
-  std::vector<WholeTensor> gradients() const;
+  std::vector<WholeTensor> gradients();
 
  private:
   std::vector<RankBatch> load(int step) const;

@@ -33,8 +33,19 @@ struct Tokens {
 
 struct Trained {
   double loss;
-  Tensor grads;
+  std::vector<Tensor> grads;  ///< in the order of the parameters
 };
+
+void expect_bitwise_equal(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(bitwise_equal(a[i], b[i])) << "parameter " << i;
+}
+
+std::vector<Tensor> gradients_of(const ParamStore& params) {
+  std::vector<Tensor> grads;
+  for (const ParamEntry& entry : params.entries()) grads.push_back(entry.param->var.grad());
+  return grads;
+}
 
 Trained run(const LanguageModelOptions& options, DType dtype, const Tokens& data) {
   Context& ctx = test_context();
@@ -43,7 +54,7 @@ Trained run(const LanguageModelOptions& options, DType dtype, const Tokens& data
   Tape tape(ctx);
   const Var loss = model.loss(tape, {data.tokens, data.labels, data.layout}, 0.25);
   tape.backward(loss);
-  return {to_doubles(loss.value())[0], params.grads()};
+  return {to_doubles(loss.value())[0], gradients_of(params)};
 }
 
 TEST(LanguageModel, ActivationCheckpointingIsBitwiseEqual) {
@@ -54,7 +65,37 @@ TEST(LanguageModel, ActivationCheckpointingIsBitwiseEqual) {
     options.activation_checkpointing = true;
     const Trained checkpointed = run(options, dtype, data);
     EXPECT_EQ(plain.loss, checkpointed.loss);
-    EXPECT_TRUE(bitwise_equal(plain.grads, checkpointed.grads));
+    expect_bitwise_equal(plain.grads, checkpointed.grads);
+  }
+}
+
+TEST(LanguageModel, AStoresGradientsOfMicroBatchesAreBitwiseThoseAddedToZeros) {
+  Context& ctx = test_context();
+  const Tokens data(2, 9, 17);
+  for (const bool tied : {false, true}) {
+    LanguageModelOptions options = hybrid_options();
+    options.tie_embeddings = tied;
+    LanguageModel model(options);
+    ParamStore params(ctx, model, DType::kF32, 11);
+    const auto run_passes = [&](int passes) {
+      for (int pass = 0; pass < passes; ++pass) {
+        Tape tape(ctx);
+        tape.backward(model.loss(tape, {data.tokens, data.labels, data.layout}, 0.25 + pass));
+      }
+      return gradients_of(params);
+    };
+    for (const int passes : {1, 3}) {
+      const std::vector<Tensor> written = run_passes(passes);
+      std::vector<Var> of_store;
+      for (const ParamEntry& entry : params.entries()) {
+        of_store.push_back(entry.param->var);
+        entry.param->var =
+            Var::make_parameter(of_store.back().value(), Tensor::zeros(ctx, entry.param->shape, DType::kF32));
+      }
+      expect_bitwise_equal(written, run_passes(passes));
+      for (size_t i = 0; i < of_store.size(); ++i) params.entries()[i].param->var = of_store[i];
+      params.drop_grads();
+    }
   }
 }
 

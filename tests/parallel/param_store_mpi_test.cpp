@@ -102,7 +102,6 @@ void add_gradients(ParamStore& params, double factor) {
 }
 
 double step(ParamStore& params, GradientReducer& reducer, ShardedAdamW& optimizer, double factor, int step) {
-  params.zero_grads();
   reducer.expect_last_backward();
   add_gradients(params, factor);
   reducer.finish();

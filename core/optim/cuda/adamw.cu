@@ -17,12 +17,19 @@ constexpr int64_t kElemsPerBlock = 16384;
 /// Elements of one block of threads.
 struct Piece {
   float *param, *m, *v;
-  const float* grad;
   bf16* rounded;  ///< copies; one of them or none
   float* equal;
+  int64_t begin;  ///< in its span
+  int32_t span;
   int32_t n;
   bool weight_decay;
   bool aligned;  ///< every pointer to 16 bytes (the BF16 copy's to 8)
+};
+
+/// Where this step's gradients of a launch's spans lie.
+constexpr size_t kSpansPerLaunch = 128;
+struct Gradients {
+  const float* of_span[kSpansPerLaunch];
 };
 
 struct Factors {
@@ -44,9 +51,9 @@ __device__ __forceinline__ void update(float& p, float& m, float& v, float g, fl
   p = keep * p - __fdividef(f.rate * m, sqrtf(v) * f.v_root + f.eps);
 }
 
-__device__ __forceinline__ void update_vector(const Piece& piece, int at, float scale, float keep,
-                                              const Factors& f) {
-  const float4 g4 = __ldcs(reinterpret_cast<const float4*>(piece.grad + at));
+__device__ __forceinline__ void update_vector(const Piece& piece, const float* grad, int at, float scale,
+                                              float keep, const Factors& f) {
+  const float4 g4 = __ldcs(reinterpret_cast<const float4*>(grad + at));
   float4 m4 = __ldcs(reinterpret_cast<const float4*>(piece.m + at));
   float4 v4 = __ldcs(reinterpret_cast<const float4*>(piece.v + at));
   float4 p4 = __ldcs(reinterpret_cast<const float4*>(piece.param + at));
@@ -65,10 +72,10 @@ __device__ __forceinline__ void update_vector(const Piece& piece, int at, float 
   if (piece.equal) *reinterpret_cast<float4*>(piece.equal + at) = p4;
 }
 
-__device__ __forceinline__ void update_one(const Piece& piece, int at, float scale, float keep,
-                                           const Factors& f) {
+__device__ __forceinline__ void update_one(const Piece& piece, const float* grad, int at, float scale,
+                                           float keep, const Factors& f) {
   float p = piece.param[at], m = piece.m[at], v = piece.v[at];
-  update(p, m, v, scale * piece.grad[at], keep, f);
+  update(p, m, v, scale * grad[at], keep, f);
   piece.param[at] = p;
   piece.m[at] = m;
   piece.v[at] = v;
@@ -77,16 +84,19 @@ __device__ __forceinline__ void update_one(const Piece& piece, int at, float sca
 }
 
 __global__ void __launch_bounds__(kThreads)
-    adamw_kernel(const Piece* __restrict__ pieces, Factors f, const float* __restrict__ clipped,
-                 float grad_scale) {
+    adamw_kernel(const Piece* __restrict__ pieces, const __grid_constant__ Gradients grads, Factors f,
+                 const float* __restrict__ clipped, float grad_scale) {
   const Piece piece = pieces[blockIdx.x];
+  const float* grad = grads.of_span[piece.span % kSpansPerLaunch] + piece.begin;
   const float scale = clipped ? *clipped : grad_scale;
   if (isnan(scale)) return;
   const float keep = piece.weight_decay ? f.keep : 1.0f;
-  const int vectors = piece.aligned ? piece.n / 4 : 0;
+  const bool aligned = piece.aligned && reinterpret_cast<uintptr_t>(grad) % 16 == 0;
+  const int vectors = aligned ? piece.n / 4 : 0;
 #pragma unroll 2
-  for (int v = threadIdx.x; v < vectors; v += kThreads) update_vector(piece, 4 * v, scale, keep, f);
-  for (int i = 4 * vectors + threadIdx.x; i < piece.n; i += kThreads) update_one(piece, i, scale, keep, f);
+  for (int v = threadIdx.x; v < vectors; v += kThreads) update_vector(piece, grad, 4 * v, scale, keep, f);
+  for (int i = 4 * vectors + threadIdx.x; i < piece.n; i += kThreads)
+    update_one(piece, grad, i, scale, keep, f);
 }
 
 bool aligned_to(const void* p, uintptr_t bytes) {
@@ -97,41 +107,52 @@ bool aligned_to(const void* p, uintptr_t bytes) {
 
 Tensor adamw_table(Context& ctx, const std::vector<AdamWTensors>& spans) {
   std::vector<Piece> pieces;
-  for (const AdamWTensors& span : spans) {
+  for (size_t s = 0; s < spans.size(); ++s) {
+    const AdamWTensors& span = spans[s];
     const bool rounds = span.copy.defined() && span.copy.dtype() == DType::kBF16;
     for (int64_t begin = 0; begin < span.param.numel(); begin += kElemsPerBlock) {
       Piece piece{.param = pointer<float>(span.param) + begin,
                   .m = pointer<float>(span.m) + begin,
                   .v = pointer<float>(span.v) + begin,
-                  .grad = pointer<float>(span.grad) + begin,
                   .rounded = rounds ? pointer<bf16>(span.copy) + begin : nullptr,
                   .equal = span.copy.defined() && !rounds ? pointer<float>(span.copy) + begin : nullptr,
+                  .begin = begin,
+                  .span = int32_t(s),
                   .n = int32_t(std::min(kElemsPerBlock, span.param.numel() - begin)),
                   .weight_decay = span.weight_decay};
       piece.aligned = aligned_to(piece.param, 16) && aligned_to(piece.m, 16) && aligned_to(piece.v, 16) &&
-                      aligned_to(piece.grad, 16) && aligned_to(piece.rounded, 8) &&
-                      aligned_to(piece.equal, 16);
+                      aligned_to(piece.rounded, 8) && aligned_to(piece.equal, 16);
       pieces.push_back(piece);
     }
   }
   return upload(ctx, pieces);
 }
 
-void adamw_step(Context& ctx, const AdamW& adamw, const AdamWHyper& hyper, const GradientClip& clip) {
+void adamw_step(Context& ctx, const AdamW& adamw, const std::vector<Tensor>& grads, const AdamWHyper& hyper,
+                const GradientClip& clip) {
   const AdamWFactors d(hyper);
   const Factors f{float(d.beta1), float(d.beta2), float(d.one_minus_beta1), float(d.one_minus_beta2),
                   float(d.keep),  float(d.rate),  float(d.v_root),          float(d.eps)};
-  const unsigned blocks = unsigned(adamw.table().bytes() / sizeof(Piece));
-  if (blocks == 0) return;
   Tensor scale;
   if (clip.squared_norm.defined()) {
     scale = Tensor::empty(ctx, {1}, DType::kF32);
     clip_scale_kernel<<<1, 1, 0, stream_of(ctx)>>>(clip.squared_norm.data<double>(), clip.max_norm,
                                                    hyper.grad_scale, pointer<float>(scale));
   }
-  adamw_kernel<<<blocks, kThreads, 0, stream_of(ctx)>>>(static_cast<const Piece*>(adamw.table().raw()), f,
-                                                        pointer<float>(scale), float(hyper.grad_scale));
-  check_launch("adamw");
+  const auto* pieces = static_cast<const Piece*>(adamw.table().raw());
+  for (size_t first = 0; first < grads.size(); first += kSpansPerLaunch) {
+    Gradients of_launch{};
+    int64_t blocks = 0;
+    for (size_t s = first; s < std::min(first + kSpansPerLaunch, grads.size()); ++s) {
+      of_launch.of_span[s - first] = pointer<float>(grads[s]);
+      blocks += ceil_div(grads[s].numel(), kElemsPerBlock);
+    }
+    if (blocks == 0) continue;
+    adamw_kernel<<<unsigned(blocks), kThreads, 0, stream_of(ctx)>>>(
+        pieces, of_launch, f, pointer<float>(scale), float(hyper.grad_scale));
+    check_launch("adamw");
+    pieces += blocks;
+  }
 }
 
 }  // namespace spanwise::cuda

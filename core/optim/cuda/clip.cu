@@ -61,9 +61,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) *total = sum;
 }
 
-}  // namespace
-
-Tensor squared_norm_table(Context& ctx, const std::vector<Tensor>& parts) {
+std::vector<Piece> pieces_of(const std::vector<Tensor>& parts) {
   std::vector<Piece> pieces;
   for (const Tensor& part : parts) {
     for (int64_t begin = 0; begin < part.numel(); begin += kElemsPerBlock) {
@@ -72,15 +70,19 @@ Tensor squared_norm_table(Context& ctx, const std::vector<Tensor>& parts) {
                         reinterpret_cast<uintptr_t>(x) % 16 == 0});
     }
   }
-  return upload(ctx, pieces);
+  return pieces;
 }
 
-void squared_norm(Context& ctx, const SquaredNorm& norm, const Tensor& sum) {
-  const int64_t blocks = int64_t(norm.table().bytes() / sizeof(Piece));
+}  // namespace
+
+void squared_norm(Context& ctx, const std::vector<Tensor>& parts, const Tensor& sum) {
+  const std::vector<Piece> pieces = pieces_of(parts);
+  const Tensor table = upload(ctx, pieces);
+  const int64_t blocks = int64_t(pieces.size());
   const Tensor sums = Tensor::empty(ctx, {blocks}, DType::kF64);
   if (blocks > 0) {
-    squares_kernel<<<unsigned(blocks), kThreads, 0, stream_of(ctx)>>>(
-        static_cast<const Piece*>(norm.table().raw()), sums.data<double>());
+    squares_kernel<<<unsigned(blocks), kThreads, 0, stream_of(ctx)>>>(static_cast<const Piece*>(table.raw()),
+                                                                      sums.data<double>());
   }
   add_sums_kernel<<<1, kThreads, 0, stream_of(ctx)>>>(sums.data<double>(), blocks, sum.data<double>());
   check_launch("squared_norm");
