@@ -1,18 +1,32 @@
 #include "launcher/plan.h"
 
+#include <algorithm>
+#include <map>
 #include <memory>
 
 #include "launcher/build_model.h"
+#include "launcher/config_derived.h"
 #include "launcher/planned_comm.h"
 
 namespace spanwise {
 
 namespace {
 
-PlannedMemory plan_memory(const ParamLayout& params, DType dtype, int zero_stage) {
+/// What the model reads of the largest part: stage 3 holds one at a time.
+int64_t largest_part(const ParamLayout& params, DType dtype) {
+  std::map<int, int64_t> parts;
+  for (const ParamBucket& bucket : params.buckets())
+    parts[bucket.part] += bucket.range.numel() * int64_t(size_of(model_dtype(bucket, dtype)));
+  int64_t largest = 0;
+  for (const auto& [part, bytes] : parts) largest = std::max(largest, bytes);
+  return largest;
+}
+
+PlannedMemory plan_memory(const ParamLayout& params, DType dtype, int zero_stage,
+                          const GradientSizes& gradients, const PlannedActivations& activations,
+                          int64_t passes) {
   const DType master = accumulation_dtype(dtype);
-  const int64_t all = params.numel() * int64_t(size_of(master)),
-                slice = params.slice_numel() * int64_t(size_of(master));
+  const int64_t updated = zero_stage == 0 ? params.numel() : params.slice_numel();
   int64_t parameters = 0;
   for (const ParamBucket& bucket : params.buckets()) {
     const int64_t kept = zero_stage == 3 ? params.own_slice(bucket).numel() : bucket.range.numel();
@@ -20,9 +34,14 @@ PlannedMemory plan_memory(const ParamLayout& params, DType dtype, int zero_stage
   }
   // The model reads copies of the optimizer's masters where these have another dtype.
   const int num_optimizer_values = master == dtype ? 2 : 3;
+  const int64_t optimizer = num_optimizer_values * updated * int64_t(size_of(master));
+  const int64_t pass = passes > 1 ? activations.bytes + gradients.whole() : activations.with_gradients;
+  const int64_t gathered = zero_stage == 3 ? largest_part(params, dtype) : 0;
   return {.parameters = parameters,
-          .gradients = zero_stage >= 2 ? slice : all,
-          .optimizer = num_optimizer_values * (zero_stage == 0 ? all : slice)};
+          .optimizer = optimizer,
+          .gradients = gradients.at_update(),
+          .activations = activations.bytes,
+          .peak = parameters + optimizer + std::max(pass + gathered, gradients.at_update())};
 }
 
 void check_known_nodes(const config::ParallelConfig& parallel) {
@@ -54,8 +73,10 @@ RankPlan plan_rank(const RunConfig& config, int64_t tokenizer_vocab_size, int wo
 
   RankPlan plan{.rank = rank};
   for (const ParamEntry& entry : params.entries()) plan.num_parameters += entry.param->global_shape().numel();
-  plan.memory = plan_memory(params, options.dtype, stage);
-  plan.activation_bytes = plan_activations(config, mesh, model);
+  const GradientSizes gradients(params, model, options.dtype, stage);
+  plan.memory =
+      plan_memory(params, options.dtype, stage, gradients, plan_activations(config, mesh, model, gradients),
+                  accumulation_passes(config, world_size));
   plan.traffic = plan_traffic(config, mesh, model, params, stage);
   return plan;
 }

@@ -12,16 +12,26 @@
 #include <vector>
 
 #include "launcher/config.h"
+#include "launcher/gradient_sizes.h"
 #include "models/language_model.h"
 #include "parallel/mesh.h"
 #include "parallel/param_store.h"
 
 namespace spanwise {
 
-/// Bytes a rank holds from one step to the next.
+/// Bytes of a rank's memory.
 struct PlannedMemory {
-  int64_t parameters = 0, gradients = 0, optimizer = 0;
-  int64_t total() const { return parameters + gradients + optimizer; }
+  int64_t parameters = 0, optimizer = 0;  ///< held all through training
+  int64_t gradients = 0;                  ///< of parameters, at the update
+  int64_t activations = 0;                ///< PlannedActivations::bytes
+  /// Most at once. With one micro-batch a step gradients come while activations go, and the peak is less than
+  /// the sum; with several both are there from the second forward on.
+  int64_t peak = 0;
+};
+
+struct PlannedActivations {
+  int64_t bytes = 0;           ///< most that one micro-batch's forward and backward hold
+  int64_t with_gradients = 0;  ///< the same beside the gradients of parameters that this backward brings
 };
 
 /// One collective's calls and received bytes in a step, all micro-batches together.
@@ -34,7 +44,6 @@ struct RankPlan {
   int rank = 0;
   int64_t num_parameters = 0;  ///< of the whole model
   PlannedMemory memory;
-  int64_t activation_bytes = 0;         ///< plan_activations
   std::vector<PlannedTraffic> traffic;  ///< by axis, then name; axes of one rank have none
   int64_t received_bytes() const;
 };
@@ -44,10 +53,9 @@ std::vector<PlannedTraffic> plan_traffic(const RunConfig& config, const Mesh& me
                                          const LanguageModel& model, const ParamLayout& params,
                                          int zero_stage);
 
-/// Most bytes that one micro-batch's forward and backward hold beside the above, rows being one document
-/// each (size_tape.h, block_sizes.h, exchange_sizes.h). ZeRO's gathered and unreduced buckets are not
-/// counted.
-int64_t plan_activations(const RunConfig& config, const Mesh& mesh, const LanguageModel& model);
+/// Rows being one document each (size_tape.h, block_sizes.h, exchange_sizes.h).
+PlannedActivations plan_activations(const RunConfig& config, const Mesh& mesh, const LanguageModel& model,
+                                    const GradientSizes& gradients);
 
 /// For a config without config_problems for `world_size` ranks. UserError where the layout depends on the
 /// machine and the config does not say (TWO_LEVEL without parallel.ranks_per_node).

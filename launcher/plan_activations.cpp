@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <functional>
 
 #include "launcher/block_sizes.h"
 #include "launcher/build_model.h"
@@ -22,9 +23,9 @@ LocalRows local_rows(const RunConfig& config, const Mesh& mesh) {
 }
 
 /// Adds a checkpointed block to the tape; returns the ops of its results. `peak` grows to the most elements
-/// of its two forwards and its backward.
+/// of its two forwards and its backward, with the gradients of parameters that are there in this.
 SizedStream add_checkpointed(SizeTape& tape, const BlockSizes& blocks, MixerKind kind, const SizedStream& in,
-                             int64_t layer, int64_t& peak) {
+                             int64_t layer, int64_t gradients, int64_t& peak) {
   const int64_t stream = blocks.stream();
   SizeTape again(SizeTape::Pass::kRecomputation);
   const int residual = again.add({});
@@ -39,14 +40,14 @@ SizedStream add_checkpointed(SizeTape& tape, const BlockSizes& blocks, MixerKind
   if (in.delta >= 0) inputs.push_back(in.delta);
   const int delta = tape.add({.value = stream, .beside = inputs, .reads = inputs, .saved = received});
   const int sum = tape.add({.value = stream, .beside = inputs, .reads = inputs});
-  peak = std::max(
-      peak, tape.live() - (again.awaited() - result) + stream + again.backward_peak(out.residual) + stream);
+  peak = std::max(peak, tape.live() - (again.awaited() - result) + stream +
+                            again.backward_peak(out.residual) + stream + gradients);
   return {delta, sum};
 }
 
-}  // namespace
-
-int64_t plan_activations(const RunConfig& config, const Mesh& mesh, const LanguageModel& model) {
+/// In elements. `gradients`: of parameters, in the backward of a part of the model (GradientSizes::during).
+int64_t most_held(const RunConfig& config, const Mesh& mesh, const LanguageModel& model,
+                  const std::function<int64_t(int)>& gradients) {
   const LanguageModelOptions& o = model.options();
   const BlockSizes blocks(o, local_rows(config, mesh), compute_dtype(config));
   const int64_t stream = blocks.stream();
@@ -58,16 +59,37 @@ int64_t plan_activations(const RunConfig& config, const Mesh& mesh, const Langua
                 logits = std::min(loss_chunk_tokens(config, o.vocab_size), blocks.tokens()) * vocabulary;
 
   SizeTape tape;
+  // Behind a part's ops: what its backward begins with.
+  const auto end_part = [&](int part, bool last) {
+    tape.add({.arrives = gradients(part) - (last ? 0 : gradients(part + 1))});
+  };
+  const int norm = 1 + int(o.num_layers), head = norm + 1;
   SizedStream residual{-1, tape.add({.value = stream})};
+  end_part(0, false);
   int64_t peak = 0;
   for (int64_t layer = 0; layer < o.num_layers; ++layer) {
     const MixerKind kind = model.mixer_of(layer);
-    residual = o.activation_checkpointing ? add_checkpointed(tape, blocks, kind, residual, layer, peak)
-                                          : blocks.add(tape, kind, residual, layer);
+    const int part = 1 + int(layer);
+    residual = o.activation_checkpointing
+                   ? add_checkpointed(tape, blocks, kind, residual, layer, gradients(part), peak)
+                   : blocks.add(tape, kind, residual, layer);
+    end_part(part, false);
   }
   blocks.enter(tape, blocks.norm(tape, blocks.sum(tape, residual)));
-  peak = std::max({peak, tape.forward_peak(), tape.live() + loss + logits, tape.backward_peak() + stream});
-  return peak * int64_t(size_of(dtype));
+  end_part(norm, true);
+  return std::max({peak, tape.forward_peak(), tape.live() + loss + logits,
+                   tape.live() + loss + gradients(head), tape.backward_peak() + stream});
+}
+
+}  // namespace
+
+PlannedActivations plan_activations(const RunConfig& config, const Mesh& mesh, const LanguageModel& model,
+                                    const GradientSizes& gradients) {
+  const auto element_bytes = int64_t(size_of(compute_dtype(config)));
+  const auto none = [](int) { return int64_t{0}; };
+  const auto some = [&](int part) { return gradients.during(part) / element_bytes; };
+  return {.bytes = most_held(config, mesh, model, none) * element_bytes,
+          .with_gradients = most_held(config, mesh, model, some) * element_bytes};
 }
 
 }  // namespace spanwise

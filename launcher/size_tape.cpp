@@ -131,6 +131,7 @@ int64_t SizeTape::backward_peak(int given) const {
   for (int i = n - 1; i >= 0; --i) {
     const SizedOp& op = ops_[i];
     int64_t temporary = op.backward;
+    live += op.arrives;
     for (const int input : op.inputs) {
       const int64_t size = ops_[input].gradient_size();
       if (reached[input]) {

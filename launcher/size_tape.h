@@ -28,6 +28,7 @@ struct SizedOp {
   int64_t awaited = 0;              ///< from other ranks, not saved: kept only for a recomputation to read
   int64_t forward = 0;              ///< temporaries of the first forward
   int64_t backward = 0;             ///< temporaries of backward
+  int64_t arrives = 0;              ///< from its backward on, to stay: gradients of parameters
   std::optional<int64_t> gradient;  ///< of the results, where not as large as `value`: views, shared memory
   int64_t gradient_size() const { return gradient.value_or(value); }
 };

@@ -4,13 +4,6 @@
 
 namespace spanwise {
 
-namespace {
-
-// A bucket that is being reduced keeps its memory: more of them would undo what stages 2 and 3 save.
-constexpr size_t kMaxInFlightSharded = 2;
-
-}  // namespace
-
 GradientReducer::GradientReducer(ParamStore& params) : params_(params) {
   for (const bool partial : {false, true}) {
     for (int b = int(params.buckets().size()) - 1; b >= 0; --b) {

@@ -32,6 +32,10 @@ std::vector<PartialGradients> partial_gradient_groups(const ParamLayout& layout)
 
 class GradientReducer {
  public:
+  /// Buckets of stages 2 and 3 that are reduced at a time: each keeps its memory, and more of them would undo
+  /// what these stages save.
+  static constexpr size_t kMaxInFlightSharded = 2;
+
   /// Sets the parameters' hooks; the store must outlive the reducer.
   explicit GradientReducer(ParamStore& params);
   ~GradientReducer();

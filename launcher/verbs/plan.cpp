@@ -19,15 +19,15 @@ std::string mib(int64_t bytes) {
 }
 
 std::string memory_table(const RankPlan& plan) {
-  std::string text = fmt::format("Memory of rank {}, held all through training\n\n", plan.rank);
+  std::string text = fmt::format("Memory of rank {}\n\n", plan.rank);
   const auto row = [&](const char* what, int64_t bytes) {
     text += fmt::format("  {:<28}{:>18} bytes  {:>14} MiB\n", what, bytes, mib(bytes));
   };
   row("parameters", plan.memory.parameters);
-  row("gradients", plan.memory.gradients);
   row("optimizer", plan.memory.optimizer);
-  row("total held", plan.memory.total());
-  row("activations, about", plan.activation_bytes);
+  row("gradients, at the update", plan.memory.gradients);
+  row("activations, about", plan.memory.activations);
+  row("most at once, about", plan.memory.peak);
   return text;
 }
 
@@ -44,15 +44,14 @@ std::string traffic_table(const RankPlan& plan) {
 }
 
 std::string most_of_any_rank(const std::vector<RankPlan>& plans) {
-  const auto by_memory = std::max_element(plans.begin(), plans.end(), [](const auto& a, const auto& b) {
-    return a.memory.total() < b.memory.total();
-  });
+  const auto by_memory = std::max_element(
+      plans.begin(), plans.end(), [](const auto& a, const auto& b) { return a.memory.peak < b.memory.peak; });
   const auto by_traffic = std::max_element(plans.begin(), plans.end(), [](const auto& a, const auto& b) {
     return a.received_bytes() < b.received_bytes();
   });
-  return fmt::format("Most of any rank: {} MiB held (rank {}), {} MiB received in a step (rank {}).\n",
-                     mib(by_memory->memory.total()), by_memory->rank, mib(by_traffic->received_bytes()),
-                     by_traffic->rank);
+  return fmt::format(
+      "Most of any rank: about {} MiB at once (rank {}), {} MiB received in a step (rank {}).\n",
+      mib(by_memory->memory.peak), by_memory->rank, mib(by_traffic->received_bytes()), by_traffic->rank);
 }
 
 }  // namespace

@@ -110,6 +110,17 @@ TEST_F(ProgramPlan, MemoryOfZeroStagesIsDividedAsTheirNumbersSay) {
   EXPECT_EQ(memory(3).optimizer, 2 * memory(3).parameters);
 }
 
+TEST_F(ProgramPlan, PeakHoldsGradientsBesideActivationsOnlyWhereSeveralMicroBatchesDo) {
+  const auto memory = [&](const char* micro_batch) {
+    return plan({"", 1, {"train.global_batch=4", fmt::format("train.micro_batch={}", micro_batch)}}, 0)
+        .memory;
+  };
+  const PlannedMemory one = memory("4"), several = memory("2");
+  EXPECT_EQ(several.peak, several.parameters + several.optimizer + several.gradients + several.activations);
+  EXPECT_LT(one.peak, one.parameters + one.optimizer + one.gradients + one.activations);
+  EXPECT_GE(one.peak, one.parameters + one.optimizer + std::max(one.gradients, one.activations));
+}
+
 TEST_F(ProgramPlan, VerbPlansFiveHundredRanksOnOneAndWritesNothing) {
   const auto before = files_below(path(""));
   const ProgramResult result = spanwise({"plan", "config.textproto", "--ranks", "512", "--rank", "511"},

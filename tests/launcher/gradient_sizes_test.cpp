@@ -1,0 +1,83 @@
+#include "launcher/gradient_sizes.h"
+
+#include "parallel/gradient_reducer.h"
+#include "tests/testing/op_testing.h"
+
+namespace spanwise::testing {
+namespace {
+
+constexpr int kRanks = 2, kLayers = 4;
+constexpr int kNorm = 1 + kLayers, kLoss = kNorm + 1;
+
+struct Planned {
+  Planned(int zero_stage, bool tied, int64_t bucket_elems)
+      : model(options(tied)),
+        layout(model, {.num_slices = kRanks, .slice = 0, .bucket_elems = bucket_elems, .parts = {}}),
+        sizes(layout, model, DType::kF32, zero_stage) {}
+
+  static LanguageModelOptions options(bool tied) {
+    LanguageModelOptions options{
+        .vocab_size = 50, .num_layers = kLayers, .intermediate = 40, .tie_embeddings = tied};
+    options.mixer.hidden = 32;
+    options.mixer.linear = {.num_heads = 2};
+    return options;
+  }
+  /// Bytes of the buckets with a parameter of any of these names.
+  int64_t bytes_with(const std::vector<std::string>& prefixes) const {
+    int64_t bytes = 0;
+    for (const ParamBucket& bucket : layout.buckets()) {
+      bool any = false;
+      for (const int e : bucket.entries) {
+        for (const std::string& prefix : prefixes) any |= layout.entries()[e].name.starts_with(prefix);
+      }
+      if (any) bytes += bucket.range.numel() * int64_t(sizeof(float));
+    }
+    return bytes;
+  }
+
+  LanguageModel model;
+  ParamLayout layout;
+  GradientSizes sizes;
+};
+
+TEST(GradientSizes, BucketsComeWithTheFirstPartThatBackwardReaches) {
+  for (const int64_t bucket_elems : {1, 5000}) {
+    const Planned untied(0, false, bucket_elems), tied(0, true, bucket_elems);
+    EXPECT_EQ(untied.sizes.during(kLoss), untied.bytes_with({"lm_head."}));
+    EXPECT_EQ(tied.sizes.during(kLoss), tied.bytes_with({"model.embeddings."}));
+    EXPECT_EQ(untied.sizes.during(3),
+              untied.bytes_with({"lm_head.", "model.norm.", "model.layers.3.", "model.layers.2."}));
+    EXPECT_EQ(untied.sizes.during(0), untied.sizes.whole());
+    EXPECT_EQ(tied.sizes.during(1), tied.sizes.whole());
+  }
+}
+
+TEST(GradientSizes, OneBucketIsThereFromTheLossOn) {
+  for (const int stage : {0, 2}) {
+    const Planned planned(stage, false, 1 << 20);
+    ASSERT_EQ(planned.layout.buckets().size(), 1u);
+    EXPECT_EQ(planned.sizes.during(kLoss), planned.sizes.whole());
+    EXPECT_EQ(planned.sizes.at_update(), planned.sizes.whole() / (stage == 0 ? 1 : kRanks));
+  }
+}
+
+TEST(GradientSizes, ShardedOnesAreSlicesAndTheBucketsThatFillOrAreReduced) {
+  const Planned planned(2, false, 1);  // every parameter is a bucket
+  int64_t largest = 0;
+  for (const ParamBucket& bucket : planned.layout.buckets())
+    largest = std::max(largest, bucket.range.numel() * int64_t(sizeof(float)));
+  const int64_t whole = int64_t(GradientReducer::kMaxInFlightSharded) + 1;
+  for (int part = 0; part <= kLoss; ++part) {
+    const int64_t slices = Planned(0, false, 1).sizes.during(part) / kRanks;
+    EXPECT_GT(planned.sizes.during(part), slices);
+    EXPECT_LE(planned.sizes.during(part), slices + whole * largest);
+  }
+  // Tied embeddings are whole until the last part.
+  const Planned tied(2, true, 1);
+  const int64_t embeddings = tied.bytes_with({"model.embeddings."});
+  EXPECT_EQ(tied.sizes.during(kLoss), embeddings);
+  EXPECT_GE(tied.sizes.during(1), (tied.sizes.whole() - embeddings) / kRanks + embeddings);
+}
+
+}  // namespace
+}  // namespace spanwise::testing
