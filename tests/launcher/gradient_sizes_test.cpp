@@ -10,10 +10,22 @@ constexpr int kRanks = 2, kLayers = 4;
 constexpr int kNorm = 1 + kLayers, kLoss = kNorm + 1;
 
 struct Planned {
-  Planned(int zero_stage, bool tied, int64_t bucket_elems)
+  Planned(int zero_stage, bool tied, int64_t bucket_elems, const std::string& partial = "-")
       : model(options(tied)),
-        layout(model, {.num_slices = kRanks, .slice = 0, .bucket_elems = bucket_elems, .parts = {}}),
+        layout(make_layout(model, bucket_elems, partial)),
         sizes(layout, model, DType::kF32, zero_stage) {}
+
+  /// Gradients of parameters whose names begin with `partial` are to be summed over tensor ranks.
+  static ParamLayout make_layout(LanguageModel& model, int64_t bucket_elems, const std::string& partial) {
+    model.visit("", [&](const std::string& name, Param& param) {
+      param.placement.partial_gradient = name.starts_with(partial);
+    });
+    return ParamLayout(model, {.num_slices = kRanks,
+                               .slice = 0,
+                               .bucket_elems = bucket_elems,
+                               .tensor_parallel = true,
+                               .parts = {}});
+  }
 
   static LanguageModelOptions options(bool tied) {
     LanguageModelOptions options{
@@ -77,6 +89,14 @@ TEST(GradientSizes, ShardedOnesAreSlicesAndTheBucketsThatFillOrAreReduced) {
   const int64_t embeddings = tied.bytes_with({"model.embeddings."});
   EXPECT_EQ(tied.sizes.during(kLoss), embeddings);
   EXPECT_GE(tied.sizes.during(1), (tied.sizes.whole() - embeddings) / kRanks + embeddings);
+}
+
+TEST(GradientSizes, ThoseToBeSummedOverTensorRanksStayWholeToTheEndOfBackward) {
+  const std::string norm = "model.norm.";
+  const Planned plain(2, false, 1), partial(2, false, 1, norm);
+  const int64_t bytes = plain.bytes_with({norm});
+  EXPECT_EQ(partial.sizes.during(0), plain.sizes.during(0) + bytes - bytes / kRanks);
+  EXPECT_EQ(partial.sizes.at_update(), plain.sizes.at_update());
 }
 
 }  // namespace
