@@ -53,15 +53,19 @@ class GpuTimer {
 inline Tensor random_on_gpu(Context& ctx, const Shape& shape, DType dtype, const char* name, double scale = 1,
                             double shift = 0) {
   const RandomStream random(1, name);
-  std::vector<double> values(size_t(1) << 20);
-  for (size_t i = 0; i < values.size(); ++i) values[i] = scale * random.normal(i) + shift;
-  const int64_t numel = shape.numel();
-  return dispatch_storage(dtype, [&](auto zero) {
+  const int64_t numel = shape.numel(), distinct = std::min(numel, int64_t(1) << 20);
+  const Tensor tensor = Tensor::empty(ctx, shape, dtype);
+  dispatch_storage(dtype, [&](auto zero) {
     using T = decltype(zero);
-    std::vector<T> all(static_cast<size_t>(numel));
-    for (int64_t i = 0; i < numel; ++i) all[size_t(i)] = T(values[size_t(i % int64_t(values.size()))]);
-    return Tensor::from(ctx, shape, all);
+    std::vector<T> values;
+    for (int64_t i = 0; i < distinct; ++i) values.push_back(T(scale * random.normal(uint64_t(i)) + shift));
+    const Tensor block = Tensor::from(ctx, {distinct}, values);
+    for (int64_t at = 0; at < numel; at += distinct) {
+      const int64_t count = std::min(distinct, numel - at);
+      tensor.slice_flat(at, {count}).copy_from(block.slice_flat(0, {count}));
+    }
   });
+  return tensor;
 }
 
 }  // namespace spanwise
