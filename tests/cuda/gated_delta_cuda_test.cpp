@@ -79,6 +79,23 @@ TEST(CudaGatedDelta, LongDocumentsScannedInParts) {
   }
 }
 
+// Decays that parts pass on whole, that fade within a part, and that fade within a chunk; none.
+TEST(CudaGatedDelta, PartsOfEveryWidthAndDecay) {
+  for (const int64_t K : {64, 128, 256}) {
+    LinearCase c = shape("parts", K == 128 ? 5000 : 2100, K, K == 64 ? 128 : 64);
+    c.H = c.HV = 1;
+    for (const double decay : {1e-5, 0.003, 0.2, 4.0}) {
+      c.gate_scale = decay;
+      check_case(c, DType::kBF16);
+    }
+    c.gate = Gate::kNone;
+    c.max_beta = 0.5;
+    check_case(c, DType::kBF16);
+    c.initial = false;
+    check_case(c, DType::kBF16);
+  }
+}
+
 TEST(CudaGatedDelta, OddDecaysAndBetas) {
   LinearCase none = shape("no decay", 200, 128, 128);
   none.gate = Gate::kNone;
@@ -191,12 +208,10 @@ class CudaFoldingExchange : public SpanExchange {
   FoldingExchange folding_;
 };
 
-TEST(CudaGatedDelta, SpansEqualThoseOfTheCpu) {
-  const int64_t B = 2, T = 1000, P = 4;
-  const SpanCut cut(B, T, P, {0, 10, 260, 1000, 1300, 1301}, SpanCut::Order::kZigzag);
-  LinearCase c = shape("spans", cut.layout().length(), 128, 128);
+void check_spans(const SpanCut& cut, LinearCase c, const std::vector<DType>& dtypes) {
+  SCOPED_TRACE(fmt::format("{} decay {}", c.name, c.gate_scale));
+  c.T = cut.layout().length();
   c.B = cut.layout().batch();
-  c.gate_scale = 0.01;
   c.initial = false;
   const auto exchanges = std::make_shared<std::vector<std::unique_ptr<SpanExchange>>>();
   const OpFunction op = [&](Tape& tape, const std::vector<Var>& x) {
@@ -210,10 +225,29 @@ TEST(CudaGatedDelta, SpansEqualThoseOfTheCpu) {
                                         {.scale = c.scale(), .exchange = exchanges->back().get()})
                                 .out};
   };
-  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+  for (const DType dtype : dtypes) {
     SCOPED_TRACE(name_of(dtype));
     const CudaBounds bounds = dtype == DType::kBF16 ? kBoundsBF16 : kBoundsF32;
     check_on_cuda(op, cuda_operands(operands_of(c, true), dtype), {bounds.output});
+  }
+}
+
+TEST(CudaGatedDelta, SpansEqualThoseOfTheCpu) {
+  LinearCase c = shape("spans", 1000, 128, 128);
+  c.gate_scale = 0.01;
+  check_spans(SpanCut(2, 1000, 4, {0, 10, 260, 1000, 1300, 1301}, SpanCut::Order::kZigzag), c,
+              {DType::kBF16, DType::kF32});
+}
+
+// Rows long enough to be cut: that pass the state on, that end or start a document in the middle, and both.
+TEST(CudaGatedDelta, SpansScannedInParts) {
+  LinearCase c = shape("spans in parts", 0, 128, 64);
+  c.H = c.HV = 1;
+  for (const double decay : {1e-5, 0.001, 0.3}) {
+    c.gate_scale = decay;
+    check_spans(SpanCut(1, 6000, 4, {0}, SpanCut::Order::kInRow), c, {DType::kBF16});
+    check_spans(SpanCut(1, 7000, 2, {0, 5200}, SpanCut::Order::kInRow), c, {DType::kBF16});
+    check_spans(SpanCut(1, 7000, 2, {0, 2100, 5200, 5300}, SpanCut::Order::kInRow), c, {DType::kBF16});
   }
 }
 

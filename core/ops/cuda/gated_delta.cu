@@ -3,8 +3,6 @@
 
 #include "core/ops/gated_delta.h"
 
-#include <optional>
-
 #include "core/ops/cuda/common/launch.h"
 #include "core/ops/cuda/gated_delta_chunks.cuh"
 #include "core/ops/cuda/gated_delta_finish.h"
@@ -18,8 +16,15 @@ namespace {
 
 using namespace delta;
 
-/// Tensors of LinearStateForward::saved. States and values are there only when backward will follow.
-enum Saved { kTheta, kScores, kFactors, kStates, kValues, kNumSaved };
+/// Tensors of LinearStateForward::saved. States and values are there only when backward will follow; those of
+/// parts are undefined where no segment is cut. kPartStates: B, and in backward D.
+enum Saved { kTheta, kScores, kFactors, kPartStates, kTransitions, kPasses, kStates, kValues, kNumSaved };
+
+/// How a pass over parts stands to the spans' exchange (linear_state.h).
+enum class Spans {
+  kNone,
+  kGiven,  ///< passes after summarize() and dstate(), which summarised the parts of rows' ends and starts
+};
 
 bool is_bf16(const LinearStateCall& call) {
   return call.q.dtype() == DType::kBF16;
@@ -39,17 +44,33 @@ void check_supported(const LinearStateCall& call) {
       call.chunks.max_length());
 }
 
+PartPlan plan_of(const LinearStateCall& call) {
+  int device = 0, multiprocessors = 0;
+  SPANWISE_CUDA(cudaGetDevice(&device));
+  SPANWISE_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  return PartPlan(call.chunks, int(call.v.dim(2)), int(call.q.dim(3)), int(call.v.dim(3)),
+                  call.log_decay.defined(), multiprocessors);
+}
+
 std::vector<Tensor> allocate(Context& ctx, const LinearStateCall& call, int count) {
   const int64_t chunks = int64_t(call.chunks.chunks().size()), B = call.q.dim(0), HV = call.v.dim(2),
-                K = call.q.dim(3), V = call.v.dim(3);
-  const Shape shapes[kNumSaved] = {{chunks, HV, kChunk, kChunk},
-                                   {chunks, HV, kChunk, kChunk},
-                                   {chunks, HV, kFactorElems},
-                                   {call.chunks.num_states() + B, HV, V, K},
-                                   {chunks, HV, kChunk, V}};
+                K = call.q.dim(3), V = call.v.dim(3), parts = int64_t(plan_of(call).parts().size());
+  const struct {
+    Shape shape;
+    DType dtype;
+  } kinds[kNumSaved] = {{{chunks, HV, kChunk, kChunk}, DType::kBF16},
+                        {{chunks, HV, kChunk, kChunk}, DType::kBF16},
+                        {{chunks, HV, kFactorElems}, DType::kF32},
+                        {{parts, HV, K, V}, DType::kF32},
+                        {{parts, HV, K, K}, DType::kF32},
+                        {{parts, HV}, DType::kF32},
+                        {{call.chunks.num_states() + B, HV, V, K}, DType::kBF16},
+                        {{chunks, HV, kChunk, V}, DType::kBF16}};
   std::vector<Tensor> tensors;
-  for (int i = 0; i < count; ++i)
-    tensors.push_back(Tensor::empty(ctx, shapes[i], i == kFactors ? DType::kF32 : DType::kBF16));
+  for (int i = 0; i < count; ++i) {
+    const bool of_parts = i == kPartStates || i == kTransitions || i == kPasses;
+    tensors.push_back(of_parts && parts == 0 ? Tensor() : Tensor::empty(ctx, kinds[i].shape, kinds[i].dtype));
+  }
   return tensors;
 }
 
@@ -72,10 +93,11 @@ class AlignedRows {
   Tensor tensor_;
 };
 
-/// The chunks of a call and the segments that a kernel works on, on the GPU.
+/// The chunks of a call on the GPU, and those that a kernel works on.
 class DeviceChunks {
  public:
-  DeviceChunks(Context& ctx, const LinearStateCall& call, SegmentSet which, bool has_dfinal) {
+  DeviceChunks(Context& ctx, const LinearStateCall& call, SegmentSet which, bool has_dfinal)
+      : segments(call.chunks.select(which)) {
     const std::vector<ChunkList::Chunk>& list = call.chunks.chunks();
     const int64_t states = call.chunks.num_states();
     std::vector<Chunk> chunks;
@@ -86,9 +108,7 @@ class DeviceChunks {
       if (s.ends_row && has_dfinal) chunks[s.last - 1].state_out = int(states + s.row);
     }
     std::vector<int> selected;
-    for (const ChunkList::SegmentChunks& s : call.chunks.select(which)) {
-      const int row = int(s.row);
-      segments.push_back({int(s.first), int(s.last), s.continues ? row : -1, s.ends_row ? row : -1});
+    for (const ChunkList::SegmentChunks& s : segments) {
       for (int64_t i = s.first; i < s.last; ++i) selected.push_back(int(i));
     }
     num_chunks = int(chunks.size());
@@ -99,7 +119,7 @@ class DeviceChunks {
   const Chunk* chunks() const { return static_cast<const Chunk*>(chunks_.raw()); }
   const int* selected() const { return static_cast<const int*>(selected_.raw()); }
 
-  std::vector<delta::Segment> segments;
+  std::vector<ChunkList::SegmentChunks> segments;
   int num_chunks, num_selected;
 
  private:
@@ -141,124 +161,191 @@ void prepare(Context& ctx, const Operands& x, const DeviceChunks& chunks, const 
                   .factors = pointer<float>(saved[kFactors])});
 }
 
-ScanArgs scan_args(const Operands& x, const DeviceChunks& chunks, const std::vector<Tensor>& saved) {
-  return {.problem = x.problem(chunks),
-          .segments = nullptr,
-          .num_segments = 0,
-          .v = x.v.rows(),
-          .theta = pointer<bf16>(saved[kTheta]),
-          .scores = pointer<bf16>(saved[kScores]),
-          .factors = pointer<float>(saved[kFactors]),
-          .from_identity = false,
-          .initial = pointer<float>(x.call.initial_state),
-          .final = nullptr,
-          .out = {nullptr, 0},
-          .states = nullptr,
-          .values = nullptr};
+// Rows and parts in the order of kernels: where a segment comes in or goes out, or -1.
+int row_in(const ChunkList::SegmentChunks& s) {
+  return s.continues ? int(s.row) : -1;
+}
+int row_out(const ChunkList::SegmentChunks& s) {
+  return s.ends_row ? int(s.row) : -1;
 }
 
-template <class Args>
-void launch(Context& ctx, Args args, const std::vector<delta::Segment>& segments) {
-  if (segments.empty()) return;
-  const Tensor uploaded = upload(ctx, segments);
-  args.segments = static_cast<const delta::Segment*>(uploaded.raw());
-  args.num_segments = int(segments.size());
-  if constexpr (std::is_same_v<Args, ScanArgs>) {
-    launch_scan(stream_of(ctx), args);
-  } else {
-    launch_retreat(stream_of(ctx), args);
-  }
-}
-
-PartPlan plan_of(const Context& ctx, const LinearStateCall& call, const DeviceChunks& chunks) {
-  int device = 0, multiprocessors = 0;
-  SPANWISE_CUDA(cudaGetDevice(&device));
-  SPANWISE_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  return plan_parts(chunks.segments, int(call.v.dim(2)), int(call.q.dim(3)), int(call.v.dim(3)),
-                    multiprocessors);
-}
-
-/// The buffers of a scan in parts, with M of every part that is neither its segment's first nor its last.
-class Parts {
+/// What summarises whole segments, or their parts.
+class Summarizer {
  public:
-  Parts(Context& ctx, const Operands& x, const DeviceChunks& chunks, const PartPlan& plan,
-        const std::vector<Tensor>& saved)
-      : plan_(plan) {
-    const int64_t count = int64_t(plan.parts.size()), HV = x.call.v.dim(2), K = x.call.q.dim(3),
-                  V = x.call.v.dim(3);
-    own = Tensor::empty(ctx, {count, HV, K, V}, DType::kF32);
-    states = Tensor::empty(ctx, {count, HV, K, V}, DType::kF32);
-    transitions_ = Tensor::empty(ctx, {count, HV, K, K}, DType::kF32);
-    ScanArgs args = scan_args(x, chunks, saved);
-    args.problem.V = args.problem.K;
-    args.v = {nullptr, 0};
-    args.from_identity = true;
-    args.initial = nullptr;
-    args.final = pointer<float>(transitions_);
-    launch(ctx, args, select([](const PartRange& r, int part, delta::Segment s) {
-             return part > r.first && part + 1 < r.last ? std::optional(s) : std::nullopt;
-           }));
+  Summarizer(Context& ctx, const Operands& x, const DeviceChunks& chunks, const Rows& values,
+             Direction direction, const std::vector<Tensor>& saved)
+      : ctx_(ctx),
+        args_{.problem = x.problem(chunks),
+              .direction = direction,
+              .units = nullptr,
+              .num_units = 0,
+              .values = values,
+              .theta = pointer<bf16>(saved[kTheta]),
+              .scores = pointer<bf16>(saved[kScores]),
+              .factors = pointer<float>(saved[kFactors]),
+              .start = nullptr,
+              .states = pointer<float>(saved[kPartStates]),
+              .transitions = direction == Direction::kForward ? pointer<float>(saved[kTransitions]) : nullptr,
+              .passes = pointer<float>(saved[kPasses])} {}
+
+  /// Segments that are not cut, each into the matrices of its row.
+  void rows(const std::vector<ChunkList::SegmentChunks>& segments, const Tensor& states,
+            const Tensor& transitions) const {
+    std::vector<SummaryUnit> units;
+    for (const ChunkList::SegmentChunks& s : segments)
+      units.push_back({int(s.first), int(s.last), -1, int(s.row), 1, s.continues && s.ends_row});
+    SummaryArgs args = args_;
+    args.states = pointer<float>(states);
+    args.transitions = pointer<float>(transitions);
+    args.passes = nullptr;
+    launch(args, units);
   }
-  /// fn(range, part, its chunks) for every part: the segment to scan, if any.
-  template <class F>
-  std::vector<delta::Segment> select(F&& fn) const {
-    std::vector<delta::Segment> selected;
-    for (const PartRange& r : plan_.ranges) {
-      for (int part = r.first; part < r.last; ++part) {
-        const std::optional<delta::Segment> s = fn(r, part, plan_.parts[size_t(part)]);
-        if (s) selected.push_back(*s);
+  /// The parts of segments that start from `start` in this direction; all but the last one.
+  void parts(const PartPlan& plan, const std::vector<const PartPlan::Cut*>& cuts, const float* start,
+             Spans spans) const {
+    const bool forward = args_.direction == Direction::kForward;
+    std::vector<SummaryUnit> units;
+    for (const PartPlan::Cut* cut : cuts) {
+      for (int i = cut->first; i < cut->last; ++i) {
+        const bool begins = i == cut->first, ends = i + 1 == cut->last;
+        const int row = forward ? (begins ? row_in(cut->segment) : -1) : (ends ? row_out(cut->segment) : -1);
+        // dstate() folds to the start of segments that go on from other spans.
+        const bool whole = spans == Spans::kGiven && cut->segment.continues;
+        units.push_back({plan.parts()[size_t(i)].first, plan.parts()[size_t(i)].last, start ? row : -1, i,
+                         !(forward ? ends : begins), !ends && (!begins || whole)});
       }
     }
-    return selected;
+    SummaryArgs args = args_;
+    args.start = start;
+    launch(args, units);
   }
-  void fold(Context& ctx, FoldOrder order, const float* start) const {
-    const Tensor ranges = upload(ctx, plan_.ranges);
-    launch_fold(stream_of(ctx), {.ranges = static_cast<const PartRange*>(ranges.raw()),
-                                 .num_ranges = int(plan_.ranges.size()),
-                                 .HV = int(own.dim(1)),
-                                 .K = int(own.dim(2)),
-                                 .V = int(own.dim(3)),
-                                 .order = order,
-                                 .start = start,
-                                 .own = pointer<float>(own),
-                                 .transitions = pointer<float>(transitions_),
-                                 .states = pointer<float>(states)});
+  /// All parts, of states that are not known yet.
+  void open_parts(const PartPlan& plan, const std::vector<const PartPlan::Cut*>& cuts) const {
+    std::vector<SummaryUnit> units;
+    for (const PartPlan::Cut* cut : cuts) {
+      for (int i = cut->first; i < cut->last; ++i)
+        units.push_back({plan.parts()[size_t(i)].first, plan.parts()[size_t(i)].last, -1, i, 1,
+                         i > cut->first || cut->segment.continues});
+    }
+    launch(args_, units);
   }
-  Tensor own, states;
 
  private:
-  const PartPlan& plan_;
-  Tensor transitions_;
+  void launch(SummaryArgs args, const std::vector<SummaryUnit>& units) const {
+    if (units.empty()) return;
+    const Tensor uploaded = upload(ctx_, units);
+    args.units = static_cast<const SummaryUnit*>(uploaded.raw());
+    args.num_units = int(units.size());
+    launch_summarize(stream_of(ctx_), args);
+  }
+  Context& ctx_;
+  SummaryArgs args_;
 };
+
+/// Folds parts' summaries; `args` names the states.
+void fold(Context& ctx, const std::vector<Tensor>& saved, const std::vector<FoldRange>& ranges,
+          FoldArgs args) {
+  if (ranges.empty()) return;
+  const Tensor uploaded = upload(ctx, ranges);
+  args.ranges = static_cast<const FoldRange*>(uploaded.raw());
+  args.num_ranges = int(ranges.size());
+  args.HV = int(saved[kPartStates].dim(1));
+  args.K = int(saved[kPartStates].dim(2));
+  args.V = int(saved[kPartStates].dim(3));
+  args.own = pointer<float>(saved[kPartStates]);
+  args.transitions = pointer<float>(saved[kTransitions]);
+  args.passes = pointer<float>(saved[kPasses]);
+  launch_fold(stream_of(ctx), args);
+}
+
+std::vector<const PartPlan::Cut*> cuts_of(const PartPlan& plan,
+                                          const std::vector<ChunkList::SegmentChunks>& segments) {
+  std::vector<const PartPlan::Cut*> cuts;
+  for (const ChunkList::SegmentChunks& s : segments) {
+    if (const PartPlan::Cut* cut = plan.find(s.first)) cuts.push_back(cut);
+  }
+  return cuts;
+}
+std::vector<ChunkList::SegmentChunks> uncut_of(const PartPlan& plan,
+                                               const std::vector<ChunkList::SegmentChunks>& segments) {
+  std::vector<ChunkList::SegmentChunks> uncut;
+  for (const ChunkList::SegmentChunks& s : segments) {
+    if (!plan.find(s.first)) uncut.push_back(s);
+  }
+  return uncut;
+}
+
+/// What the blocks of a scan or retreat walk through; parts but the first (backward: the last) start from
+/// states of their own.
+std::vector<delta::Segment> walks_of(const PartPlan& plan,
+                                     const std::vector<ChunkList::SegmentChunks>& segments,
+                                     Direction direction) {
+  std::vector<delta::Segment> walks;
+  for (const ChunkList::SegmentChunks& s : segments) {
+    const PartPlan::Cut* cut = plan.find(s.first);
+    if (!cut) {
+      walks.push_back({int(s.first), int(s.last), row_in(s), row_out(s), -1});
+      continue;
+    }
+    for (int i = cut->first; i < cut->last; ++i) {
+      const bool begins = i == cut->first, ends = i + 1 == cut->last;
+      walks.push_back({plan.parts()[size_t(i)].first, plan.parts()[size_t(i)].last, begins ? row_in(s) : -1,
+                       ends ? row_out(s) : -1, (direction == Direction::kForward ? begins : ends) ? -1 : i});
+    }
+  }
+  return walks;
+}
+
+/// The states that the parts of `segments` start from, [parts, HV, K, V]; undefined if none is cut. `start`:
+/// those of the rows. With spans, parts that `summarized` names are not summarised again.
+template <class Summarized>
+Tensor part_states(Context& ctx, const PartPlan& plan, const std::vector<ChunkList::SegmentChunks>& segments,
+                   const Summarizer& summarizer, Direction direction, const float* start, Spans spans,
+                   const std::vector<Tensor>& saved, Summarized&& summarized) {
+  const std::vector<const PartPlan::Cut*> cuts = cuts_of(plan, segments);
+  if (cuts.empty()) return Tensor();
+  std::vector<const PartPlan::Cut*> open;
+  std::vector<FoldRange> ranges;
+  for (const PartPlan::Cut* cut : cuts) {
+    const bool known = spans == Spans::kGiven && summarized(cut->segment);
+    if (!known) open.push_back(cut);
+    const int row = direction == Direction::kForward ? row_in(cut->segment) : row_out(cut->segment);
+    ranges.push_back({cut->first, cut->last, known && start ? row : -1, -1, -1});
+  }
+  summarizer.parts(plan, open, start, spans);
+  const Tensor states = Tensor::empty(ctx, saved[kPartStates].shape(), DType::kF32);
+  fold(ctx, saved, ranges, {.direction = direction, .start = start, .states = pointer<float>(states)});
+  return states;
+}
 
 /// Outputs and states of the segments `which` names, after prepare().
 void scan(Context& ctx, const LinearStateCall& call, SegmentSet which, const LinearStateForward& f,
-          const std::vector<Tensor>& saved) {
+          const std::vector<Tensor>& saved, Spans spans) {
   const Operands x(ctx, call);
   const DeviceChunks chunks(ctx, call, which, false);
   if (chunks.segments.empty()) return;
-  ScanArgs args = scan_args(x, chunks, saved);
-  args.final = pointer<float>(f.final_state);
-  args.out = {pointer<bf16>(f.out), f.out.row_stride(f.out.dim(2) * f.out.dim(3))};
-  if (saved.size() == kNumSaved) {
-    args.states = pointer<bf16>(saved[kStates]);
-    args.values = pointer<bf16>(saved[kValues]);
-  }
-  const PartPlan plan = plan_of(ctx, call, chunks);
-  if (!plan.split()) return launch(ctx, args, chunks.segments);
-  const Parts parts(ctx, x, chunks, plan, saved);
-  ScanArgs first = scan_args(x, chunks, saved);
-  first.final = pointer<float>(parts.own);
-  launch(ctx, first, parts.select([](const PartRange& r, int part, delta::Segment s) {
-    return part + 1 < r.last
-               ? std::optional(delta::Segment{s.first, s.last, part == r.first ? r.initial : -1, part})
-               : std::nullopt;
-  }));
-  parts.fold(ctx, FoldOrder::kForward, args.initial);
-  args.initial = pointer<float>(parts.states);
-  launch(ctx, args, parts.select([](const PartRange& r, int part, delta::Segment s) {
-    return std::optional(delta::Segment{s.first, s.last, part, part + 1 == r.last ? r.final : -1});
-  }));
+  const PartPlan plan = plan_of(call);
+  const float* initial = pointer<float>(call.initial_state);
+  const Tensor parts =
+      part_states(ctx, plan, chunks.segments,
+                  Summarizer(ctx, x, chunks, x.v.rows(), Direction::kForward, saved), Direction::kForward,
+                  initial, spans, saved, [](const ChunkList::SegmentChunks& s) { return s.ends_row; });
+  const std::vector<delta::Segment> walks = walks_of(plan, chunks.segments, Direction::kForward);
+  const Tensor uploaded = upload(ctx, walks);
+  const bool save = saved.size() == kNumSaved;
+  launch_scan(stream_of(ctx), {.problem = x.problem(chunks),
+                               .segments = static_cast<const delta::Segment*>(uploaded.raw()),
+                               .num_segments = int(walks.size()),
+                               .v = x.v.rows(),
+                               .theta = pointer<bf16>(saved[kTheta]),
+                               .scores = pointer<bf16>(saved[kScores]),
+                               .factors = pointer<float>(saved[kFactors]),
+                               .initial = initial,
+                               .parts = pointer<float>(parts),
+                               .final = pointer<float>(f.final_state),
+                               .out = {pointer<bf16>(f.out), f.out.row_stride(f.out.dim(2) * f.out.dim(3))},
+                               .states = save ? pointer<bf16>(saved[kStates]) : nullptr,
+                               .values = save ? pointer<bf16>(saved[kValues]) : nullptr});
 }
 
 /// dstates, Z, and the gradients of incoming states, of the segments `which` names.
@@ -266,70 +353,39 @@ struct Retreated {
   Tensor dstates, z;
 };
 Retreated retreat(Context& ctx, const Operands& x, const DeviceChunks& chunks, const AlignedRows& dout,
-                  const LinearStateCotangents& from, const Tensor& dinitial, bool states_only) {
-  Retreated r;
-  if (!states_only) {
-    r.dstates = Tensor::empty(ctx, from.saved[kStates].shape(), DType::kBF16);
-    r.z = Tensor::empty(ctx, from.saved[kValues].shape(), DType::kBF16);
-  }
-  RetreatArgs args{.problem = x.problem(chunks),
-                   .segments = nullptr,
-                   .num_segments = 0,
-                   .dout = dout.rows(),
-                   .theta = pointer<bf16>(from.saved[kTheta]),
-                   .scores = pointer<bf16>(from.saved[kScores]),
-                   .factors = pointer<float>(from.saved[kFactors]),
-                   .dfinal = states_only ? nullptr : pointer<float>(from.dfinal_state),
-                   .dinitial = pointer<float>(dinitial),
-                   .dstates = pointer<bf16>(r.dstates),
-                   .z = pointer<bf16>(r.z)};
-  const PartPlan plan = plan_of(ctx, x.call, chunks);
-  if (!plan.split()) {
-    launch(ctx, args, chunks.segments);
-    return r;
-  }
-  const Parts parts(ctx, x, chunks, plan, from.saved);
-  RetreatArgs first = args;
-  first.dinitial = pointer<float>(parts.own);
-  first.dstates = first.z = nullptr;
-  launch(ctx, first, parts.select([](const PartRange& r, int part, delta::Segment s) {
-    return part > r.first
-               ? std::optional(delta::Segment{s.first, s.last, part, part + 1 == r.last ? r.final : -1})
-               : std::nullopt;
-  }));
-  parts.fold(ctx, FoldOrder::kBackward, args.dfinal);
-  args.dfinal = pointer<float>(parts.states);
-  launch(ctx, args, parts.select([](const PartRange& r, int part, delta::Segment s) {
-    return std::optional(delta::Segment{s.first, s.last, part == r.first ? r.initial : -1, part});
-  }));
+                  const LinearStateCotangents& from, const Tensor& dinitial, Spans spans) {
+  const PartPlan plan = plan_of(x.call);
+  const float* dfinal = pointer<float>(from.dfinal_state);
+  const Tensor parts = part_states(ctx, plan, chunks.segments,
+                                   Summarizer(ctx, x, chunks, dout.rows(), Direction::kBackward, from.saved),
+                                   Direction::kBackward, dfinal, spans, from.saved,
+                                   [](const ChunkList::SegmentChunks& s) { return s.continues; });
+  const std::vector<delta::Segment> walks = walks_of(plan, chunks.segments, Direction::kBackward);
+  const Tensor uploaded = upload(ctx, walks);
+  const Retreated r{Tensor::empty(ctx, from.saved[kStates].shape(), DType::kBF16),
+                    Tensor::empty(ctx, from.saved[kValues].shape(), DType::kBF16)};
+  launch_retreat(stream_of(ctx), {.problem = x.problem(chunks),
+                                  .segments = static_cast<const delta::Segment*>(uploaded.raw()),
+                                  .num_segments = int(walks.size()),
+                                  .dout = dout.rows(),
+                                  .theta = pointer<bf16>(from.saved[kTheta]),
+                                  .scores = pointer<bf16>(from.saved[kScores]),
+                                  .factors = pointer<float>(from.saved[kFactors]),
+                                  .dfinal = dfinal,
+                                  .parts = pointer<float>(parts),
+                                  .dinitial = pointer<float>(dinitial),
+                                  .dstates = pointer<bf16>(r.dstates),
+                                  .z = pointer<bf16>(r.z)});
   return r;
 }
 
-}  // namespace
-
-std::vector<Tensor> gated_delta_saved(Context& ctx, const LinearStateCall& call) {
-  if (!is_bf16(call)) return allocate_chunk_states(ctx, call);
-  check_supported(call);
-  return allocate(ctx, call, kNumSaved);
-}
-
-void gated_delta_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                     const LinearStateForward& out) {
-  if (!is_bf16(call)) return recurrent_fwd(ctx, call, which, out);
-  const std::vector<Tensor> saved = out.saved.empty() ? allocate(ctx, call, kStates) : out.saved;
-  const Operands x(ctx, call);
-  prepare(ctx, x, DeviceChunks(ctx, call, SegmentSet::kAll, false), saved);
-  scan(ctx, call, which, out, saved);
-}
-
-void gated_delta_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                     const LinearStateCotangents& from, const LinearStateGradients& out) {
-  if (!is_bf16(call)) return recurrent_bwd(ctx, call, which, from, out);
+void backward(Context& ctx, const LinearStateCall& call, SegmentSet which, const LinearStateCotangents& from,
+              const LinearStateGradients& out, Spans spans) {
   const Operands x(ctx, call);
   const DeviceChunks chunks(ctx, call, which, from.dfinal_state.defined());
   if (chunks.segments.empty()) return;
   const AlignedRows dout(ctx, from.dout);
-  const Retreated r = retreat(ctx, x, chunks, dout, from, out.dinitial_state, false);
+  const Retreated r = retreat(ctx, x, chunks, dout, from, out.dinitial_state, spans);
 
   const int64_t H = call.q.dim(2), HV = call.v.dim(2), K = call.q.dim(3), V = call.v.dim(3);
   const int key_parts = int(K) / key_part(int(K));
@@ -375,36 +431,60 @@ void gated_delta_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which
   }
 }
 
+}  // namespace
+
+std::vector<Tensor> gated_delta_saved(Context& ctx, const LinearStateCall& call) {
+  if (!is_bf16(call)) return allocate_chunk_states(ctx, call);
+  check_supported(call);
+  return allocate(ctx, call, kNumSaved);
+}
+
+void gated_delta_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                     const LinearStateForward& out) {
+  if (!is_bf16(call)) return recurrent_fwd(ctx, call, which, out);
+  const std::vector<Tensor> saved = out.saved.empty() ? allocate(ctx, call, kStates) : out.saved;
+  const Operands x(ctx, call);
+  prepare(ctx, x, DeviceChunks(ctx, call, SegmentSet::kAll, false), saved);
+  scan(ctx, call, which, out, saved, Spans::kNone);
+}
+
+void gated_delta_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
+                     const LinearStateCotangents& from, const LinearStateGradients& out) {
+  if (!is_bf16(call)) return recurrent_bwd(ctx, call, which, from, out);
+  backward(ctx, call, which, from, out, Spans::kNone);
+}
+
 void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
                            LinearStateForward& out) {
   if (!is_bf16(call)) return recurrent_summarize(ctx, call, summary);
   if (out.saved.empty()) out.saved = allocate(ctx, call, kStates);
   const Operands x(ctx, call);
   prepare(ctx, x, DeviceChunks(ctx, call, SegmentSet::kAll, false), out.saved);
-  if (!summary) return;
+  // Rows in which a document starts pass nothing on: their transition stays zero.
   const DeviceChunks ending(ctx, call, SegmentSet::kEndingRow, false);
-  ScanArgs args = scan_args(x, ending, out.saved);
-  args.final = pointer<float>(summary->state);
-  launch(ctx, args, ending.segments);
-  // M obeys the recurrence with v = 0 from the identity; rows in which a document starts pass nothing on.
-  const DeviceChunks passing(ctx, call, SegmentSet::kPassing, false);
-  if (passing.segments.empty()) return;
-  args = scan_args(x, passing, out.saved);
-  args.problem.V = args.problem.K;
-  args.v = {nullptr, 0};
-  args.from_identity = true;
-  args.final = pointer<float>(summary->transition);
-  launch(ctx, args, passing.segments);
+  const PartPlan plan = plan_of(call);
+  const Summarizer summarizer(ctx, x, ending, x.v.rows(), Direction::kForward, out.saved);
+  const std::vector<const PartPlan::Cut*> cuts = cuts_of(plan, ending.segments);
+  summarizer.open_parts(plan, cuts);
+  if (!summary) return;
+  summarizer.rows(uncut_of(plan, ending.segments), summary->state, summary->transition);
+  std::vector<FoldRange> ranges;
+  for (const PartPlan::Cut* cut : cuts)
+    ranges.push_back({cut->first, cut->last, -1, row_out(cut->segment), row_in(cut->segment)});
+  fold(ctx, out.saved, ranges,
+       {.direction = Direction::kForward,
+        .ends = pointer<float>(summary->state),
+        .products = pointer<float>(summary->transition)});
 }
 
 void gated_delta_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
   if (!is_bf16(call)) return recurrent_fwd(ctx, call, SegmentSet::kStarting, out);
-  scan(ctx, call, SegmentSet::kStarting, out, out.saved);
+  scan(ctx, call, SegmentSet::kStarting, out, out.saved, Spans::kGiven);
 }
 
 void gated_delta_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
   if (!is_bf16(call)) return recurrent_fwd(ctx, call, SegmentSet::kContinuing, out);
-  scan(ctx, call, SegmentSet::kContinuing, out, out.saved);
+  scan(ctx, call, SegmentSet::kContinuing, out, out.saved, Spans::kGiven);
 }
 
 void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
@@ -412,17 +492,29 @@ void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const LinearS
   if (!is_bf16(call)) return recurrent_dstate(ctx, call, from.dout, dstate_in);
   const DeviceChunks chunks(ctx, call, SegmentSet::kContinuing, false);
   if (chunks.segments.empty()) return;
-  retreat(ctx, Operands(ctx, call), chunks, AlignedRows(ctx, from.dout), from, dstate_in, true);
+  const Operands x(ctx, call);
+  const AlignedRows dout(ctx, from.dout);
+  const PartPlan plan = plan_of(call);
+  const Summarizer summarizer(ctx, x, chunks, dout.rows(), Direction::kBackward, from.saved);
+  const std::vector<const PartPlan::Cut*> cuts = cuts_of(plan, chunks.segments);
+  summarizer.open_parts(plan, cuts);
+  summarizer.rows(uncut_of(plan, chunks.segments), dstate_in, Tensor());
+  std::vector<FoldRange> ranges;
+  for (const PartPlan::Cut* cut : cuts)
+    ranges.push_back({cut->first, cut->last, -1, row_in(cut->segment), -1});
+  fold(ctx, from.saved, ranges, {.direction = Direction::kBackward, .ends = pointer<float>(dstate_in)});
 }
 
 void gated_delta_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
                            const LinearStateGradients& out) {
-  gated_delta_bwd(ctx, call, SegmentSet::kInsideRow, from, out);
+  if (!is_bf16(call)) return recurrent_bwd(ctx, call, SegmentSet::kInsideRow, from, out);
+  backward(ctx, call, SegmentSet::kInsideRow, from, out, Spans::kGiven);
 }
 
 void gated_delta_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
                           const LinearStateGradients& out) {
-  gated_delta_bwd(ctx, call, SegmentSet::kEndingRow, from, out);
+  if (!is_bf16(call)) return recurrent_bwd(ctx, call, SegmentSet::kEndingRow, from, out);
+  backward(ctx, call, SegmentSet::kEndingRow, from, out, Spans::kGiven);
 }
 
 void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& out) {
@@ -430,6 +522,17 @@ void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& o
 }
 
 namespace delta {
+
+void launch_summarize(cudaStream_t stream, const SummaryArgs& args) {
+  switch (args.problem.K) {
+    case 64:
+      return launch_summarize_of<64>(stream, args);
+    case 128:
+      return launch_summarize_of<128>(stream, args);
+    case 256:
+      return launch_summarize_of<256>(stream, args);
+  }
+}
 
 void launch_scan(cudaStream_t stream, const ScanArgs& args) {
   switch (args.problem.K) {

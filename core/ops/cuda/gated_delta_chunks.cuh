@@ -3,6 +3,7 @@
 // up to 64 tokens and value head (symbols: core/ops/gated_delta.h):
 //
 //   prepare    all chunks at once: decay factors, Θ = (I + Λ)⁻¹ and A = s (QKᵀ)∘E∘M
+//   summarize  only where long segments are cut into parts (gated_delta_parts.h): what each does to a state
 //   scan       chunk after chunk, a block per (segment, head, 64 columns of V), Sᵀ in registers: N, O, S
 //   retreat    the same backwards, dSᵀ in registers: Z, dS
 //   gradients  all chunks at once: the parts of dq, dk, dv, dβ, dG; then finish: dβ, dg
@@ -34,10 +35,11 @@ struct Chunk {
   int state_in;       ///< slot of S₀, −1: zero
   int state_out;      ///< slot of dS₁, −1: zero
 };
-/// Chunks [first, last) that one block walks through: a segment, or a part of one (gated_delta_parts.h).
+/// Chunks [first, last) that one block walks through: a segment, or parts of one (gated_delta_parts.h).
 struct Segment {
   int first, last;
-  int initial, final;  ///< matrices of the states it starts from and ends with; −1: zero, or not wanted
+  int initial, final;  ///< rows of the states it starts from and ends with; −1: zero, or not wanted
+  int part;            ///< where it starts (backward: ends) from the state of a part instead; or −1
 };
 
 struct Problem {
@@ -56,18 +58,17 @@ struct PrepareArgs {
 };
 void launch_prepare(cudaStream_t stream, const PrepareArgs& args);
 
-/// States only, or also outputs.
 struct ScanArgs {
   Problem problem;
   const Segment* segments;
   int num_segments;
-  Rows v;  ///< data nullptr: zeros
+  Rows v;
   const bf16 *theta, *scores;
   const float* factors;
-  bool from_identity;     ///< every segment starts from the identity (V = K) instead of
-  const float* initial;   ///< [B, HV, K, V] or nullptr
-  float* final;           ///< [B, HV, K, V]
-  Rows out;               ///< data nullptr: states only
+  const float* initial;  ///< [B, HV, K, V] or nullptr
+  const float* parts;    ///< [parts, HV, K, V]
+  float* final;          ///< [B, HV, K, V]
+  Rows out;
   bf16 *states, *values;  ///< images, or nullptr: not saved
 };
 void launch_scan(cudaStream_t stream, const ScanArgs& args);
@@ -82,12 +83,39 @@ struct RetreatArgs {
   const bf16 *theta, *scores;
   const float* factors;
   const float* dfinal;  ///< [B, HV, K, V] or nullptr
+  const float* parts;   ///< [parts, HV, K, V]
   float* dinitial;      ///< [B, HV, K, V] or nullptr, written for segments that start from initial_state
-  bf16 *dstates, *z;    ///< images, or nullptr: not wanted
+  bf16 *dstates, *z;    ///< images
 };
 void launch_retreat(cudaStream_t stream, const RetreatArgs& args);
 template <int kK>
 void launch_retreat_of(cudaStream_t stream, const RetreatArgs& args);
+
+/// Chunks [first, last) whose action on a state is summarised.
+struct SummaryUnit {
+  int first, last;
+  int start;              ///< row of the state they start from (backward: end with); −1: zero
+  int index;              ///< of the results
+  int state, transition;  ///< 1: wanted
+};
+enum class Direction { kForward, kBackward };
+/// S_out = M S_in + B forward; backward dS_in = Mᵀ dS_out + D, of which only D is computed.
+struct SummaryArgs {
+  Problem problem;
+  Direction direction;
+  const SummaryUnit* units;
+  int num_units;
+  Rows values;  ///< v, or dout
+  const bf16 *theta, *scores;
+  const float* factors;
+  const float* start;  ///< [B, HV, K, V] or nullptr
+  float* states;       ///< [·, HV, K, V]: B or D, of units with a start the state itself
+  float* transitions;  ///< [·, HV, K, K]: M; nullptr: none is wanted
+  float* passes;       ///< [·, HV]: 0 where M is zero in fp32 and was not written; or nullptr
+};
+void launch_summarize(cudaStream_t stream, const SummaryArgs& args);
+template <int kK>
+void launch_summarize_of(cudaStream_t stream, const SummaryArgs& args);
 
 struct GradientArgs {
   Problem problem;

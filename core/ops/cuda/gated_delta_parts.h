@@ -1,41 +1,58 @@
 #pragma once
 // Where segments x heads do not fill the GPU, long segments are scanned in parts that run side by side. A
-// part acts on the state as an affine map, S_out = M S_in + B (core/ops/span.h): a first scan, of states
-// only, gives every part's B from zero and M from the identity; folding those gives the states that the parts
-// start from; then all parts are scanned as segments are. Backward the same from right to left with Mᵀ. The
-// result does not depend on the data, only on shapes and the GPU's number of multiprocessors.
+// part acts on the state as an affine map, S_out = M S_in + B (core/ops/span.h). Summaries (SummaryArgs) give
+// every part's B from zero and M from the identity; a fold of those gives the states that the parts start
+// from; then all parts are scanned as segments are. Backward the same from right to left: D from zero, folded
+// with forward's M transposed. Nothing depends on the data but the time of the summaries.
+//
+// A segment's first part is summarised from the state it really starts from, so that its M is not needed;
+// that of the last never is, nor its B. The same parts serve all passes of a call.
 
 #include "core/ops/cuda/gated_delta_chunks.cuh"
-#include "core/tensor.h"
+#include "core/ops/linear_state.h"
 
 namespace spanwise::cuda::delta {
 
-/// The parts of one segment, [first, last) in the order of tokens.
-struct PartRange {
+/// Which segments of a call are cut, and where.
+class PartPlan {
+ public:
+  struct Part {
+    int first, last;  ///< chunks
+  };
+  struct Cut {
+    ChunkList::SegmentChunks segment;
+    int first, last;  ///< parts, in the order of tokens
+  };
+  /// Of scans over `heads` value heads of K x V states.
+  PartPlan(const ChunkList& chunks, int heads, int K, int V, bool decays, int num_multiprocessors);
+
+  const std::vector<Part>& parts() const { return parts_; }
+  /// The cut of the segment that begins with this chunk, or nullptr.
+  const Cut* find(int64_t first_chunk) const;
+
+ private:
+  std::vector<Part> parts_;
+  std::vector<Cut> cuts_;
+};
+
+/// Parts of one segment to fold.
+struct FoldRange {
   int first, last;
-  int initial, final;  ///< the segment's
+  int start;       ///< row of the state that comes into it; −1: none, or its first part's summary has it
+  int end;         ///< row of what leaves it; −1: not wanted
+  int transition;  ///< row of the product of all M; −1: not wanted
 };
-
-struct PartPlan {
-  /// Parts are segments here: `initial` and `final` are the part's own index.
-  std::vector<Segment> parts;
-  std::vector<PartRange> ranges;
-  bool split() const { return parts.size() > ranges.size(); }
-};
-
-/// Cuts segments where that shortens the scan of `heads` value heads and K, V columns.
-PartPlan plan_parts(const std::vector<Segment>& segments, int heads, int K, int V, int num_multiprocessors);
-
-enum class FoldOrder { kForward, kBackward };
 
 struct FoldArgs {
-  const PartRange* ranges;
+  const FoldRange* ranges;
   int num_ranges, HV, K, V;
-  FoldOrder order;
-  const float* start;  ///< [rows, HV, K, V] or nullptr: the states that segments start from (end with)
-  const float* own;    ///< [parts, HV, K, V]: B of every part, of a segment's first (last) with its start
+  Direction direction;
+  const float* start;        ///< [rows, HV, K, V]
+  const float* own;          ///< [parts, HV, K, V]: B or D
   const float* transitions;  ///< [parts, HV, K, K]
-  float* states;             ///< [parts, HV, K, V], written: what every part starts from (ends with)
+  const float* passes;       ///< [parts, HV]: 0 where M is zero and not in `transitions`
+  float* states;             ///< [parts, HV, K, V], written but for the first part: what comes into it
+  float *ends, *products;    ///< [rows, HV, K, ·]; products in forward direction only
 };
 void launch_fold(cudaStream_t stream, const FoldArgs& args);
 

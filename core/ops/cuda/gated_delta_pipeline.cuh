@@ -11,11 +11,7 @@ namespace spanwise::cuda::delta {
 
 inline constexpr int kWarpgroup = 128, kScanThreads = 2 * kWarpgroup;
 
-template <int kK>
-struct Stage {
-  bf16 k[kChunk * kK], q[kChunk * kK];
-  bf16 theta[kImageElems], scores[kImageElems];
-  bf16 values[kImageElems];  ///< rows of v or dout
+struct Factors {
   float factors[kFactorElems];
 
   __device__ const float* from_start() const { return factors + kChunk; }
@@ -23,6 +19,14 @@ struct Stage {
   __device__ const float* beta() const { return factors + 3 * kChunk; }
   /// e^Ḡ
   __device__ float total() const { return factors[2 * kChunk - 1]; }
+};
+static_assert(sizeof(Factors) % 1024 == 0);  // images follow
+
+template <int kK>
+struct Stage : Factors {
+  bf16 k[kChunk * kK], q[kChunk * kK];
+  bf16 theta[kImageElems], scores[kImageElems];
+  bf16 values[kImageElems];  ///< rows of v or dout
 };
 
 template <int kK>
@@ -35,10 +39,6 @@ struct Pipeline {
   AsyncBarrier full[kStages], empty[kStages];
 };
 
-enum class Direction { kForward, kBackward };
-/// kStates: K, Θ and values only.
-enum class Operands { kAll, kStates };
-
 struct Unit {
   Segment segment;
   int head, slab, num_slabs;
@@ -48,6 +48,11 @@ struct Unit {
   /// Where this head's matrix begins in [index, HV, K, V].
   __device__ int64_t matrix(int index, const Problem& p) const {
     return (int64_t(index) * p.HV + head) * p.K * p.V;
+  }
+  /// The matrix that the segment starts from in this direction, its row of `rows` or its part; or nullptr.
+  __device__ const float* start(const float* rows, int row, const float* parts, const Problem& p) const {
+    if (segment.part >= 0) return parts + matrix(segment.part, p);
+    return rows && row >= 0 ? rows + matrix(row, p) : nullptr;
   }
   __device__ int num_chunks() const { return segment.last - segment.first; }
   /// Image of this head's part of V in [index, HV, V/64, images_each].
@@ -78,18 +83,11 @@ __device__ __forceinline__ void init_pipeline(Pipeline<kK>& smem) {
 }
 
 /// The copying warpgroup.
-template <int kK, Operands kOperands, Direction kDirection>
+template <int kK, Direction kDirection>
 __device__ __forceinline__ void produce(Pipeline<kK>& smem, const Problem& p, const Unit& unit,
                                         const Rows& values, const bf16* theta, const bf16* scores,
                                         const float* factors) {
-  constexpr bool kAll = kOperands == Operands::kAll;
   const int thread = threadIdx.x - kWarpgroup, key_head = unit.head * p.H / p.HV;
-  if (!values.data) {
-    for (int i = thread; i < Pipeline<kK>::kStages * kImageElems / 8; i += kWarpgroup) {
-      bf16* image = smem.stages[i / (kImageElems / 8)].values;
-      reinterpret_cast<uint4*>(image)[i % (kImageElems / 8)] = uint4{};
-    }
-  }
   const auto publish = [&](int n) {
     fence_async_proxy();
     smem.full[n % Pipeline<kK>::kStages].arrive();
@@ -102,16 +100,15 @@ __device__ __forceinline__ void produce(Pipeline<kK>& smem, const Problem& p, co
     if (turn > 0) smem.empty[s].wait((turn - 1) & 1);
     if (thread == 0) {
       smem.chunks[s] = chunk;
-      smem.full[s].arrive_expecting((kAll ? 2 : 1) * kImageBytes + kFactorBytes);
+      smem.full[s].arrive_expecting(2 * kImageBytes + kFactorBytes);
       const int64_t at = int64_t(index) * p.HV + unit.head;
       bulk_load(stage.theta, theta + at * kImageElems, kImageBytes, &smem.full[s]);
-      if (kAll) bulk_load(stage.scores, scores + at * kImageElems, kImageBytes, &smem.full[s]);
+      bulk_load(stage.scores, scores + at * kImageElems, kImageBytes, &smem.full[s]);
       bulk_load(stage.factors, factors + at * kFactorElems, kFactorBytes, &smem.full[s]);
     }
     copy_rows<kK, kWarpgroup>(stage.k, p.k, chunk, key_head * kK, thread);
-    if (kAll) copy_rows<kK, kWarpgroup>(stage.q, p.q, chunk, key_head * kK, thread);
-    if (values.data)
-      copy_rows<64, kWarpgroup>(stage.values, values, chunk, unit.head * p.V + unit.slab * 64, thread);
+    copy_rows<kK, kWarpgroup>(stage.q, p.q, chunk, key_head * kK, thread);
+    copy_rows<64, kWarpgroup>(stage.values, values, chunk, unit.head * p.V + unit.slab * 64, thread);
     copy_async_commit();
     if (n == 0) continue;
     copy_async_wait<1>();
@@ -133,6 +130,13 @@ struct State {
 #pragma unroll
     for (int i = 0; i < 4; ++i) a[i] = pack_bf16(from[2 * i], from[2 * i + 1]);
   }
+  __device__ __forceinline__ void zero() {
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+      for (int i = 0; i < kCols / 2; ++i) c[b][i] = 0;
+    }
+  }
   __device__ __forceinline__ void scale(float factor) {
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
@@ -152,7 +156,7 @@ struct State {
   /// fn(element, its row k of S, its column v of S): where this thread's elements lie.
   template <class F>
   __device__ __forceinline__ void for_each(int first_column, F&& fn) {
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int warp = threadIdx.x / 32 % 4, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
@@ -176,6 +180,28 @@ __device__ __forceinline__ void scaled_fragments(uint32_t (&a)[4][4], const floa
 __device__ __forceinline__ void fragments(uint32_t (&a)[4][4], const float (&c)[32]) {
 #pragma unroll
   for (int i = 0; i < 16; ++i) a[i / 4][i % 4] = pack_bf16(c[2 * i], c[2 * i + 1]);
+}
+
+/// x ← β∘(v − e^G∘x)
+__device__ __forceinline__ void subtract_predicted(const Factors& stage, const uint32_t (&v)[4][4],
+                                                   float (&x)[32]) {
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int token = 16 * i + 8 * half + 2 * t;
+      const float2 beta = *reinterpret_cast<const float2*>(stage.beta() + token);
+      const float2 decay = *reinterpret_cast<const float2*>(stage.from_start() + token);
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        const float2 value = unpack_bf16(v[i][2 * half + row]);
+        float* at = x + 4 * (2 * i + half) + 2 * row;
+        at[0] = beta.x * (value.x - decay.x * at[0]);
+        at[1] = beta.y * (value.y - decay.y * at[1]);
+      }
+    }
+  }
 }
 
 /// Bulk store of this warp's 16 rows of the staged state. All lanes call it after writing them.

@@ -7,14 +7,14 @@
 
 namespace spanwise::cuda::delta {
 
-/// x = Dᵀ Kᵀ and y = dOᵀ A, complete on return; the fragments of Dᵀ go to the staged state if `save`.
-template <int kK>
-__device__ __forceinline__ void multiply_gradient(Pipeline<kK>& smem, const Stage<kK>& stage,
-                                                  const State<kK>& state, const uint32_t (&dout)[4][4],
-                                                  bool save, float (&x)[32], float (&y)[32]) {
+/// x = Dᵀ Kᵀ and y = dOᵀ A, complete on return; the fragments of Dᵀ go to `staged` unless it is nullptr.
+template <int kK, class Operands>
+__device__ __forceinline__ void multiply_gradient(const Operands& stage, const State<kK>& state,
+                                                  const uint32_t (&dout)[4][4], bf16* staged, float (&x)[32],
+                                                  float (&y)[32]) {
   constexpr int kSteps = kK / 16, kGroup = kK <= 128 ? kSteps : 2;
-  const int warp = threadIdx.x / 32;
-  if (save) wait_state_sent();
+  const int warp = threadIdx.x / 32 % 4;
+  if (staged) wait_state_sent();
 #pragma unroll
   for (int first = 0; first < kSteps; first += kGroup) {
     uint32_t a[kGroup][4];
@@ -30,9 +30,9 @@ __device__ __forceinline__ void multiply_gradient(Pipeline<kK>& smem, const Stag
       for (int i = 0; i < 4; ++i) wgmma_kn(y, dout[i], shared_address(stage.scores), 16 * i);
     }
     wgmma_commit();
-    if (save) {
+    if (staged) {
 #pragma unroll
-      for (int i = 0; i < kGroup; ++i) store_a_image(a[i], smem.state, 16 * warp, 16 * (first + i));
+      for (int i = 0; i < kGroup; ++i) store_a_image(a[i], staged, 16 * warp, 16 * (first + i));
     }
     wgmma_wait<0>();
   }
@@ -41,8 +41,7 @@ __device__ __forceinline__ void multiply_gradient(Pipeline<kK>& smem, const Stag
 }
 
 /// x ← e^{Ḡ−G}∘x + y, as fragments.
-template <int kK>
-__device__ __forceinline__ void value_gradients(const Stage<kK>& stage, const float (&x)[32],
+__device__ __forceinline__ void value_gradients(const Factors& stage, const float (&x)[32],
                                                 const float (&y)[32], uint32_t (&a)[4][4]) {
   const int t = threadIdx.x % 4;
 #pragma unroll
@@ -67,23 +66,19 @@ __device__ __forceinline__ void scale_fragment(uint32_t (&a)[4], float factor, c
   }
 }
 
-template <int kK>
-__device__ __forceinline__ void retreat(Pipeline<kK>& smem, const RetreatArgs& args, const Unit& unit, int n,
-                                        State<kK>& state) {
-  const Problem& p = args.problem;
-  const int s = n % Pipeline<kK>::kStages, index = unit.segment.last - 1 - n;
-  const int warp = threadIdx.x / 32, t = threadIdx.x % 4;
-  smem.full[s].wait(n / Pipeline<kK>::kStages & 1);
-  const Stage<kK>& stage = smem.stages[s];
-  const int slot = __shfl_sync(0xffffffffu, smem.chunks[s].state_out, 0);
-  const bool save = args.dstates && slot >= 0;
-
+/// One chunk: D ← its dS₀. D's fragments go to `staged` unless it is nullptr, and then when_staged() is
+/// called; use_z() gets those of Zᵀ while the last product runs.
+template <int kK, class Operands, class WhenStaged, class UseZ>
+__device__ __forceinline__ void retreat_state(const Operands& stage, const bf16* dout_image, float scale,
+                                              State<kK>& state, bf16* staged, WhenStaged&& when_staged,
+                                              UseZ&& use_z) {
+  const int warp = threadIdx.x / 32 % 4, t = threadIdx.x % 4;
   uint32_t dout[4][4];
   float from_out[32] = {}, x[32] = {};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) load_a_image_trans(dout[i], stage.values, 16 * warp, 16 * i);
-  multiply_gradient(smem, stage, state, dout, save, x, from_out);
-  if (save) send_state(smem, args.dstates + unit.image(slot, p, kK / 64) * kImageElems);
+  for (int i = 0; i < 4; ++i) load_a_image_trans(dout[i], dout_image, 16 * warp, 16 * i);
+  multiply_gradient(stage, state, dout, staged, x, from_out);
+  if (staged) when_staged();
   uint32_t a[4][4];
   value_gradients(stage, x, from_out, a);
   float z[32] = {};
@@ -95,7 +90,7 @@ __device__ __forceinline__ void retreat(Pipeline<kK>& smem, const RetreatArgs& a
 
   state.scale(stage.total());
 #pragma unroll
-  for (int i = 0; i < 4; ++i) scale_fragment(dout[i], p.scale, stage.from_start() + 16 * i);
+  for (int i = 0; i < 4; ++i) scale_fragment(dout[i], scale, stage.from_start() + 16 * i);
   state.pin();
   wgmma_fence();
 #pragma unroll
@@ -118,9 +113,25 @@ __device__ __forceinline__ void retreat(Pipeline<kK>& smem, const RetreatArgs& a
 #pragma unroll
   for (int i = 0; i < 4; ++i) state.add_product(to_state[i], shared_address(stage.k), 16 * i);
   wgmma_commit();
-  if (args.z) LanePieces(smem.values, a).store_image(args.z + unit.image(index, p, 1) * kImageElems);
+  use_z(a);
   wgmma_wait<0>();
   state.pin();
+}
+
+template <int kK>
+__device__ __forceinline__ void retreat(Pipeline<kK>& smem, const RetreatArgs& args, const Unit& unit, int n,
+                                        State<kK>& state) {
+  const Problem& p = args.problem;
+  const int s = n % Pipeline<kK>::kStages, index = unit.segment.last - 1 - n;
+  smem.full[s].wait(n / Pipeline<kK>::kStages & 1);
+  const Stage<kK>& stage = smem.stages[s];
+  const int slot = __shfl_sync(0xffffffffu, smem.chunks[s].state_out, 0);
+  retreat_state(
+      stage, stage.values, p.scale, state, slot >= 0 ? smem.state : nullptr,
+      [&] { send_state(smem, args.dstates + unit.image(slot, p, kK / 64) * kImageElems); },
+      [&](const uint32_t(&z)[4][4]) {
+        LanePieces(smem.values, z).store_image(args.z + unit.image(index, p, 1) * kImageElems);
+      });
   __syncwarp();
   if (threadIdx.x % 32 == 0) smem.empty[s].arrive();
 }
@@ -133,15 +144,13 @@ __global__ void __launch_bounds__(kScanThreads, 1) retreat_kernel(const __grid_c
   const Unit unit = unit_of_block(p, args.segments);
   init_pipeline(smem);
   if (threadIdx.x >= kWarpgroup) {
-    produce<kK, Operands::kAll, Direction::kBackward>(smem, p, unit, args.dout, args.theta, args.scores,
-                                                      args.factors);
+    produce<kK, Direction::kBackward>(smem, p, unit, args.dout, args.theta, args.scores, args.factors);
     return;
   }
   State<kK> state;
-  const float* dfinal =
-      args.dfinal && unit.segment.final >= 0 ? args.dfinal + unit.matrix(unit.segment.final, p) : nullptr;
-  state.for_each(unit.slab * 64,
-                 [&](float& c, int k, int v) { c = dfinal ? dfinal[int64_t(k) * p.V + v] : 0.0f; });
+  const float* start = unit.start(args.dfinal, unit.segment.final, args.parts, p);
+  state.zero();
+  if (start) state.for_each(unit.slab * 64, [&](float& c, int k, int v) { c = start[int64_t(k) * p.V + v]; });
   for (int n = 0; n < unit.num_chunks(); ++n) retreat(smem, args, unit, n, state);
   if (args.dinitial && unit.segment.initial >= 0) {
     float* dinitial = args.dinitial + unit.matrix(unit.segment.initial, p);

@@ -10,9 +10,9 @@
 
 namespace spanwise::cuda::delta {
 
-/// x = Sᵀ Kᵀ and, with outputs, o = Sᵀ Qᵀ; the fragments of Sᵀ go to the staged state if `save`. K's product
-/// is complete on return; Q's may be under way.
-template <int kK, bool kOutputs>
+/// x = Sᵀ Kᵀ and o = Sᵀ Qᵀ; the fragments of Sᵀ go to the staged state if `save`. K's product is complete on
+/// return; Q's may be under way.
+template <int kK>
 __device__ __forceinline__ void multiply_state(Pipeline<kK>& smem, const Stage<kK>& stage, State<kK>& state,
                                                bool save, float (&x)[32], float (&o)[32]) {
   constexpr int kSteps = kK / 16, kGroup = kK <= 128 ? kSteps : 2;
@@ -30,45 +30,20 @@ __device__ __forceinline__ void multiply_state(Pipeline<kK>& smem, const Stage<k
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) wgmma_nk(x, a[i], k, 16 * (first + i));
     wgmma_commit();
-    if (kOutputs) {
 #pragma unroll
-      for (int i = 0; i < kGroup; ++i) wgmma_nk(o, a[i], q, 16 * (first + i));
-      wgmma_commit();
-    }
+    for (int i = 0; i < kGroup; ++i) wgmma_nk(o, a[i], q, 16 * (first + i));
+    wgmma_commit();
     if (save) {
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) store_a_image(a[i], smem.state, 16 * warp, 16 * (first + i));
     }
     constexpr bool kLast = kGroup == kSteps;
-    wgmma_wait<kLast && kOutputs ? 1 : 0>();
+    wgmma_wait<kLast ? 1 : 0>();
   }
   pin_registers(x);
 }
 
-/// x ← β∘(Vᵀ − e^G∘x)
 template <int kK>
-__device__ __forceinline__ void subtract_predicted(const Stage<kK>& stage, const uint32_t (&v)[4][4],
-                                                   float (&x)[32]) {
-  const int t = threadIdx.x % 4;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int token = 16 * i + 8 * half + 2 * t;
-      const float2 beta = *reinterpret_cast<const float2*>(stage.beta() + token);
-      const float2 decay = *reinterpret_cast<const float2*>(stage.from_start() + token);
-#pragma unroll
-      for (int row = 0; row < 2; ++row) {
-        const float2 value = unpack_bf16(v[i][2 * half + row]);
-        float* at = x + 4 * (2 * i + half) + 2 * row;
-        at[0] = beta.x * (value.x - decay.x * at[0]);
-        at[1] = beta.y * (value.y - decay.y * at[1]);
-      }
-    }
-  }
-}
-
-template <int kK, bool kOutputs>
 __device__ __forceinline__ void advance(Pipeline<kK>& smem, const ScanArgs& args, const Unit& unit, int n,
                                         State<kK>& state) {
   const Problem& p = args.problem;
@@ -76,13 +51,13 @@ __device__ __forceinline__ void advance(Pipeline<kK>& smem, const ScanArgs& args
   smem.full[s].wait(n / Pipeline<kK>::kStages & 1);
   const Stage<kK>& stage = smem.stages[s];
   const Chunk chunk = smem.chunks[s];
-  const bool save = kOutputs && args.states && __shfl_sync(0xffffffffu, chunk.state_in, 0) >= 0;
+  const bool save = args.states && __shfl_sync(0xffffffffu, chunk.state_in, 0) >= 0;
 
   uint32_t v[4][4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) load_a_image_trans(v[i], stage.values, threadIdx.x / 32 * 16, 16 * i);
   float x[32] = {}, o[32] = {};
-  multiply_state<kK, kOutputs>(smem, stage, state, save, x, o);
+  multiply_state(smem, stage, state, save, x, o);
   subtract_predicted(stage, v, x);
   uint32_t a[4][4];
   fragments(a, x);
@@ -106,35 +81,31 @@ __device__ __forceinline__ void advance(Pipeline<kK>& smem, const ScanArgs& args
 #pragma unroll
   for (int i = 0; i < 4; ++i) state.add_product(to_state[i], shared_address(stage.k), 16 * i);
   wgmma_commit();
-  if (kOutputs) {
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float2 decay = *reinterpret_cast<const float2*>(stage.from_start() + 8 * j + 2 * t);
+  for (int j = 0; j < 8; ++j) {
+    const float2 decay = *reinterpret_cast<const float2*>(stage.from_start() + 8 * j + 2 * t);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) o[4 * j + i] *= p.scale * (i % 2 == 0 ? decay.x : decay.y);
-    }
-    pin_registers(o);
-    wgmma_fence();
+    for (int i = 0; i < 4; ++i) o[4 * j + i] *= p.scale * (i % 2 == 0 ? decay.x : decay.y);
+  }
+  pin_registers(o);
+  wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < 4; ++i) wgmma_nk(o, a[i], shared_address(stage.scores), 16 * i);
-    wgmma_commit();
-    if (args.values) {
-      LanePieces(smem.values, a).store_image(args.values + unit.image(index, p, 1) * kImageElems);
-    }
+  for (int i = 0; i < 4; ++i) wgmma_nk(o, a[i], shared_address(stage.scores), 16 * i);
+  wgmma_commit();
+  if (args.values) {
+    LanePieces(smem.values, a).store_image(args.values + unit.image(index, p, 1) * kImageElems);
   }
   wgmma_wait<0>();
   state.pin();
   __syncwarp();
   if (threadIdx.x % 32 == 0) smem.empty[s].arrive();
-  if (kOutputs) {
-    pin_registers(o);
-    fragments(a, o);
-    bf16* out = args.out.data + chunk.begin * args.out.stride + unit.head * p.V + unit.slab * 64;
-    LanePieces(smem.values, a).store_rows(out, args.out.stride, chunk.length);
-  }
+  pin_registers(o);
+  fragments(a, o);
+  bf16* out = args.out.data + chunk.begin * args.out.stride + unit.head * p.V + unit.slab * 64;
+  LanePieces(smem.values, a).store_rows(out, args.out.stride, chunk.length);
 }
 
-template <int kK, bool kOutputs>
+template <int kK>
 __global__ void __launch_bounds__(kScanThreads, 1) scan_kernel(const __grid_constant__ ScanArgs args) {
   extern __shared__ __align__(1024) unsigned char smem_bytes[];
   Pipeline<kK>& smem = *reinterpret_cast<Pipeline<kK>*>(smem_bytes);
@@ -142,18 +113,14 @@ __global__ void __launch_bounds__(kScanThreads, 1) scan_kernel(const __grid_cons
   const Unit unit = unit_of_block(p, args.segments);
   init_pipeline(smem);
   if (threadIdx.x >= kWarpgroup) {
-    produce<kK, kOutputs ? Operands::kAll : Operands::kStates, Direction::kForward>(
-        smem, p, unit, args.v, args.theta, args.scores, args.factors);
+    produce<kK, Direction::kForward>(smem, p, unit, args.v, args.theta, args.scores, args.factors);
     return;
   }
   State<kK> state;
-  const float* initial = args.initial && unit.segment.initial >= 0
-                             ? args.initial + unit.matrix(unit.segment.initial, p)
-                             : nullptr;
-  state.for_each(unit.slab * 64, [&](float& c, int k, int v) {
-    c = args.from_identity ? float(k == v) : initial ? initial[int64_t(k) * p.V + v] : 0.0f;
-  });
-  for (int n = 0; n < unit.num_chunks(); ++n) advance<kK, kOutputs>(smem, args, unit, n, state);
+  const float* start = unit.start(args.initial, unit.segment.initial, args.parts, p);
+  state.zero();
+  if (start) state.for_each(unit.slab * 64, [&](float& c, int k, int v) { c = start[int64_t(k) * p.V + v]; });
+  for (int n = 0; n < unit.num_chunks(); ++n) advance(smem, args, unit, n, state);
   if (unit.segment.final >= 0) {
     float* final = args.final + unit.matrix(unit.segment.final, p);
     state.for_each(unit.slab * 64, [&](float& c, int k, int v) { final[int64_t(k) * p.V + v] = c; });
@@ -163,12 +130,7 @@ __global__ void __launch_bounds__(kScanThreads, 1) scan_kernel(const __grid_cons
 
 template <int kK>
 void launch_scan_of(cudaStream_t stream, const ScanArgs& args) {
-  constexpr int kBytes = sizeof(Pipeline<kK>);
-  if (args.out.data) {
-    launch_pipeline(scan_kernel<kK, true>, "gated_delta_scan", kBytes, stream, args);
-  } else {
-    launch_pipeline(scan_kernel<kK, false>, "gated_delta_scan", kBytes, stream, args);
-  }
+  launch_pipeline(scan_kernel<kK>, "gated_delta_scan", sizeof(Pipeline<kK>), stream, args);
 }
 
 }  // namespace spanwise::cuda::delta
