@@ -95,6 +95,15 @@ std::vector<LinearCase> bf16_cases() {
        .V = 64,
        .starts = {100, 4500},
        .gate_scale = 0.001},
+      {.name = "few heads: pieces, fading decay", .T = 8292, .K = 64, .V = 64, .gate_scale = 0.3},
+      {.name = "few heads: pieces, fading constant decay",
+       .T = 6100,
+       .HV = 2,
+       .K = 64,
+       .V = 64,
+       .starts = {7, 4500},
+       .gate = Gate::kPerHead,
+       .gate_scale = 0.2},
       {.name = "few heads: pieces, constant decay",
        .T = 5000,
        .H = 1,
@@ -278,6 +287,12 @@ TEST(ScalarDecayCuda, SpansEqualTheWholeSequence) {
   for (const LinearCase& c : cases) {
     for (const int64_t spans : {1, 2, 3}) expect_spans_equal_whole(c, DType::kBF16, spans);
     expect_spans_equal_whole(c, DType::kF32, 3);
+  }
+  // Rows long enough to be cut into pieces.
+  LinearCase c{.name = "pieces", .T = 9000, .K = 64, .V = 64};
+  for (const double decay : {1e-5, 0.001, 0.3}) {
+    c.gate_scale = decay;
+    expect_spans_equal_whole(c, DType::kBF16, 2);
   }
 }
 

@@ -35,8 +35,10 @@ class WorkBuilder {
   Work build(const std::vector<ScanPlan::Segment>& segments) {
     for (const ScanPlan::Segment& s : segments) {
       // Pieces are counted in the scan's time.
-      const int64_t pieces = pass_ == Pass::kCuts ? s.num_pieces - 1 : s.num_pieces;
-      for (int64_t i = 0; i < pieces; ++i) add_piece(s, i);
+      const int64_t last = s.num_pieces - 1;
+      // States alone: the cuts are known, and the last piece ends where the segment does.
+      const int64_t begin = pass_ == Pass::kMain && !scan_.out.defined() ? last : 0;
+      for (int64_t i = begin; i < (pass_ == Pass::kCuts ? last : last + 1); ++i) add_piece(s, i);
     }
     close_run();
     // Longest first, so that the last blocks to start are short.
@@ -48,8 +50,9 @@ class WorkBuilder {
  private:
   void close_run() {
     const int32_t end = int32_t(work_.chunks.size());
-    if (end > run_first_) work_.runs.push_back({run_first_, end - run_first_});
+    if (end > run_first_) work_.runs.push_back({run_first_, end - run_first_, run_pieces_ == 1});
     run_first_ = end;
+    run_pieces_ = 0;
   }
 
   void add_piece(const ScanPlan::Segment& s, int64_t i) {
@@ -58,6 +61,7 @@ class WorkBuilder {
                   first = s.num_pieces == 1 ? 0 : piece * length,
                   end = s.num_pieces == 1 ? num_chunks : std::min(first + length, num_chunks);
     if (int64_t(work_.chunks.size()) - run_first_ + end - first > plan_.run_chunks()) close_run();
+    ++run_pieces_;
     for (int64_t n = 0; n < end - first; ++n) {
       const int64_t c = forward_ ? first + n : end - 1 - n, begin = c * kScanChunk;
       ScanChunk chunk{};
@@ -100,7 +104,7 @@ class WorkBuilder {
   const StateScan& scan_;
   Pass pass_;
   bool forward_;
-  int32_t run_first_ = 0;
+  int32_t run_first_ = 0, run_pieces_ = 0;
   Work work_;
 };
 

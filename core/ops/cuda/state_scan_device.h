@@ -41,6 +41,7 @@ static_assert(sizeof(ScanChunk) == 32);
 /// Chunks that one block works on, one after another.
 struct ScanRun {
   int32_t first, count;
+  int32_t one_piece;  ///< 1: all of one segment, and only its last chunk stores a state
 };
 
 struct ScanParams {

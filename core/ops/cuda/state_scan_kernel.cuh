@@ -145,8 +145,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   S& s = *reinterpret_cast<S*>((reinterpret_cast<uintptr_t>(raw) + 1023) / 1024 * 1024);
   const int unit = blockIdx.x % (p.slabs * p.heads);
   const ScanRun run = p.runs[blockIdx.x / (p.slabs * p.heads)];
-  const Block b{unit % p.slabs, unit / p.slabs, run.first, run.count};
+  Block b{unit % p.slabs, unit / p.slabs, run.first, run.count};
   constexpr bool kOut = kOutputs != Outputs::kNone;
+  if (!kOut && run.one_piece) {
+    b.count = count_remembered(p, b, s.state_dots);
+    b.first += run.count - b.count;
+  }
   if (threadIdx.x == 0) {
     for (int i = 0; i < S::kStages; ++i) {
       s.full[i].init(2);

@@ -4,6 +4,7 @@
 #include "core/ops/cuda/common/launch.h"
 #include "core/ops/cuda/common/mbarrier.cuh"
 #include "core/ops/cuda/common/tma.cuh"
+#include "core/ops/cuda/common/vector.cuh"
 #include "core/ops/cuda/state_scan_device.h"
 #include "core/ops/cuda/state_scan_wgmma.cuh"
 
@@ -24,6 +25,8 @@ struct ChunkInfo {
 /// What a launch writes beside states.
 enum class Outputs { kNone, kOut, kOutAndDots };
 
+constexpr int kDecayBatch = 48;  // chunks whose decays a block looks at together: four a warp
+
 template <int DK, Outputs kOutputs>
 struct Shared {
   static constexpr int kSubtiles = DK / 64;
@@ -38,7 +41,7 @@ struct Shared {
   unsigned char outputs[2][kSubtileBytes];
   ChunkInfo info[kStages];
   float x_dots[2][4][64];
-  float state_dots[4];
+  float state_dots[kDecayBatch];
   MBarrier full[kStages], empty[kStages], scores_full[2], scores_empty[2];
 };
 
@@ -91,6 +94,43 @@ __device__ __forceinline__ float2 load_log_decays(const ScanParams& p, const Sca
     g = {token < chunk.length ? constant : 0.f, token + 1 < chunk.length ? constant : 0.f};
   }
   return g;
+}
+
+/// How many of a run's last chunks leave a trace in the state after it. Those before have decayed below
+/// e^-100 of themselves, which is zero in fp32 beside anything, as for kSmallestLog. The whole block;
+/// `totals` is shared.
+__device__ __forceinline__ int count_remembered(const ScanParams& p, const Block& b,
+                                                float (&totals)[kDecayBatch]) {
+  constexpr float kForgotten = kSmallestLog * kLog2E;
+  if (!p.log_decay) {
+    const float g = p.head_log_decay ? fmaxf(p.head_log_decay[b.head], kSmallestLog) * kLog2E : 0.f;
+    if (!(g < 0)) return b.count;
+    // One more, for a segment's last chunk may be short.
+    const float chunks = ceilf(kForgotten / (kScanChunk * g)) + 1;
+    return chunks < float(b.count) ? int(chunks) : b.count;
+  }
+  float log = 0;
+  for (int begin = 0; begin < b.count; begin += kDecayBatch) {
+    const int first = threadIdx.x / 32 * 4;
+    float2 g[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int n = begin + first + i;
+      g[i] = n < b.count ? load_log_decays(p, p.chunks[b.first + b.count - 1 - n], b.head) : float2{0, 0};
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float total = warp_sum((fmaxf(g[i].x, kSmallestLog) + fmaxf(g[i].y, kSmallestLog)) * kLog2E);
+      if (threadIdx.x % 32 == 0) totals[first + i] = total;
+    }
+    __syncthreads();
+    for (int i = 0; i < kDecayBatch; ++i) {
+      log += totals[i];
+      if (log <= kForgotten) return min(begin + i + 1, b.count);
+    }
+    __syncthreads();
+  }
+  return b.count;
 }
 
 /// One thread: the tiles of all chunks.
