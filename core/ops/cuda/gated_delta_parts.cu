@@ -1,6 +1,7 @@
 #include "core/ops/cuda/gated_delta_parts.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/ops/cuda/common/launch.h"
 
@@ -13,13 +14,13 @@ constexpr int kMostParts = 64;   // of the longest segment
 
 // Clock cycles on an H200 with K = 128, measured or counted; only their ratios matter.
 constexpr double kScanCycles = 3900;     // a chunk of a scan or retreat
-constexpr double kSummaryCycles = 2500;  // a chunk of a summary, two chains a block
+constexpr double kSummaryCycles = 2600;  // a chunk of a summary, two chains a block
 constexpr double kFoldCycles = 4000;     // a part
 constexpr double kLaunchCycles = 20000;  // of the summary and the fold
-// Where decays forget, most summaries visit a few chunks only.
-constexpr double kVisitedWithDecays = 0.5;
+// Decays forget within a few chunks but for some heads: the share of blocks that visit whole parts.
+constexpr double kWholeWithDecays = 0.25;
 
-/// Time of a scan and of what comes before it.
+/// Time of a scan and a retreat and of what comes before them.
 class CostModel {
  public:
   CostModel(const std::vector<ChunkList::SegmentChunks>& segments, int heads, int K, int V, bool decays,
@@ -28,7 +29,7 @@ class CostModel {
     const int chains = K <= 128 ? 2 : 1;
     state_blocks_ = heads * ceil_div(V / 64, chains);
     transition_blocks_ = heads * ceil_div(K / 64, chains);
-    summary_cycles_ = kSummaryCycles * (decays ? kVisitedWithDecays : 1.0);
+    whole_ = decays ? kWholeWithDecays : 1.0;
     for (const ChunkList::SegmentChunks& s : segments) longest_ = std::max(longest_, s.last - s.first);
     for (const ChunkList::SegmentChunks& s : segments) {
       const int64_t count = s.last - s.first;
@@ -47,33 +48,34 @@ class CostModel {
     return std::clamp<int64_t>((count + length / 2) / length, 1, std::max<int64_t>(1, count / kLeastChunks));
   }
   double cycles(int64_t length) const {
-    int64_t parts = num_short_, longest = longest_short_, summaries = 0, summary_blocks = 0, folded = 0;
+    int64_t parts = num_short_, longest = longest_short_, whole = 0, states = 0, transitions = 0, folded = 0;
     for (const int64_t count : long_) {
       const int64_t num = num_parts(count, length), each = ceil_div(count, num);
       parts += num;
       longest = std::max(longest, each);
       if (num == 1) continue;
-      summaries = std::max(summaries, each);
-      summary_blocks += (num - 1) * state_blocks_ + (num - 2) * transition_blocks_;
+      whole = std::max(whole, each);
+      states += (num - 1) * state_blocks_;
+      transitions += (num - 2) * transition_blocks_;
       folded = std::max(folded, num);
     }
     const double mean = double(total_) / double(parts);
-    double cycles = kScanCycles * std::max(double(longest), double(waves(parts * scan_blocks_)) * mean);
-    if (folded > 0)
-      cycles += kLaunchCycles + kFoldCycles * double(folded) +
-                summary_cycles_ * double(waves(summary_blocks) * summaries);
-    return cycles;
+    const double scan = kScanCycles * std::max(double(longest), waves(parts * scan_blocks_) * mean);
+    if (folded == 0) return 2 * scan;
+    const double summaries = waves(double(states + transitions) * whole_) + waves(double(states) * whole_);
+    return 2 * (scan + kLaunchCycles + kFoldCycles * double(folded)) +
+           kSummaryCycles * summaries * double(whole);
   }
   /// No cut makes it shorter.
   double least_cycles() const {
-    return kScanCycles * double(total_ * scan_blocks_) / double(multiprocessors_);
+    return 2 * kScanCycles * double(total_ * scan_blocks_) / double(multiprocessors_);
   }
 
  private:
-  int64_t waves(int64_t blocks) const { return ceil_div(blocks, multiprocessors_); }
+  double waves(double blocks) const { return std::ceil(blocks / double(multiprocessors_)); }
 
   int64_t scan_blocks_, state_blocks_, transition_blocks_, multiprocessors_;
-  double summary_cycles_;
+  double whole_;
   int64_t longest_ = 0, total_ = 0, num_short_ = 0, longest_short_ = 0;
   std::vector<int64_t> long_;
 };
