@@ -200,18 +200,19 @@ class Summarizer {
     args.passes = nullptr;
     launch(args, units);
   }
-  /// The parts of segments that start from `start` in this direction; all but the last one.
+  /// The parts of segments but the last one in this direction. Backward the first starts from `start`,
+  /// forward its M is there to be applied.
   void parts(const PartPlan& plan, const std::vector<const PartPlan::Cut*>& cuts, const float* start,
              Spans spans) const {
     const bool forward = args_.direction == Direction::kForward;
     std::vector<SummaryUnit> units;
     for (const PartPlan::Cut* cut : cuts) {
+      // dstate() folds to the start of segments that go on from other spans.
+      const bool whole = (start || spans == Spans::kGiven) && cut->segment.continues;
       for (int i = cut->first; i < cut->last; ++i) {
         const bool begins = i == cut->first, ends = i + 1 == cut->last;
-        const int row = forward ? (begins ? row_in(cut->segment) : -1) : (ends ? row_out(cut->segment) : -1);
-        // dstate() folds to the start of segments that go on from other spans.
-        const bool whole = spans == Spans::kGiven && cut->segment.continues;
-        units.push_back({plan.parts()[size_t(i)].first, plan.parts()[size_t(i)].last, start ? row : -1, i,
+        units.push_back({plan.parts()[size_t(i)].first, plan.parts()[size_t(i)].last,
+                         !forward && start && ends ? row_out(cut->segment) : -1, i,
                          !(forward ? ends : begins), !ends && (!begins || whole)});
       }
     }
@@ -309,8 +310,9 @@ Tensor part_states(Context& ctx, const PartPlan& plan, const std::vector<ChunkLi
   for (const PartPlan::Cut* cut : cuts) {
     const bool known = spans == Spans::kGiven && summarized(cut->segment);
     if (!known) open.push_back(cut);
-    const int row = direction == Direction::kForward ? row_in(cut->segment) : row_out(cut->segment);
-    ranges.push_back({cut->first, cut->last, known && start ? row : -1, -1, -1});
+    const bool forward = direction == Direction::kForward;
+    const int row = forward ? row_in(cut->segment) : row_out(cut->segment);
+    ranges.push_back({cut->first, cut->last, start && (forward || known) ? row : -1, -1, -1});
   }
   summarizer.parts(plan, open, start, spans);
   const Tensor states = Tensor::empty(ctx, saved[kPartStates].shape(), DType::kF32);

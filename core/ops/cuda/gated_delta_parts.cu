@@ -14,7 +14,7 @@ constexpr int kMostParts = 64;   // of the longest segment
 
 // Clock cycles on an H200 with K = 128, measured or counted; only their ratios matter.
 constexpr double kScanCycles = 3900;     // a chunk of a scan or retreat
-constexpr double kSummaryCycles = 2600;  // a chunk of a summary, two chains a block
+constexpr double kSummaryCycles = 2600;  // a chunk of a summary's block
 constexpr double kFoldCycles = 4000;     // a part
 constexpr double kLaunchCycles = 20000;  // of the summary and the fold
 // Decays forget within a few chunks but for some heads: the share of blocks that visit whole parts.
@@ -26,9 +26,8 @@ class CostModel {
   CostModel(const std::vector<ChunkList::SegmentChunks>& segments, int heads, int K, int V, bool decays,
             int num_multiprocessors)
       : scan_blocks_(int64_t(heads) * (V / 64)), multiprocessors_(num_multiprocessors) {
-    const int chains = K <= 128 ? 2 : 1;
-    state_blocks_ = heads * ceil_div(V / 64, chains);
-    transition_blocks_ = heads * ceil_div(K / 64, chains);
+    forward_blocks_ = heads * (K <= 128 ? ceil_div(V, 128) : (V + K) / 64);
+    backward_blocks_ = heads * (K <= 128 ? ceil_div(V, 128) : V / 64);
     whole_ = decays ? kWholeWithDecays : 1.0;
     for (const ChunkList::SegmentChunks& s : segments) longest_ = std::max(longest_, s.last - s.first);
     for (const ChunkList::SegmentChunks& s : segments) {
@@ -48,23 +47,22 @@ class CostModel {
     return std::clamp<int64_t>((count + length / 2) / length, 1, std::max<int64_t>(1, count / kLeastChunks));
   }
   double cycles(int64_t length) const {
-    int64_t parts = num_short_, longest = longest_short_, whole = 0, states = 0, transitions = 0, folded = 0;
+    int64_t parts = num_short_, longest = longest_short_, whole = 0, summaries = 0, folded = 0;
     for (const int64_t count : long_) {
       const int64_t num = num_parts(count, length), each = ceil_div(count, num);
       parts += num;
       longest = std::max(longest, each);
       if (num == 1) continue;
       whole = std::max(whole, each);
-      states += (num - 1) * state_blocks_;
-      transitions += (num - 2) * transition_blocks_;
+      summaries += num - 1;
       folded = std::max(folded, num);
     }
     const double mean = double(total_) / double(parts);
     const double scan = kScanCycles * std::max(double(longest), waves(parts * scan_blocks_) * mean);
     if (folded == 0) return 2 * scan;
-    const double summaries = waves(double(states + transitions) * whole_) + waves(double(states) * whole_);
-    return 2 * (scan + kLaunchCycles + kFoldCycles * double(folded)) +
-           kSummaryCycles * summaries * double(whole);
+    const double times = waves(double(summaries * forward_blocks_) * whole_) +
+                         waves(double(summaries * backward_blocks_) * whole_);
+    return 2 * (scan + kLaunchCycles + kFoldCycles * double(folded)) + kSummaryCycles * times * double(whole);
   }
   /// No cut makes it shorter.
   double least_cycles() const {
@@ -74,7 +72,7 @@ class CostModel {
  private:
   double waves(double blocks) const { return std::ceil(blocks / double(multiprocessors_)); }
 
-  int64_t scan_blocks_, state_blocks_, transition_blocks_, multiprocessors_;
+  int64_t scan_blocks_, forward_blocks_, backward_blocks_, multiprocessors_;
   double whole_;
   int64_t longest_ = 0, total_ = 0, num_short_ = 0, longest_short_ = 0;
   std::vector<int64_t> long_;

@@ -66,18 +66,18 @@ __device__ __forceinline__ SummaryBlock summary_block(const SummaryArgs& args) {
 
 /// From the unit's end (backward: its start) the chunks up to the one where decays reach kForgotten,
 /// inclusive; -1 if they never do. One warp.
-__device__ __forceinline__ int count_remembered(const SummaryArgs& args, const SummaryBlock& b) {
+__device__ __forceinline__ int count_remembered(const SummaryArgs& args, const SummaryUnit& unit, int head) {
   constexpr int kLoads = 4;
-  const int lane = threadIdx.x % 32, count = b.unit.last - b.unit.first;
+  const int lane = threadIdx.x % 32, count = unit.last - unit.first;
   float before = 0;
   for (int begin = 0; begin < count; begin += kLoads * 32) {
     float logs[kLoads];
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       const int n = begin + 32 * i + lane;
-      const int chunk = args.direction == Direction::kForward ? b.unit.last - 1 - n : b.unit.first + n;
+      const int chunk = args.direction == Direction::kForward ? unit.last - 1 - n : unit.first + n;
       logs[i] = n < count
-                    ? args.factors[(int64_t(chunk) * args.problem.HV + b.head) * kFactorElems + kChunk - 1]
+                    ? args.factors[(int64_t(chunk) * args.problem.HV + head) * kFactorElems + kChunk - 1]
                     : 0.0f;
     }
 #pragma unroll
@@ -229,7 +229,7 @@ __global__ void __launch_bounds__(SummaryShape<kK>::kThreads, 1)
   if (!(b.transition ? b.unit.transition : b.unit.state)) return;
   const int group = threadIdx.x / kWarpgroup;
   if (threadIdx.x < 32) {
-    const int remembered = count_remembered(args, b);
+    const int remembered = count_remembered(args, b.unit, b.head);
     if (threadIdx.x == 0) {
       const int count = b.unit.last - b.unit.first, visited = remembered < 0 ? count : remembered;
       smem.first = S::kBackward ? b.unit.first : b.unit.last - visited;
@@ -257,7 +257,7 @@ __global__ void __launch_bounds__(SummaryShape<kK>::kThreads, 1)
 }
 
 template <int kK, Direction kDirection>
-void launch_summarize_in(cudaStream_t stream, const SummaryArgs& args) {
+void launch_summarize_columns(cudaStream_t stream, const SummaryArgs& args) {
   using Shape = SummaryShape<kK>;
   constexpr int kBytes = sizeof(SummaryPipeline<kK, kDirection>);
   static_assert(kBytes <= 227 * 1024);
@@ -268,15 +268,6 @@ void launch_summarize_in(cudaStream_t stream, const SummaryArgs& args) {
   allow_shared_memory(summarize_kernel<kK, kDirection>, kBytes);
   summarize_kernel<kK, kDirection><<<unsigned(blocks), Shape::kThreads, kBytes, stream>>>(args);
   check_launch("gated_delta_summarize");
-}
-
-template <int kK>
-void launch_summarize_of(cudaStream_t stream, const SummaryArgs& args) {
-  if (args.direction == Direction::kForward) {
-    launch_summarize_in<kK, Direction::kForward>(stream, args);
-  } else {
-    launch_summarize_in<kK, Direction::kBackward>(stream, args);
-  }
 }
 
 }  // namespace spanwise::cuda::delta
