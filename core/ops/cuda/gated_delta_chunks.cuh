@@ -94,7 +94,7 @@ void launch_retreat_of(cudaStream_t stream, const RetreatArgs& args);
 /// Chunks [first, last) whose action on a state is summarised.
 struct SummaryUnit {
   int first, last;
-  int start;              ///< row of the state they start from (backward: end with); −1: zero
+  int start;              ///< backward: row of the gradient that they end with; −1: zero
   int index;              ///< of the results
   int state, transition;  ///< 1: wanted
 };
@@ -109,7 +109,7 @@ struct SummaryArgs {
   const bf16 *theta, *scores;
   const float* factors;
   const float* start;  ///< [B, HV, K, V] or nullptr
-  float* states;       ///< [·, HV, K, V]: B or D, of units with a start the state itself
+  float* states;       ///< [·, HV, K, V]: B or D; of units with a start dS_in itself
   float* transitions;  ///< [·, HV, K, K]: M; nullptr: none is wanted
   float* passes;       ///< [·, HV]: 0 where M is zero in fp32 and was not written; or nullptr
 };

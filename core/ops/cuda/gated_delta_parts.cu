@@ -13,10 +13,11 @@ constexpr int kLeastChunks = 8;  // of a part
 constexpr int kMostParts = 64;   // of the longest segment
 
 // Clock cycles on an H200 with K = 128, measured or counted; only their ratios matter.
-constexpr double kScanCycles = 3900;     // a chunk of a scan or retreat
-constexpr double kSummaryCycles = 2600;  // a chunk of a summary's block
-constexpr double kFoldCycles = 4000;     // a part
-constexpr double kLaunchCycles = 20000;  // of the summary and the fold
+constexpr double kScanCycles = 3900;      // a chunk of a scan or retreat
+constexpr double kForwardCycles = 3000;   // a chunk of a forward summary
+constexpr double kBackwardCycles = 4100;  // of a backward one
+constexpr double kFoldCycles = 2500;      // a part
+constexpr double kLaunchCycles = 20000;   // of the summary and the fold
 // Decays forget within a few chunks but for some heads: the share of blocks that visit whole parts.
 constexpr double kWholeWithDecays = 0.25;
 
@@ -60,9 +61,9 @@ class CostModel {
     const double mean = double(total_) / double(parts);
     const double scan = kScanCycles * std::max(double(longest), waves(parts * scan_blocks_) * mean);
     if (folded == 0) return 2 * scan;
-    const double times = waves(double(summaries * forward_blocks_) * whole_) +
-                         waves(double(summaries * backward_blocks_) * whole_);
-    return 2 * (scan + kLaunchCycles + kFoldCycles * double(folded)) + kSummaryCycles * times * double(whole);
+    const double forward = kForwardCycles * waves(double(summaries * forward_blocks_) * whole_),
+                 backward = kBackwardCycles * waves(double(summaries * backward_blocks_) * whole_);
+    return 2 * (scan + kLaunchCycles + kFoldCycles * double(folded)) + (forward + backward) * double(whole);
   }
   /// No cut makes it shorter.
   double least_cycles() const {
@@ -113,20 +114,40 @@ const PartPlan::Cut* PartPlan::find(int64_t first_chunk) const {
 
 namespace {
 
-constexpr int kThreads = 256, kColumns = 8, kPanel = 32;
+constexpr int kWarps = 8, kThreads = 32 * kWarps, kColumns = 16;
 
+/// The state before a step as the sum of two bf16, [column][row].
 template <int kK>
 struct FoldSmem {
-  float panels[2][kPanel][kK + 1];  ///< [l][k]: 32 columns of M, or of Mᵀ; the odd stride keeps banks apart
-  alignas(16) float states[2][kK][kColumns];
+  struct State {
+    bf16 high[kColumns][kK + 8], low[kColumns][kK + 8];
+  } states[2];
+  float passes[2 * kMostParts];
 };
 
-/// A block folds kColumns columns of one head over one range; fp32, a thread one row and some columns.
+/// x = high + low in bf16, for two neighbours.
+struct Split {
+  uint32_t high, low;
+};
+__device__ __forceinline__ Split split(float x, float y) {
+  const uint32_t high = pack_bf16(x, y);
+  const float2 rounded = unpack_bf16(high);
+  return {high, pack_bf16(x - rounded.x, y - rounded.y)};
+}
+
+/// A block folds kColumns columns of one head over one range, a warp 16 rows of them at a time. Products of
+/// sums of two bf16, about 16 bits of mantissa.
 template <int kK, Direction kDirection>
 class Fold {
-  static constexpr int kPerThread = kK * kColumns / kThreads, kLoads = kPanel * kK / kThreads,
-                       kPanels = kK / kPanel;
   static constexpr bool kForward = kDirection == Direction::kForward;
+  static constexpr int kSteps = kK / 16, kTiles = kK <= 128 ? 1 : 2;
+  static constexpr bool kAhead = kTiles == 1;  // the next part's operands are loaded while one is folded
+
+  /// What a warp needs of a part for one tile of rows, in the layouts of mma_16816().
+  struct Operands {
+    float own[2][4];  ///< B or D
+    float m[kSteps][8];
+  };
 
  public:
   __device__ Fold(const FoldArgs& args, FoldSmem<kK>& smem) : a(args), s(smem) {
@@ -137,97 +158,140 @@ class Fold {
     product = group >= of_values;
     column = (product ? group - of_values : group) * kColumns;
     width = product ? kK : a.V;
-    row = threadIdx.x % kK;
-    col = threadIdx.x / kK * kPerThread;
   }
 
   __device__ void run() {
     if (product && range.transition < 0) return;
-    float state[kPerThread] = {};
-    bool any = start(state);
     const int count = range.last - range.first, needed = product || range.end >= 0 ? count : count - 1;
+    const bool started = product || range.start >= 0;
+    for (int i = threadIdx.x; i < count; i += kThreads)
+      s.passes[i] = i > 0 || started ? a.passes[int64_t(part_at(i)) * a.HV + head] : 0.0f;
+    if (started) put_start();
+    __syncthreads();
+    const bool active = warp * 16 < kK;
+    Operands now, next;
+    if (kAhead && active) load(0, 0, now);
     for (int i = 0; i < needed; ++i) {
-      const int part = kForward ? range.first + i : range.last - 1 - i;
-      const int64_t unit = int64_t(part) * a.HV + head;
-      float next[kPerThread] = {};
-      if (!product) {
+      if (kAhead && active && i + 1 < needed) load(i + 1, 0, next);
 #pragma unroll
-        for (int j = 0; j < kPerThread; ++j) next[j] = a.own[at(part, j)];
+      for (int tile = 0; tile < kTiles && active; ++tile) {
+        if (!kAhead) load(i, tile, now);
+        if (s.passes[i] != 0) multiply(now, s.states[i % 2]);
+        finish(i, count, tile, now.own);
       }
-      if (any && a.passes[unit] != 0) multiply(a.transitions + unit * kK * kK, state, next);
-#pragma unroll
-      for (int j = 0; j < kPerThread; ++j) state[j] = next[j];
-      any = true;
-      if (i + 1 < count && a.states && !product) write(a.states, part + (kForward ? 1 : -1), state);
-    }
-    if (product) {
-      write(a.products, range.transition, state);
-    } else if (range.end >= 0) {
-      write(a.ends, range.end, state);
+      if (kAhead) now = next;
+      __syncthreads();
     }
   }
 
  private:
-  __device__ int64_t at(int index, int j) const {
-    return ((int64_t(index) * a.HV + head) * kK + row) * width + column + col + j;
+  __device__ int part_at(int i) const {
+    return kForward ? range.first + i : range.last - 1 - i;
   }
-  __device__ void write(float* to, int index, const float (&state)[kPerThread]) const {
-#pragma unroll
-    for (int j = 0; j < kPerThread; ++j) to[at(index, j)] = state[j];
+  __device__ int64_t at(int index, int row, int col) const {
+    return ((int64_t(index) * a.HV + head) * kK + row) * width + column + col;
   }
-  /// False: zero.
-  __device__ bool start(float (&state)[kPerThread]) const {
-    if (!product && range.start < 0) return false;
-#pragma unroll
-    for (int j = 0; j < kPerThread; ++j)
-      state[j] = product ? float(row == column + col + j) : a.start[at(range.start, j)];
-    return true;
+  __device__ void put(typename FoldSmem<kK>::State& state, int row, int col, float x, float y) const {
+    const Split pair = split(x, y);
+    const float2 high = unpack_bf16(pair.high), low = unpack_bf16(pair.low);
+    state.high[col][row] = __float2bfloat16(high.x);
+    state.high[col + 1][row] = __float2bfloat16(high.y);
+    state.low[col][row] = __float2bfloat16(low.x);
+    state.low[col + 1][row] = __float2bfloat16(low.y);
+  }
+  __device__ void put_start() {
+    for (int e = threadIdx.x; e < kK * kColumns / 2; e += kThreads) {
+      const int row = e / (kColumns / 2), col = e % (kColumns / 2) * 2;
+      if (product) {
+        put(s.states[0], row, col, row == column + col, row == column + col + 1);
+      } else {
+        const float2 x = *reinterpret_cast<const float2*>(a.start + at(range.start, row, col));
+        put(s.states[0], row, col, x.x, x.y);
+      }
+    }
   }
 
-  __device__ void load(const float* m, int panel, float (&values)[kLoads]) const {
+  __device__ void load(int i, int tile, Operands& x) const {
+    const int part = part_at(i), row = first_row(tile);
+    const float* m = a.transitions + (int64_t(part) * a.HV + head) * kK * kK;
 #pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const int e = threadIdx.x + i * kThreads;
-      values[i] = kForward ? m[e / kPanel * kK + panel * kPanel + e % kPanel] : m[panel * kPanel * kK + e];
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float2 own =
+            product ? float2{0, 0}
+                    : *reinterpret_cast<const float2*>(a.own + at(part, row + 8 * half, 8 * n + 2 * t));
+        x.own[n][2 * half] = own.x;
+        x.own[n][2 * half + 1] = own.y;
+      }
     }
-  }
-  __device__ void store(int panel, const float (&values)[kLoads]) {
+    if (s.passes[i] == 0) return;
 #pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const int e = threadIdx.x + i * kThreads;
-      if (kForward) {
-        s.panels[panel % 2][e % kPanel][e / kPanel] = values[i];
-      } else {
-        s.panels[panel % 2][e / kK][e % kK] = values[i];
+    for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int r = row + e % 2 * 8, l = 16 * step + 2 * t + e / 2 * 8;
+        if (kForward) {
+          const float2 pair = *reinterpret_cast<const float2*>(m + r * kK + l);
+          x.m[step][2 * e] = pair.x;
+          x.m[step][2 * e + 1] = pair.y;
+        } else {
+          x.m[step][2 * e] = m[l * kK + r];
+          x.m[step][2 * e + 1] = m[(l + 1) * kK + r];
+        }
       }
     }
   }
-  /// next += M state, or Mᵀ state.
-  __device__ void multiply(const float* m, const float (&state)[kPerThread], float (&next)[kPerThread]) {
-    float values[kLoads];
-    load(m, 0, values);
+  /// own += M state, or Mᵀ state.
+  __device__ void multiply(Operands& x, const typename FoldSmem<kK>::State& state) const {
 #pragma unroll
-    for (int j = 0; j < kPerThread; ++j) s.states[turn][row][col + j] = state[j];
-    for (int panel = 0; panel < kPanels; ++panel) {
-      store(panel, values);
-      __syncthreads();  // also: the panel before the last is read
-      if (panel + 1 < kPanels) load(m, panel + 1, values);
+    for (int step = 0; step < kSteps; ++step) {
+      uint32_t high[4], low[4];
 #pragma unroll
-      for (int l = 0; l < kPanel; ++l) {
-        const float factor = s.panels[panel % 2][l][row];
-        const float* before = &s.states[turn][panel * kPanel + l][col];
+      for (int e = 0; e < 4; ++e) {
+        const Split pair = split(x.m[step][2 * e], x.m[step][2 * e + 1]);
+        high[e] = pair.high;
+        low[e] = pair.low;
+      }
 #pragma unroll
-        for (int j = 0; j < kPerThread; ++j) next[j] += factor * before[j];
+      for (int n = 0; n < 2; ++n) {
+        const auto pairs = [&](const bf16(&from)[kColumns][kK + 8], int k) {
+          return *reinterpret_cast<const uint32_t*>(&from[8 * n + g][16 * step + 2 * t + k]);
+        };
+        mma_16816(x.own[n], low, pairs(state.high, 0), pairs(state.high, 8));
+        mma_16816(x.own[n], high, pairs(state.low, 0), pairs(state.low, 8));
+        mma_16816(x.own[n], high, pairs(state.high, 0), pairs(state.high, 8));
       }
     }
-    turn ^= 1;
+  }
+  /// What leaves the i-th part.
+  __device__ void finish(int i, int count, int tile, const float (&x)[2][4]) {
+    const int row = first_row(tile);
+    const bool ends = i + 1 == count;
+    float* to = product ? a.products : ends ? a.ends : a.states;
+    const int index = product ? range.transition : ends ? range.end : part_at(i + 1);
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int r = row + 8 * half, col = 8 * n + 2 * t;
+        const float* pair = x[n] + 2 * half;
+        if (!ends) put(s.states[(i + 1) % 2], r, col, pair[0], pair[1]);
+        if (to && (ends || !product))
+          *reinterpret_cast<float2*>(to + at(index, r, col)) = float2{pair[0], pair[1]};
+      }
+    }
+  }
+  __device__ int first_row(int tile) const {
+    return (warp + kWarps * tile) * 16 + g;
   }
 
   const FoldArgs& a;
   FoldSmem<kK>& s;
   FoldRange range;
-  int head, column, width, row, col, turn = 0;
+  int head, column, width;
   bool product;
+  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 };
 
 template <int kK, Direction kDirection>

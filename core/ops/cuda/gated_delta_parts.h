@@ -5,8 +5,8 @@
 // from; then all parts are scanned as segments are. Backward the same from right to left: D from zero, folded
 // with forward's M transposed. Nothing depends on the data but the time of the summaries.
 //
-// A segment's first part is summarised from the state it really starts from, so that its M is not needed;
-// that of the last never is, nor its B. The same parts serve all passes of a call.
+// The part that comes last in a direction is not summarised. Backward the first one starts from the gradient
+// that the segment really ends with; forward the fold applies its M. The same parts serve all passes of a call.
 
 #include "core/ops/cuda/gated_delta_chunks.cuh"
 #include "core/ops/linear_state.h"
