@@ -20,9 +20,13 @@ struct CudaOperand {
   int block_dims = 1;
 };
 
+/// Whether a tool such as compute-sanitizer judges this run (SPANWISE_TEST_UNDER_CHECKER is set): kernels are to
+/// be launched, each on little, and values need no second opinion.
+bool under_checker();
+
 /// Outputs of op, and gradients of Σ ⟨outputs, fixed random⟩, lie within the bounds of the fp64 op's; two
 /// runs are bitwise equal. `output_bounds`: one an output; 0: not compared. The op makes what else it needs
-/// in tape.context().
+/// in tape.context(). Under a checker: one run on the GPU of the smaller cases, nothing compared.
 void check_on_cuda(const OpFunction& op, const std::vector<CudaOperand>& operands,
                    const std::vector<double>& output_bounds);
 
