@@ -1,5 +1,5 @@
 #pragma once
-// Host arrays that many ops of a batch read: segments, positions, their cuts. Every layer uploads the same
+// Host arrays that many ops of a batch read: segments, chunks, key ranges. Every layer uploads the same
 // bytes, so one copy on the device serves them all.
 
 #include <array>
@@ -25,11 +25,13 @@ class SharedUploads {
           std::memcmp(entry.host.data(), values.data(), bytes) == 0)
         return entry.device;
     }
-    Entry& oldest = entries_[next_++ % entries_.size()];
+    Entry& oldest = entries_[size_t(num_uploads_++) % entries_.size()];
     const char* begin = reinterpret_cast<const char*>(values.data());
     oldest = {{begin, begin + bytes}, upload(ctx_, values)};
     return oldest.device;
   }
+  /// Arrays that were not there yet.
+  int64_t num_uploads() const { return num_uploads_; }
 
  private:
   struct Entry {
@@ -38,8 +40,8 @@ class SharedUploads {
   };
   Context& ctx_;
   std::mutex mutex_;
-  std::array<Entry, 16> entries_;
-  size_t next_ = 0;
+  std::array<Entry, 32> entries_;  // a hybrid model's layers read about 25 of a batch
+  int64_t num_uploads_ = 0;
 };
 
 template <class T>

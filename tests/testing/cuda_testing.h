@@ -20,8 +20,8 @@ struct CudaOperand {
   int block_dims = 1;
 };
 
-/// Whether a tool such as compute-sanitizer judges this run (SPANWISE_TEST_UNDER_CHECKER is set): kernels are to
-/// be launched, each on little, and values need no second opinion.
+/// Whether a tool such as compute-sanitizer judges this run (SPANWISE_TEST_UNDER_CHECKER is set): kernels are
+/// to be launched, each on little, and values need no second opinion.
 bool under_checker();
 
 /// Outputs of op, and gradients of Σ ⟨outputs, fixed random⟩, lie within the bounds of the fp64 op's; two

@@ -1,6 +1,6 @@
-// With SPANWISE_TEST_KERNELS=FILE a test program adds to FILE the mangled name of every kernel that it launches,
-// one a line: tests/gpu_sanitize.sh holds them against those that the library has. The linker's --wrap puts the
-// function below in the place of the one that <<<>>> calls.
+// With SPANWISE_TEST_KERNELS=FILE a test program adds to FILE the mangled name of every kernel that it
+// launches, one a line: tests/gpu_sanitize.sh holds them against those that the library has. The linker's
+// --wrap puts the function below in the place of the one that <<<>>> calls.
 
 #include <cuda_runtime.h>
 

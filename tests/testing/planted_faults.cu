@@ -1,5 +1,5 @@
-// A program with the fault that its argument names, for tests/gpu_sanitize.sh to see that the checkers find it in
-// memory of the stream-ordered pool and in shared memory: none, global, shared or barrier.
+// A program with the fault that its argument names, for tests/gpu_sanitize.sh to see that the checkers find
+// it in memory of the stream-ordered pool and in shared memory: none, global, shared or barrier.
 
 #include <cuda_runtime.h>
 

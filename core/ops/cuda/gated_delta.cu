@@ -8,7 +8,7 @@
 #include "core/ops/cuda/gated_delta_finish.h"
 #include "core/ops/cuda/gated_delta_parts.h"
 #include "core/ops/cuda/gated_delta_recurrent.h"
-#include "core/upload.h"
+#include "core/shared_upload.h"
 
 namespace spanwise::cuda {
 
@@ -113,8 +113,8 @@ class DeviceChunks {
     }
     num_chunks = int(chunks.size());
     num_selected = int(selected.size());
-    chunks_ = upload(ctx, chunks);
-    if (num_selected > 0) selected_ = upload(ctx, selected);
+    chunks_ = shared_upload(ctx, chunks);
+    if (num_selected > 0) selected_ = shared_upload(ctx, selected);
   }
   const Chunk* chunks() const { return static_cast<const Chunk*>(chunks_.raw()); }
   const int* selected() const { return static_cast<const int*>(selected_.raw()); }
@@ -234,7 +234,7 @@ class Summarizer {
  private:
   void launch(SummaryArgs args, const std::vector<SummaryUnit>& units) const {
     if (units.empty()) return;
-    const Tensor uploaded = upload(ctx_, units);
+    const Tensor uploaded = shared_upload(ctx_, units);
     args.units = static_cast<const SummaryUnit*>(uploaded.raw());
     args.num_units = int(units.size());
     launch_summarize(stream_of(ctx_), args);
@@ -247,7 +247,7 @@ class Summarizer {
 void fold(Context& ctx, const std::vector<Tensor>& saved, const std::vector<FoldRange>& ranges,
           FoldArgs args) {
   if (ranges.empty()) return;
-  const Tensor uploaded = upload(ctx, ranges);
+  const Tensor uploaded = shared_upload(ctx, ranges);
   args.ranges = static_cast<const FoldRange*>(uploaded.raw());
   args.num_ranges = int(ranges.size());
   args.HV = int(saved[kPartStates].dim(1));
@@ -333,7 +333,7 @@ void scan(Context& ctx, const LinearStateCall& call, SegmentSet which, const Lin
                   Summarizer(ctx, x, chunks, x.v.rows(), Direction::kForward, saved), Direction::kForward,
                   initial, spans, saved, [](const ChunkList::SegmentChunks& s) { return s.ends_row; });
   const std::vector<delta::Segment> walks = walks_of(plan, chunks.segments, Direction::kForward);
-  const Tensor uploaded = upload(ctx, walks);
+  const Tensor uploaded = shared_upload(ctx, walks);
   const bool save = saved.size() == kNumSaved;
   launch_scan(stream_of(ctx), {.problem = x.problem(chunks),
                                .segments = static_cast<const delta::Segment*>(uploaded.raw()),
@@ -363,7 +363,7 @@ Retreated retreat(Context& ctx, const Operands& x, const DeviceChunks& chunks, c
                                    Direction::kBackward, dfinal, spans, from.saved,
                                    [](const ChunkList::SegmentChunks& s) { return s.continues; });
   const std::vector<delta::Segment> walks = walks_of(plan, chunks.segments, Direction::kBackward);
-  const Tensor uploaded = upload(ctx, walks);
+  const Tensor uploaded = shared_upload(ctx, walks);
   const Retreated r{Tensor::empty(ctx, from.saved[kStates].shape(), DType::kBF16),
                     Tensor::empty(ctx, from.saved[kValues].shape(), DType::kBF16)};
   launch_retreat(stream_of(ctx), {.problem = x.problem(chunks),

@@ -2,7 +2,7 @@
 
 #include "core/ops/cuda/linear_step.h"
 #include "core/ops/cuda/scalar_decay_gates.cuh"
-#include "core/upload.h"
+#include "core/shared_upload.h"
 
 // Spans: the summary is a scan of states alone over each row's last segment; rows that continue are computed
 // when their incoming state is known, for adding its part to finished outputs would move three quarters of
@@ -24,7 +24,7 @@ struct Saved {
 
 struct UploadedGroups {
   UploadedGroups(Context& ctx, const std::vector<ScanPlan::Group>& groups)
-      : tensor(upload(ctx, groups)),
+      : tensor(shared_upload(ctx, groups)),
         data(static_cast<const ScanPlan::Group*>(tensor.raw())),
         count(unsigned(groups.size())) {}
   Tensor tensor;

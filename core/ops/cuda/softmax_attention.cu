@@ -8,7 +8,7 @@
 
 #include "core/ops/cuda/common/vector.cuh"
 #include "core/ops/cuda/softmax_attention_args.h"
-#include "core/upload.h"
+#include "core/shared_upload.h"
 
 namespace spanwise::cuda {
 
@@ -172,7 +172,7 @@ class Operands {
   void upload_ranges(Context& ctx, const KeyRanges& ranges) {
     std::vector<int2> borders(ranges.begin.size());
     for (size_t i = 0; i < borders.size(); ++i) borders[i] = {int(ranges.begin[i]), int(ranges.end[i])};
-    ranges_ = upload(ctx, borders);
+    ranges_ = shared_upload(ctx, borders);
     args.ranges = static_cast<const int2*>(ranges_.raw());
     args.num_bounds = int(ceil_div(args.num_queries, kBoundsQueries));
     bounds_ = Tensor::empty(ctx, {args.batch * int64_t(args.num_bounds), 4}, DType::kI32);

@@ -5,7 +5,7 @@
 
 #include "core/ops/cuda/common/launch.h"
 #include "core/ops/cuda/state_scan_device.h"
-#include "core/upload.h"
+#include "core/shared_upload.h"
 
 namespace spanwise::cuda {
 
@@ -139,7 +139,7 @@ ScanOperand operand(Context& ctx, const Tensor& t, int64_t value_heads, std::vec
 
 void launch_scan(Context& ctx, DType dtype, ScanParams params, const Work& work) {
   if (work.runs.empty()) return;
-  const Tensor chunks = upload(ctx, work.chunks), runs = upload(ctx, work.runs);
+  const Tensor chunks = shared_upload(ctx, work.chunks), runs = shared_upload(ctx, work.runs);
   params.chunks = static_cast<const ScanChunk*>(chunks.raw());
   params.runs = static_cast<const ScanRun*>(runs.raw());
   params.num_runs = int(work.runs.size());
@@ -208,7 +208,7 @@ void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanPlan& p
       const int32_t count = int32_t(s.num_pieces - 1), first = int32_t(s.first_cut);
       if (count > 0) chains.push_back({forward ? first : first + count - 1, forward ? 1 : -1, count});
     }
-    const Tensor chains_on_device = upload(ctx, chains);
+    const Tensor chains_on_device = shared_upload(ctx, chains);
     p.cut_states = pointer<float>(cut_states);
     p.cut_logs = pointer<float>(logs);
     launch_scan(ctx, dtype, p, WorkBuilder(plan, scan, Pass::kCuts).build(segments));
