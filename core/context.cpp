@@ -36,6 +36,11 @@ int num_gpus() {
   return 0;
 }
 
+std::string gpu_id(int gpu) {
+  if constexpr (kHasCuda) return cuda::gpu_id(gpu);
+  SPANWISE_FAIL("GPU {} has no name in a build without CUDA", gpu);
+}
+
 bool cuda_available() {
   return num_gpus() > 0;
 }

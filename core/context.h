@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <typeindex>
 
 #include "core/memory.h"
@@ -65,5 +66,7 @@ T& Context::attached() {
 bool cuda_available();
 /// GPUs this process sees; 0 without CUDA.
 int num_gpus();
+/// 16 bytes that name one of them, the same in every process that sees it and no other GPU's (its UUID).
+std::string gpu_id(int gpu);
 
 }  // namespace spanwise

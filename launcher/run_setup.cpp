@@ -41,7 +41,7 @@ TrainedModel load_trained_model(const RunConfig& config, const std::string& chec
     }
     trained.checkpoint = newest->string();
   }
-  trained.ctx = make_context(config);
+  trained.ctx = make_context(config, world);
   world.set_timeout(config.parallel().timeout_seconds());
   world.use_gpu(*trained.ctx);
   trained.mesh = std::make_unique<Mesh>(world, mesh_shape(config, world.size()));

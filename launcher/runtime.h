@@ -3,9 +3,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "configs/run_config.pb.h"
 #include "core/context.h"
+#include "parallel/comm.h"
 
 namespace spanwise {
 
@@ -19,8 +22,15 @@ int threads_per_rank(int64_t configured, int local_ranks);
 /// What a config computes on here: AUTO is a GPU where this build and machine have one, unless in F64.
 Device compute_device(const config::RunConfig& config);
 
-/// The device and threads of a config: on GPUs, each rank of this machine its own. Only for configs without
-/// config_problems. UserError where there is no such GPU.
-std::unique_ptr<Context> make_context(const config::RunConfig& config);
+/// Which of the GPUs that it sees a rank uses: the one of its number on this machine, or, where every rank is
+/// bound to one (srun --gpus-per-task=1), that one. UserError if the machine has more ranks than it sees.
+int gpu_of_rank(const LaunchInfo& launch, int visible_gpus);
+
+/// UserError naming two ranks that have the same GPU, or of which one has none; by rank, gpu_id or empty.
+void require_own_gpus(const std::vector<std::string>& ids);
+
+/// The device and threads of a config: on GPUs, each rank its own. Only for configs without config_problems.
+/// UserError where there is no such GPU. Called by all ranks of `world`.
+std::unique_ptr<Context> make_context(const config::RunConfig& config, Comm& world);
 
 }  // namespace spanwise

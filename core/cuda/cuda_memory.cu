@@ -204,6 +204,12 @@ int num_gpus() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+std::string gpu_id(int gpu) {
+  cudaDeviceProp properties;
+  SPANWISE_CUDA(cudaGetDeviceProperties(&properties, gpu));
+  return std::string(properties.uuid.bytes, sizeof(properties.uuid.bytes));
+}
+
 void synchronize(CUstream_st* stream) {
   SPANWISE_CUDA(cudaStreamSynchronize(stream));
 }

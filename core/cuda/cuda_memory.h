@@ -4,6 +4,7 @@
 // travel through pinned blocks that are used again once their copy is done.
 
 #include <memory>
+#include <string>
 
 #include "core/memory.h"
 
@@ -12,6 +13,7 @@ namespace spanwise::cuda {
 /// Makes `gpu` the process's current one. UserError where it does not exist or cannot be used.
 std::shared_ptr<Memory> make_memory(int gpu, bool poison);
 int num_gpus();
+std::string gpu_id(int gpu);  ///< core/context.h
 void synchronize(CUstream_st* stream);
 
 }  // namespace spanwise::cuda

@@ -68,7 +68,7 @@ int run_train(Comm& world, const std::vector<std::string>& args) {
   const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(config.data().tokenizer());
   validate(config, world.size(), tokenizer->vocab_size());
 
-  const std::unique_ptr<Context> ctx = make_context(config);
+  const std::unique_ptr<Context> ctx = make_context(config, world);
   world.set_timeout(config.parallel().timeout_seconds());
   world.use_gpu(*ctx);
   const Mesh mesh(world, mesh_shape(config, world.size()));
