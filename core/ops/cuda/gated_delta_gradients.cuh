@@ -192,8 +192,8 @@ class GradientBlock {
 #pragma unroll
     for (int k = 0; k < kV; k += 16) {
       const uint64_t from = columns_descriptor(shared_address(rows), k);
-      wgmma_16<Stored::kNK, Stored::kNK>(scores, from, columns_descriptor(shared_address(smem.values), k));
-      wgmma_16<Stored::kNK, Stored::kKN>(wide, from, rows_descriptor(state_image(k), k % 64));
+      wgmma<Major::kK, Major::kK>(scores, from, columns_descriptor(shared_address(smem.values), k), 1);
+      wgmma<Major::kK, Major::kMN>(wide, from, rows_descriptor(state_image(k), k % 64), 1);
     }
     wgmma_commit();
     wgmma_wait<0>();
@@ -208,8 +208,8 @@ class GradientBlock {
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kV; k += 16)
-      wgmma_16<Stored::kNK, Stored::kKN>(c, columns_descriptor(shared_address(smem.values), k),
-                                         rows_descriptor(state_image(k), k % 64));
+      wgmma<Major::kK, Major::kMN>(c, columns_descriptor(shared_address(smem.values), k),
+                                   rows_descriptor(state_image(k), k % 64), 1);
     wgmma_commit();
     wgmma_wait<0>();
     pin_registers(c);
@@ -232,8 +232,8 @@ class GradientBlock {
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kChunk; k += 16)
-      wgmma_16<Stored::kKN, Stored::kKN>(c, rows_descriptor(shared_address(scores), k),
-                                         rows_descriptor(shared_address(rows), k));
+      wgmma<Major::kMN, Major::kMN>(c, rows_descriptor(shared_address(scores), k),
+                                    rows_descriptor(shared_address(rows), k), 1);
     wgmma_commit();
     wgmma_wait<0>();
     pin_registers(c);

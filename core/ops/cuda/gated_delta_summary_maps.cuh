@@ -170,8 +170,8 @@ __device__ __forceinline__ void sum_writes(MapPipeline<kK, kCols>& smem, const S
     for (int k = 0; k < kChunk; k += 16) {
 #pragma unroll
       for (int i = 0; i < S::kChains; ++i)
-        wgmma_16<Stored::kKN, Stored::kKN>(sums[i], rows_descriptor(shared_address(smem.keys[turn][i]), k),
-                                           rows_descriptor(shared_address(smem.stages[s].values), k));
+        wgmma<Major::kMN, Major::kMN>(sums[i], rows_descriptor(shared_address(smem.keys[turn][i]), k),
+                                      rows_descriptor(shared_address(smem.stages[s].values), k), 1);
     }
     wgmma_commit();
     wgmma_wait<0>();

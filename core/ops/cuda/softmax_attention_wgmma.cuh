@@ -59,7 +59,8 @@ __device__ __forceinline__ void start_transposed(float (&c)[kCols / 8][4], uint6
 #pragma unroll
   for (int k = 0; k < kDim; k += 16) {
     const int tile = k / kSwizzleColumns, within = k % kSwizzleColumns * 2;
-    wgmma<0>(c, a + ((tile * kRowsA * 128 + within) >> 4), b + ((tile * kCols * 128 + within) >> 4), k > 0);
+    wgmma<Major::kK, Major::kK>(c, a + ((tile * kRowsA * 128 + within) >> 4),
+                                b + ((tile * kCols * 128 + within) >> 4), k > 0);
   }
 }
 
@@ -68,7 +69,7 @@ template <int kTiles, int kFragments>
 __device__ __forceinline__ void start_add(float (&c)[kTiles][4], const uint32_t (&a)[kFragments][4],
                                           uint64_t b) {
 #pragma unroll
-  for (int k = 0; k < kFragments; ++k) wgmma<1>(c, a[k], b + (k * 2048 >> 4), 1);
+  for (int k = 0; k < kFragments; ++k) wgmma<Major::kMN>(c, a[k], b + (k * 2048 >> 4), 1);
 }
 
 /// Stores this warp's 16 rows of x, times factor, as rows first_row.. of one head of a contiguous

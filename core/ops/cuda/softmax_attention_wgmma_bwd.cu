@@ -95,7 +95,7 @@ __device__ __forceinline__ void start_dq(float (&dq)[kDim / 16][4],
 #pragma unroll
   for (int i = 0; i < kWgmmaRows; i += 16) {
     const int within = i % kSwizzleColumns * 2 + i / kSwizzleColumns * kQueries * 128;
-    wgmma<1>(dq, a + (within >> 4), b + (i * 128 >> 4), i > 0);
+    wgmma<Major::kK, Major::kMN>(dq, a + (within >> 4), b + (i * 128 >> 4), i > 0);
   }
 }
 
@@ -140,32 +140,32 @@ __device__ __forceinline__ void consume(Shared& shared, const AttentionArgsBf16&
     start_transposed<kDim, kWgmmaRows, kQueries>(dp, v, queries.dout[stage].descriptor());
     wgmma_commit();
     wgmma_wait<1>();
-    wgmma_fence_operand(s);
+    pin_registers(s);
     if (queries.step[stage].masked) mask_columns(s, ranges + query0, a.num_queries - query0, key);
     probabilities_of_columns(s, a.scale_log2, queries.lse[stage]);
     to_a_fragments(p, s);
-    wgmma_fence_operand(p);
+    pin_registers(p);
     wgmma_fence();
     start_add(dv, p, queries.dout[stage].descriptor_rows());
     wgmma_commit();
     wgmma_wait<1>();
-    wgmma_fence_operand(dp);
+    pin_registers(dp);
     score_gradient_of_columns(dp, s, queries.delta[stage]);
     to_a_fragments(ds, dp);
     // Free: the product that read it, two steps ago, was over before its warpgroup gave that step's dS, which
     // this one took in the last step.
     store_transposed(shared.ds[exchange.stage], ds, group, warp, lane);
-    wgmma_fence_operand(ds);
+    pin_registers(ds);
     wgmma_fence();
     start_add(dk, ds, queries.q[stage].descriptor_rows());
     wgmma_commit();
     start_last_dq();
     wgmma_wait<1>();
-    wgmma_fence_operand(dk);
-    wgmma_fence_operand(dv);
+    pin_registers(dk);
+    pin_registers(dv);
     if (lane == 0) queries.empty[stage].arrive();
     wgmma_wait<0>();
-    wgmma_fence_operand(dq);
+    pin_registers(dq);
     if (step > 0) store_last_dq();
     fence_async_proxy();
     __syncwarp();
@@ -177,7 +177,7 @@ __device__ __forceinline__ void consume(Shared& shared, const AttentionArgsBf16&
   if (step > 0) {
     start_last_dq();
     wgmma_wait<0>();
-    wgmma_fence_operand(dq);
+    pin_registers(dq);
     store_last_dq();
     fence_async_proxy();
     __syncwarp();

@@ -40,25 +40,25 @@ __device__ __forceinline__ void consume(Shared<kDim, kStages>& shared, const Att
     start_transposed<kDim, kWgmmaRows, kQueries>(dp, v, queries.dout[stage].descriptor());
     wgmma_commit();
     wgmma_wait<1>();
-    wgmma_fence_operand(s);
+    pin_registers(s);
     if (queries.step[stage].masked) mask_columns(s, ranges + query0, a.num_queries - query0, key);
     probabilities_of_columns(s, a.scale_log2, queries.lse[stage]);
     to_a_fragments(p, s);
-    wgmma_fence_operand(p);
+    pin_registers(p);
     wgmma_fence();
     start_add(dv, p, queries.dout[stage].descriptor_rows());
     wgmma_commit();
     wgmma_wait<1>();
-    wgmma_fence_operand(dp);
+    pin_registers(dp);
     score_gradient_of_columns(dp, s, queries.delta[stage]);
     to_a_fragments(ds, dp);
-    wgmma_fence_operand(ds);
+    pin_registers(ds);
     wgmma_fence();
     start_add(dk, ds, queries.q[stage].descriptor_rows());
     wgmma_commit();
     wgmma_wait<0>();
-    wgmma_fence_operand(dk);
-    wgmma_fence_operand(dv);
+    pin_registers(dk);
+    pin_registers(dv);
     if (lane == 0) queries.empty[stage].arrive();
   }
 

@@ -69,20 +69,20 @@ __device__ __forceinline__ void consume(Shared<kDim, kKeys, kValueStages>& share
     start_transposed<kDim, kWgmmaRows, kKeys>(dp, dout, shared.v[values.stage].descriptor());
     wgmma_commit();
     wgmma_wait<1>();
-    wgmma_fence_operand(s);
+    pin_registers(s);
     if (!bounds.all_read(key0, key0 + kKeys)) mask_scores(s, ranges, key0);
     probabilities_of_rows(s, a.scale_log2, lse);
     wgmma_wait<0>();
-    wgmma_fence_operand(dp);
+    pin_registers(dp);
     if (lane == 0) shared.v_empty[values.stage].arrive();
     score_gradient_of_rows(dp, s, delta);
     to_a_fragments(ds, dp);
-    wgmma_fence_operand(ds);
+    pin_registers(ds);
     wgmma_fence();
     start_add(dq, ds, shared.k[keys.stage].descriptor_rows());
     wgmma_commit();
     wgmma_wait<0>();
-    wgmma_fence_operand(dq);
+    pin_registers(dq);
     if (lane == 0) shared.k_empty[keys.stage].arrive();
   }
 

@@ -153,7 +153,7 @@ __device__ __forceinline__ void consume(Shared<kDim, kKeys>& shared, const Atten
       start_transposed<kDim, kWgmmaRows, kKeys>(s, q, shared.k[keys.stage].descriptor());
       wgmma_commit();
       wgmma_wait<0>();
-      wgmma_fence_operand(s);
+      pin_registers(s);
       release_scores(tile.begin);
       exponentiate(tile.begin);
       to_a_fragments(p, s);
@@ -162,7 +162,7 @@ __device__ __forceinline__ void consume(Shared<kDim, kKeys>& shared, const Atten
       for (int block = tile.begin + 1; block < tile.end; ++block) {
         shared.k_full[keys.stage].wait(keys.parity);
         await_turn(group);
-        wgmma_fence_operand(p);
+        pin_registers(p);
         wgmma_fence();
         start_transposed<kDim, kWgmmaRows, kKeys>(s, q, shared.k[keys.stage].descriptor());
         wgmma_commit();
@@ -172,23 +172,23 @@ __device__ __forceinline__ void consume(Shared<kDim, kKeys>& shared, const Atten
         wgmma_commit();
         if (group == 0 || block + 1 < tile.end) give_turn(group);
         wgmma_wait<1>();
-        wgmma_fence_operand(s);
+        pin_registers(s);
         release_scores(block);
         exponentiate(block);
         wgmma_wait<0>();
-        wgmma_fence_operand(out);
+        pin_registers(out);
         if (lane == 0) shared.v_empty[values.stage].arrive();
         scale_rows(out, shrink);
         to_a_fragments(p, s);
         values.advance();
       }
       shared.v_full[values.stage].wait(values.parity);
-      wgmma_fence_operand(p);
+      pin_registers(p);
       wgmma_fence();
       start_add(out, p, shared.v[values.stage].descriptor_rows());
       wgmma_commit();
       wgmma_wait<0>();
-      wgmma_fence_operand(out);
+      pin_registers(out);
       if (lane == 0) shared.v_empty[values.stage].arrive();
       values.advance();
     } else if (kOutApart && lane == 0) {

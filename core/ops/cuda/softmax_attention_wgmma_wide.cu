@@ -53,8 +53,8 @@ __device__ __forceinline__ void consume_values(Shared& shared, const AttentionAr
     start_transposed<kDim, kKeys, kQueries>(s, shared.k.descriptor(), queries.q[stage].descriptor());
     wgmma_commit();
     wgmma_wait<0>();
-    wgmma_fence_operand(s);
-    wgmma_fence_operand(dv);
+    pin_registers(s);
+    pin_registers(dv);
     if (previous >= 0 && lane == 0) queries.empty[previous].arrive();
     previous = stage;
     if (queries.step[stage].masked) mask_columns(s, ranges + query0, a.num_queries - query0, key);
@@ -66,13 +66,13 @@ __device__ __forceinline__ void consume_values(Shared& shared, const AttentionAr
       shared.p[exchange.stage][i][thread] = {p[i][0], p[i][1], p[i][2], p[i][3]};
     __syncwarp();
     if (lane == 0) shared.p_full[exchange.stage].arrive();
-    wgmma_fence_operand(p);
+    pin_registers(p);
     wgmma_fence();
     start_add(dv, p, queries.dout[stage].descriptor_rows());
     wgmma_commit();
   }
   wgmma_wait<0>();
-  wgmma_fence_operand(dv);
+  pin_registers(dv);
   store_sums(shared.v, a, place, a.dv, dv, 1.0f);
 }
 
@@ -95,8 +95,8 @@ __device__ __forceinline__ void consume_keys(Shared& shared, const AttentionArgs
     start_transposed<kDim, kKeys, kQueries>(dp, shared.v.descriptor(), queries.dout[stage].descriptor());
     wgmma_commit();
     wgmma_wait<0>();
-    wgmma_fence_operand(dp);
-    wgmma_fence_operand(dk);
+    pin_registers(dp);
+    pin_registers(dk);
     if (previous >= 0 && lane == 0) queries.empty[previous].arrive();
     previous = stage;
     shared.p_full[exchange.stage].wait(exchange.parity);
@@ -112,13 +112,13 @@ __device__ __forceinline__ void consume_keys(Shared& shared, const AttentionArgs
     if (lane == 0) shared.p_empty[exchange.stage].arrive();
     score_gradient_of_columns(dp, p, queries.delta[stage]);
     to_a_fragments(ds, dp);
-    wgmma_fence_operand(ds);
+    pin_registers(ds);
     wgmma_fence();
     start_add(dk, ds, queries.q[stage].descriptor_rows());
     wgmma_commit();
   }
   wgmma_wait<0>();
-  wgmma_fence_operand(dk);
+  pin_registers(dk);
   store_sums(shared.k, a, place, a.dk, dk, a.scale);
 }
 

@@ -30,7 +30,8 @@ __device__ __forceinline__ void make_scores(const ScanParams& p, const Block& b,
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < DK; k += 16)
-      wgmma<Major::kK>(score, k_major(stage + S::kQ, k), k_major(stage + S::kK, k), k > 0);
+      wgmma<Major::kK, Major::kK>(score, columns_descriptor(stage + S::kQ, k),
+                                  columns_descriptor(stage + S::kK, k), k > 0);
     wgmma_commit();
     // The decays of all pairs while the products run; without branches, so that their latencies overlap.
     float decay[32];
@@ -128,7 +129,7 @@ __device__ __forceinline__ void advance_states(const ScanParams& p, const ScanMa
       // which the copy engine had read it.
       fence_async_proxy();
       if (threadIdx.x % kGroup == 0) store_wait_read();
-      named_barrier<kGroup>(1);
+      named_barrier_sync(1, kGroup);
       store_outputs(p, maps, b, chunk, s.outputs[buffers.stage]);
       if constexpr (kDots) store_x_dots(p, b, chunk, s.x_dots[buffers.stage]);
       buffers.advance();

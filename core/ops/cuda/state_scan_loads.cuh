@@ -1,12 +1,13 @@
 #pragma once
 // A block of state_scan_kernel.cuh: its shared memory, and what its first warpgroup brings there.
 
+#include "core/ops/cuda/common/activations.cuh"
 #include "core/ops/cuda/common/launch.h"
 #include "core/ops/cuda/common/mbarrier.cuh"
 #include "core/ops/cuda/common/tma.cuh"
 #include "core/ops/cuda/common/vector.cuh"
+#include "core/ops/cuda/common/wgmma_images.cuh"
 #include "core/ops/cuda/state_scan_device.h"
-#include "core/ops/cuda/state_scan_wgmma.cuh"
 
 namespace spanwise::cuda::scan {
 
@@ -29,16 +30,16 @@ constexpr int kDecayBatch = 48;  // chunks whose decays a block looks at togethe
 
 template <int DK, Outputs kOutputs>
 struct Shared {
-  static constexpr int kSubtiles = DK / 64;
+  static constexpr int kImages = DK / 64;
   static constexpr bool kDots = kOutputs == Outputs::kOutAndDots;
   static constexpr int kStages = DK == 64 ? (kDots ? 4 : 6) : DK == 128 ? (kDots ? 3 : 4) : 2;
-  static constexpr int kQ = 0, kK = kSubtiles * kSubtileBytes, kV = 2 * kK, kX = kV + kSubtileBytes;
-  static constexpr int kStageBytes = kDots ? kX + kSubtileBytes : kX;
+  static constexpr int kQ = 0, kK = kImages * kImageBytes, kV = 2 * kK, kX = kV + kImageBytes;
+  static constexpr int kStageBytes = kDots ? kX + kImageBytes : kX;
   static constexpr int kLoadedBytes = kOutputs == Outputs::kNone ? kStageBytes - kK : kStageBytes;
 
   unsigned char stages[kStages][kStageBytes];
-  unsigned char scores[2][kSubtileBytes];
-  unsigned char outputs[2][kSubtileBytes];
+  unsigned char scores[2][kImageBytes];
+  unsigned char outputs[2][kImageBytes];
   ChunkInfo info[kStages];
   float x_dots[2][4][64];
   float state_dots[kDecayBatch];
@@ -150,10 +151,10 @@ __device__ __forceinline__ void load_tiles(const ScanParams& p, const ScanMaps& 
     unsigned char* stage = s.stages[ring.stage];
     full.arrive_expecting(S::kLoadedBytes);
 #pragma unroll
-    for (int t = 0; t < S::kSubtiles; ++t) {
+    for (int t = 0; t < S::kImages; ++t) {
       if (kOutputs != Outputs::kNone)
-        load_box(stage + S::kQ + t * kSubtileBytes, maps.q, full, t * 64, q_head, begin, 0);
-      load_box(stage + S::kK + t * kSubtileBytes, maps.k, full, t * 64, k_head, begin, 0);
+        load_box(stage + S::kQ + t * kImageBytes, maps.q, full, t * 64, q_head, begin, 0);
+      load_box(stage + S::kK + t * kImageBytes, maps.k, full, t * 64, k_head, begin, 0);
     }
     load_box(stage + S::kV, maps.v, full, b.slab * 64, v_head, begin, 0);
     if (S::kDots) load_box(stage + S::kX, maps.x, full, b.slab * 64, x_head, begin, 0);

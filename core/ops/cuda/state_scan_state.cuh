@@ -75,7 +75,7 @@ __device__ __forceinline__ void write_state_dot(const ScanParams& p, const Block
   }
   sum = warp_sum(sum);
   if (threadIdx.x % 32 == 0) s.state_dots[threadIdx.x / 32 % 4] = sum;
-  named_barrier<kGroup>(2);
+  named_barrier_sync(2, kGroup);
   if (threadIdx.x % kGroup == 0) {
     p.saved_dots[(int64_t(b.slab) * p.num_saved + slot) * p.heads + b.head] =
         (s.state_dots[0] + s.state_dots[1]) + (s.state_dots[2] + s.state_dots[3]);
@@ -213,7 +213,8 @@ __device__ __forceinline__ void start_reads(State<DK>& state, float total, uint3
     if (first + kStep == DK / 16) state.scale(total);
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < kStep; ++k) wgmma<Major::kK>(out, a[k], k_major(q, (first + k) * 16), first + k > 0);
+    for (int k = 0; k < kStep; ++k)
+      wgmma<Major::kK>(out, a[k], columns_descriptor(q, (first + k) * 16), first + k > 0);
     wgmma_commit();
     if (DK == 256) wgmma_wait<0>();
   }
@@ -228,7 +229,7 @@ __device__ __forceinline__ void start_update(State<DK>& state, const uint32_t (&
 #pragma unroll
     for (int part = 0; part < State<DK>::kParts; ++part)
       wgmma<Major::kMN>(state.x[part], v[k],
-                        mn_major(keys + part * (State<DK>::kWidth / 64) * kSubtileBytes, k * 16), 1);
+                        rows_descriptor(keys + part * (State<DK>::kWidth / 64) * kImageBytes, k * 16), 1);
   wgmma_commit();
 }
 
@@ -248,7 +249,7 @@ __device__ __forceinline__ void scale_outputs(const float* from, float (&out)[32
 __device__ __forceinline__ void start_scores(const uint32_t (&v)[4][4], uint32_t scores, float (&out)[32]) {
   wgmma_fence();
 #pragma unroll
-  for (int k = 0; k < 4; ++k) wgmma<Major::kK>(out, v[k], k_major(scores, k * 16), 1);
+  for (int k = 0; k < 4; ++k) wgmma<Major::kK>(out, v[k], columns_descriptor(scores, k * 16), 1);
   wgmma_commit();
 }
 
