@@ -25,13 +25,13 @@ void convert(const Context& ctx, const Tensor& from, const Tensor& to) {
   const int64_t numel = from.numel();
   if (numel == 0) return;
   const unsigned blocks = unsigned(std::min<int64_t>(ceil_div(numel, kThreads), 132 * 32));
-  dispatch_cuda(from.dtype(), [&](auto from_zero) {
-    dispatch_cuda(to.dtype(), [&](auto to_zero) {
-      using From = decltype(from_zero);
-      using To = decltype(to_zero);
-      convert_kernel<<<blocks, kThreads, 0, stream_of(ctx)>>>(pointer<From>(from), pointer<To>(to), numel);
-    });
-  });
+  if (to.dtype() == DType::kBF16) {
+    convert_kernel<<<blocks, kThreads, 0, stream_of(ctx)>>>(pointer<float>(from), pointer<__nv_bfloat16>(to),
+                                                            numel);
+  } else {
+    convert_kernel<<<blocks, kThreads, 0, stream_of(ctx)>>>(pointer<__nv_bfloat16>(from), pointer<float>(to),
+                                                            numel);
+  }
   check_launch("convert");
 }
 

@@ -131,8 +131,11 @@ class Backward {
     dispatch_cuda(dtype(), [&](auto zero) {
       using T = decltype(zero);
       const int H = int(sum.dim(2)), width = int(sum.dim(3));
-      const auto kernel =
-          width % kVector<T> == 0 ? scan::sum_value_heads<T> : scan::sum_value_heads_by_element<T>;
+      auto kernel = scan::sum_value_heads<T>;
+      // Of BF16 all widths are multiples of 64.
+      if constexpr (std::is_same_v<T, float>) {
+        if (width % kVector<T> != 0) kernel = scan::sum_value_heads_by_element<T>;
+      }
       kernel<<<dim3(groups.count, unsigned(H), scan::kGateParts), scan::kGateThreads, 0, stream_of(ctx_)>>>(
           pointer<T>(heads), pointer<T>(sum), groups.data, H, int(HV() / H), width);
       check_launch("sum_value_heads");

@@ -1,6 +1,7 @@
 #pragma once
 // Scalar activations and their derivatives. Finite for every finite input.
 
+#include "core/check.h"
 #include "core/ops/pointwise.h"
 
 namespace spanwise::cuda {
@@ -61,7 +62,7 @@ template <class F>
 void dispatch_activation(Activation kind, F&& fn) {
   switch (kind) {
     case Activation::kNone:
-      return fn(std::integral_constant<Activation, Activation::kNone>{});
+      SPANWISE_FAIL("no activation is not a kernel's business");
     case Activation::kSiLU:
       return fn(std::integral_constant<Activation, Activation::kSiLU>{});
     case Activation::kSigmoid:
