@@ -31,7 +31,7 @@ struct GradientSmem {
   float logs[kChunk], beta[kChunk];
   float value_sums[kChunk];  // rowsum(Z∘V)
   float sums[kGradientThreads / 32];
-  AsyncBarrier loaded;
+  MBarrier loaded;
 
   __device__ float* exchange() { return reinterpret_cast<float*>(states); }
   __device__ bf16* dq_image(int i) { return (i == 0 ? dout : z) + kImageElems; }

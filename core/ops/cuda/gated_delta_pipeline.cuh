@@ -36,7 +36,7 @@ struct Pipeline {
   bf16 state[kChunk * kK];   ///< images on their way to global memory; every warp its 16 rows
   bf16 values[kImageElems];  ///< the same, [token, column]; every warp its 16 columns
   Chunk chunks[kStages];
-  AsyncBarrier full[kStages], empty[kStages];
+  MBarrier full[kStages], empty[kStages];
 };
 
 struct Unit {
@@ -75,7 +75,7 @@ __device__ __forceinline__ void init_pipeline(Pipeline<kK>& smem) {
   if (threadIdx.x == 0) {
     for (int s = 0; s < Pipeline<kK>::kStages; ++s) {
       smem.full[s].init(kWarpgroup + 1);
-      smem.empty[s].init(kWarpgroup / 32);
+      smem.empty[s].init(kWarpgroup / 32 * kWarpArrivals);
     }
     fence_barrier_init();
   }
@@ -100,11 +100,12 @@ __device__ __forceinline__ void produce(Pipeline<kK>& smem, const Problem& p, co
     if (turn > 0) smem.empty[s].wait((turn - 1) & 1);
     if (thread == 0) {
       smem.chunks[s] = chunk;
-      smem.full[s].arrive_expecting(2 * kImageBytes + kFactorBytes);
+      smem.full[s].expect(2 * kImageBytes + kFactorBytes);
       const int64_t at = int64_t(index) * p.HV + unit.head;
       bulk_load(stage.theta, theta + at * kImageElems, kImageBytes, &smem.full[s]);
       bulk_load(stage.scores, scores + at * kImageElems, kImageBytes, &smem.full[s]);
       bulk_load(stage.factors, factors + at * kFactorElems, kFactorBytes, &smem.full[s]);
+      smem.full[s].copies_started();
     }
     copy_rows<kK, kWarpgroup>(stage.k, p.k, chunk, key_head * kK, thread);
     copy_rows<kK, kWarpgroup>(stage.q, p.q, chunk, key_head * kK, thread);

@@ -133,7 +133,7 @@ __device__ __forceinline__ void retreat(Pipeline<kK>& smem, const RetreatArgs& a
         LanePieces(smem.values, z).store_image(args.z + unit.image(index, p, 1) * kImageElems);
       });
   __syncwarp();
-  if (threadIdx.x % 32 == 0) smem.empty[s].arrive();
+  if (arrives_for_warp(threadIdx.x % 32)) smem.empty[s].arrive();
 }
 
 template <int kK>

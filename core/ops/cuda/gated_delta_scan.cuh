@@ -98,7 +98,7 @@ __device__ __forceinline__ void advance(Pipeline<kK>& smem, const ScanArgs& args
   wgmma_wait<0>();
   state.pin();
   __syncwarp();
-  if (threadIdx.x % 32 == 0) smem.empty[s].arrive();
+  if (arrives_for_warp(threadIdx.x % 32)) smem.empty[s].arrive();
   pin_registers(o);
   fragments(a, o);
   bf16* out = args.out.data + chunk.begin * args.out.stride + unit.head * p.V + unit.slab * 64;

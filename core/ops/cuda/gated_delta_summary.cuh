@@ -240,7 +240,7 @@ __global__ void __launch_bounds__(SummaryShape<kK>::kThreads, 1)
       }
       for (int s = 0; s < S::kStages; ++s) {
         smem.full[s].init(kWarpgroup + 1);
-        smem.empty[s].init(b.num_chains * kWarpgroup / 32);
+        smem.empty[s].init(b.num_chains * kWarpgroup / 32 * kWarpArrivals);
       }
       fence_barrier_init();
     }

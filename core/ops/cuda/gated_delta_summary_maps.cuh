@@ -178,7 +178,7 @@ __device__ __forceinline__ void sum_writes(MapPipeline<kK, kCols>& smem, const S
 #pragma unroll
     for (int i = 0; i < S::kChains; ++i) pin_registers(sums[i]);
     __syncwarp();
-    if (threadIdx.x % 32 == 0) {
+    if (arrives_for_warp(threadIdx.x % 32)) {
       smem.keys_empty[turn].arrive();
       smem.empty[s].arrive();
     }
@@ -214,11 +214,11 @@ __global__ void __launch_bounds__(MapPipeline<kK, kCols>::kThreads, 1)
         args.passes[int64_t(b.unit.index) * args.problem.HV + b.head] = remembered < 0;
       for (int s = 0; s < S::kStages; ++s) {
         smem.full[s].init(kWarpgroup + 1);
-        smem.empty[s].init((S::kChains + 1) * kWarpgroup / 32);
+        smem.empty[s].init((S::kChains + 1) * kWarpgroup / 32 * kWarpArrivals);
       }
       for (int i = 0; i < 2; ++i) {
         smem.keys_full[i].init(S::kChains * kWarpgroup);
-        smem.keys_empty[i].init(kWarpgroup / 32);
+        smem.keys_empty[i].init(kWarpgroup / 32 * kWarpArrivals);
       }
       fence_barrier_init();
     }

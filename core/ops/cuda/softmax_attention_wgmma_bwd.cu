@@ -163,13 +163,13 @@ __device__ __forceinline__ void consume(Shared& shared, const AttentionArgsBf16&
     wgmma_wait<1>();
     pin_registers(dk);
     pin_registers(dv);
-    if (lane == 0) queries.empty[stage].arrive();
+    if (arrives_for_warp(lane)) queries.empty[stage].arrive();
     wgmma_wait<0>();
     pin_registers(dq);
     if (step > 0) store_last_dq();
     fence_async_proxy();
     __syncwarp();
-    if (lane == 0) {
+    if (arrives_for_warp(lane)) {
       shared.ds_full[exchange.stage].arrive();
       if (step > 0) last_full().arrive();
     }
@@ -181,7 +181,7 @@ __device__ __forceinline__ void consume(Shared& shared, const AttentionArgsBf16&
     store_last_dq();
     fence_async_proxy();
     __syncwarp();
-    if (lane == 0) last_full().arrive();
+    if (arrives_for_warp(lane)) last_full().arrive();
   }
 
   const float dk_factor[2] = {a.scale, a.scale}, dv_factor[2] = {1.0f, 1.0f};
@@ -202,8 +202,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   if (threadIdx.x == 0) {
     shared.keys_full.init(1);
     shared.queries.init();
-    for (int i = 0; i < kExchanges; ++i) shared.ds_full[i].init(kConsumerWarps);
-    for (int i = 0; i < kWriters; ++i) shared.dq_full[i].init(kConsumerWarps);
+    for (int i = 0; i < kExchanges; ++i) shared.ds_full[i].init(kConsumerWarps * kWarpArrivals);
+    for (int i = 0; i < kWriters; ++i) shared.dq_full[i].init(kConsumerWarps * kWarpArrivals);
     shared.dq_empty.init(1);
     fence_barrier_init();
     shared.ticket = atomicAdd(a.turns, 1);

@@ -59,7 +59,7 @@ __device__ __forceinline__ void consume(Shared<kDim, kStages>& shared, const Att
     wgmma_wait<0>();
     pin_registers(dk);
     pin_registers(dv);
-    if (lane == 0) queries.empty[stage].arrive();
+    if (arrives_for_warp(lane)) queries.empty[stage].arrive();
   }
 
   const float dk_factor[2] = {a.scale, a.scale}, dv_factor[2] = {1.0f, 1.0f};

@@ -74,7 +74,7 @@ __device__ __forceinline__ void consume(Shared<kDim, kKeys, kValueStages>& share
     probabilities_of_rows(s, a.scale_log2, lse);
     wgmma_wait<0>();
     pin_registers(dp);
-    if (lane == 0) shared.v_empty[values.stage].arrive();
+    if (arrives_for_warp(lane)) shared.v_empty[values.stage].arrive();
     score_gradient_of_rows(dp, s, delta);
     to_a_fragments(ds, dp);
     pin_registers(ds);
@@ -83,7 +83,7 @@ __device__ __forceinline__ void consume(Shared<kDim, kKeys, kValueStages>& share
     wgmma_commit();
     wgmma_wait<0>();
     pin_registers(dq);
-    if (lane == 0) shared.k_empty[keys.stage].arrive();
+    if (arrives_for_warp(lane)) shared.k_empty[keys.stage].arrive();
   }
 
   const float factor[2] = {a.scale, a.scale};
@@ -106,11 +106,11 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     shared.queries_full.init(1);
     for (int i = 0; i < kStages; ++i) {
       shared.k_full[i].init(1);
-      shared.k_empty[i].init(kConsumerWarps);
+      shared.k_empty[i].init(kConsumerWarps * kWarpArrivals);
     }
     for (int i = 0; i < kValueStages; ++i) {
       shared.v_full[i].init(1);
-      shared.v_empty[i].init(kConsumerWarps);
+      shared.v_empty[i].init(kConsumerWarps * kWarpArrivals);
     }
     fence_barrier_init();
   }

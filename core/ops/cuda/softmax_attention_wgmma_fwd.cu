@@ -140,7 +140,7 @@ __device__ __forceinline__ void consume(Shared<kDim, kKeys>& shared, const Atten
       softmax.update(s, a.scale_log2, shrink);
     };
     const auto release_scores = [&](int block) {
-      if (lane == 0) {
+      if (arrives_for_warp(lane)) {
         shared.k_empty[keys.stage].arrive();
         if (kOutApart && block + 1 == tile.end) shared.q_empty.arrive();
       }
@@ -177,7 +177,7 @@ __device__ __forceinline__ void consume(Shared<kDim, kKeys>& shared, const Atten
         exponentiate(block);
         wgmma_wait<0>();
         pin_registers(out);
-        if (lane == 0) shared.v_empty[values.stage].arrive();
+        if (arrives_for_warp(lane)) shared.v_empty[values.stage].arrive();
         scale_rows(out, shrink);
         to_a_fragments(p, s);
         values.advance();
@@ -189,9 +189,9 @@ __device__ __forceinline__ void consume(Shared<kDim, kKeys>& shared, const Atten
       wgmma_commit();
       wgmma_wait<0>();
       pin_registers(out);
-      if (lane == 0) shared.v_empty[values.stage].arrive();
+      if (arrives_for_warp(lane)) shared.v_empty[values.stage].arrive();
       values.advance();
-    } else if (kOutApart && lane == 0) {
+    } else if (kOutApart && arrives_for_warp(lane)) {
       shared.q_empty.arrive();
     }
     if (!kOutApart)
@@ -200,7 +200,7 @@ __device__ __forceinline__ void consume(Shared<kDim, kKeys>& shared, const Atten
     if (!kOutApart) {
       fence_async_proxy();
       __syncwarp();
-      if (lane == 0) shared.q_empty.arrive();
+      if (arrives_for_warp(lane)) shared.q_empty.arrive();
     }
   }
 }
@@ -214,12 +214,12 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   auto& shared = aligned_shared<Shared<kDim, kKeys>>(raw);
   if (threadIdx.x == 0) {
     shared.q_full.init(1);
-    shared.q_empty.init(kConsumerWarps);
+    shared.q_empty.init(kConsumerWarps * kWarpArrivals);
     for (int i = 0; i < kStages; ++i) {
       shared.k_full[i].init(1);
       shared.v_full[i].init(1);
-      shared.k_empty[i].init(kConsumerWarps);
-      shared.v_empty[i].init(kConsumerWarps);
+      shared.k_empty[i].init(kConsumerWarps * kWarpArrivals);
+      shared.v_empty[i].init(kConsumerWarps * kWarpArrivals);
     }
     fence_barrier_init();
   }

@@ -22,7 +22,7 @@ struct QueryRing {
   __device__ __forceinline__ void init() {
     for (int i = 0; i < kStages; ++i) {
       full[i].init(1);
-      empty[i].init(kConsumerWarps);
+      empty[i].init(kConsumerWarps * kWarpArrivals);
     }
   }
 };
@@ -77,11 +77,12 @@ __device__ __forceinline__ void produce_steps(SwizzledRows<kRows, kDim>& k, Swiz
       MBarrier& full = queries.full[stage];
       queries.empty[stage].wait(ring.parity ^ 1);
       queries.step[stage] = {query0, masked};
-      full.arrive_expecting(2 * queries.q[0].kBytes + 2 * kStatisticsBytes);
+      full.expect(2 * queries.q[0].kBytes + 2 * kStatisticsBytes);
       queries.q[stage].load(maps.q, full, head, query0, place.batch);
       queries.dout[stage].load(maps.dout, full, head, query0, place.batch);
       load_bytes(queries.lse[stage], a.padded_lse + statistics, kStatisticsBytes, full);
       load_bytes(queries.delta[stage], a.delta + statistics, kStatisticsBytes, full);
+      full.copies_started();
     }
     ring.advance();
   });

@@ -14,19 +14,21 @@ struct Shared {
   SwizzledRows<kKeys, kDim> k, v;
   QueryRing<kDim, kStages> queries;
   uint4 p[2][kFragments][128];  ///< of alternate steps
-  MBarrier keys_full, p_full[2], p_empty[2];
+  MBarrier keys_full, keys_free, p_full[2], p_empty[2];
 };
 
 /// Whose turn it is at the two places of Shared::p.
 using Exchange = RingPosition<2>;
 
 // Stores a warpgroup's sums through the tile whose rows they belong to.
-__device__ __forceinline__ void store_sums(SwizzledRows<kKeys, kDim>& tile, const AttentionArgsBf16& a,
-                                           const KeyPlace& place, bf16* to, const float (&x)[kDim / 8][4],
-                                           float scale) {
+__device__ __forceinline__ void store_sums(Shared& shared, SwizzledRows<kKeys, kDim>& tile,
+                                           const AttentionArgsBf16& a, const KeyPlace& place, bf16* to,
+                                           const float (&x)[kDim / 8][4], float scale) {
   const int row0 = int(threadIdx.x) / 32 % 4 * 16;
   const float factor[2] = {scale, scale};
-  named_barrier_sync(1, 256);  // no product reads keys and values any more
+  // Both warpgroups' products no longer read keys and values.
+  if (arrives_for_warp(int(threadIdx.x) % 32)) shared.keys_free.arrive();
+  shared.keys_free.wait(0);
   store_warp_rows(tile, row0, to, place.batch, a.num_keys, a.kv_heads, place.kv_head, place.first + row0, x,
                   factor);
 }
@@ -55,7 +57,7 @@ __device__ __forceinline__ void consume_values(Shared& shared, const AttentionAr
     wgmma_wait<0>();
     pin_registers(s);
     pin_registers(dv);
-    if (previous >= 0 && lane == 0) queries.empty[previous].arrive();
+    if (previous >= 0 && arrives_for_warp(lane)) queries.empty[previous].arrive();
     previous = stage;
     if (queries.step[stage].masked) mask_columns(s, ranges + query0, a.num_queries - query0, key);
     probabilities_of_columns(s, a.scale_log2, queries.lse[stage]);
@@ -65,7 +67,7 @@ __device__ __forceinline__ void consume_values(Shared& shared, const AttentionAr
     for (int i = 0; i < kFragments; ++i)
       shared.p[exchange.stage][i][thread] = {p[i][0], p[i][1], p[i][2], p[i][3]};
     __syncwarp();
-    if (lane == 0) shared.p_full[exchange.stage].arrive();
+    if (arrives_for_warp(lane)) shared.p_full[exchange.stage].arrive();
     pin_registers(p);
     wgmma_fence();
     start_add(dv, p, queries.dout[stage].descriptor_rows());
@@ -73,7 +75,7 @@ __device__ __forceinline__ void consume_values(Shared& shared, const AttentionAr
   }
   wgmma_wait<0>();
   pin_registers(dv);
-  store_sums(shared.v, a, place, a.dv, dv, 1.0f);
+  store_sums(shared, shared.v, a, place, a.dv, dv, 1.0f);
 }
 
 // The second: dP, dS and dk.
@@ -97,7 +99,7 @@ __device__ __forceinline__ void consume_keys(Shared& shared, const AttentionArgs
     wgmma_wait<0>();
     pin_registers(dp);
     pin_registers(dk);
-    if (previous >= 0 && lane == 0) queries.empty[previous].arrive();
+    if (previous >= 0 && arrives_for_warp(lane)) queries.empty[previous].arrive();
     previous = stage;
     shared.p_full[exchange.stage].wait(exchange.parity);
 #pragma unroll
@@ -109,7 +111,7 @@ __device__ __forceinline__ void consume_keys(Shared& shared, const AttentionArgs
       p[i][3] = given.w;
     }
     __syncwarp();
-    if (lane == 0) shared.p_empty[exchange.stage].arrive();
+    if (arrives_for_warp(lane)) shared.p_empty[exchange.stage].arrive();
     score_gradient_of_columns(dp, p, queries.delta[stage]);
     to_a_fragments(ds, dp);
     pin_registers(ds);
@@ -119,7 +121,7 @@ __device__ __forceinline__ void consume_keys(Shared& shared, const AttentionArgs
   }
   wgmma_wait<0>();
   pin_registers(dk);
-  store_sums(shared.k, a, place, a.dk, dk, a.scale);
+  store_sums(shared, shared.k, a, place, a.dk, dk, a.scale);
 }
 
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
@@ -129,10 +131,11 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   const KeyPlace place{int(blockIdx.x) * kKeys, int(blockIdx.y), int(blockIdx.z)};
   if (threadIdx.x == 0) {
     shared.keys_full.init(1);
+    shared.keys_free.init(kConsumerWarps * kWarpArrivals);
     shared.queries.init();
     for (int i = 0; i < 2; ++i) {
-      shared.p_full[i].init(kConsumerWarps / 2);
-      shared.p_empty[i].init(kConsumerWarps / 2);
+      shared.p_full[i].init(kConsumerWarps / 2 * kWarpArrivals);
+      shared.p_empty[i].init(kConsumerWarps / 2 * kWarpArrivals);
     }
     fence_barrier_init();
   }

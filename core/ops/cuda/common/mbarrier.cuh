@@ -9,6 +9,25 @@
 
 namespace spanwise::cuda {
 
+// compute-sanitizer's racecheck follows an mbarrier only between threads that themselves arrive and wait, and
+// a bulk copy only to later arrivals of the thread that started it. Where one lane arrives for its warp,
+// behind
+// __syncwarp or a .sync.aligned instruction, or an arrival announces copies that follow, it sees races that
+// there are none. A build for it (CMake: SPANWISE_RACECHECK) lets every lane arrive, and once more after
+// copies.
+#ifdef SPANWISE_RACECHECK
+constexpr bool kRacecheck = true;
+#else
+constexpr bool kRacecheck = false;
+#endif
+
+/// What a warp counts in MBarrier::init where `if (arrives_for_warp(lane)) barrier.arrive();` is how it
+/// arrives.
+constexpr int kWarpArrivals = kRacecheck ? 32 : 1;
+__device__ __forceinline__ bool arrives_for_warp(int lane) {
+  return kRacecheck || lane == 0;
+}
+
 /// Lies in shared memory, 8-byte aligned.
 struct MBarrier {
   uint64_t state;
@@ -27,6 +46,15 @@ struct MBarrier {
   __device__ __forceinline__ void arrive_expecting(int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address()), "r"(bytes)
                  : "memory");
+  }
+  /// The same around the copies that one thread starts, one arrival in all.
+  __device__ __forceinline__ void expect(int bytes) {
+    if (!kRacecheck) return arrive_expecting(bytes);
+    asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(address()), "r"(bytes)
+                 : "memory");
+  }
+  __device__ __forceinline__ void copies_started() {
+    if (kRacecheck) arrive();
   }
   __device__ __forceinline__ void wait(int parity) const {
     asm volatile(
