@@ -38,7 +38,7 @@ struct SummaryPipeline {
   static constexpr int kStages = kK <= 128 ? 3 : 2;
   using Operands = std::conditional_t<kBackward, BackwardOperands<kK>, ForwardOperands<kK>>;
   Operands stages[kStages];
-  AsyncBarrier full[kStages], empty[kStages];
+  MBarrier full[kStages], empty[kStages];
   int first, last;  ///< the chunks to visit
 };
 
@@ -113,12 +113,13 @@ __device__ __forceinline__ void produce_summary(SummaryPipeline<kK, kDirection>&
     typename S::Operands& stage = smem.stages[s];
     if (turn > 0) smem.empty[s].wait((turn - 1) & 1);
     if (thread == 0) {
-      smem.full[s].arrive_expecting((S::kBackward ? 2 : 1) * kImageBytes + kFactorBytes);
+      smem.full[s].expect((S::kBackward ? 2 : 1) * kImageBytes + kFactorBytes);
       const int64_t at = int64_t(index) * p.HV + b.head;
       bulk_load(stage.theta, args.theta + at * kImageElems, kImageBytes, &smem.full[s]);
       if constexpr (S::kBackward)
         bulk_load(stage.scores, args.scores + at * kImageElems, kImageBytes, &smem.full[s]);
       bulk_load(stage.factors, args.factors + at * kFactorElems, kFactorBytes, &smem.full[s]);
+      smem.full[s].copies_started();
     }
     copy_rows<kK, kWarpgroup>(stage.k, p.k, chunk, key_head * kK, thread);
     if constexpr (S::kBackward) copy_rows<kK, kWarpgroup>(stage.q, p.q, chunk, key_head * kK, thread);
@@ -212,7 +213,7 @@ __device__ __forceinline__ void summarize_columns(SummaryPipeline<kK, kDirection
       advance_state(stage, b.transition ? nullptr : stage.values[chain], state);
     }
     __syncwarp();
-    if (threadIdx.x % 32 == 0) smem.empty[s].arrive();
+    if (arrives_for_warp(threadIdx.x % 32)) smem.empty[s].arrive();
   }
   float* to = (b.transition ? args.transitions : args.states) + matrix(b.unit.index);
   state.for_each(column, [&](float& c, int k, int v) { to[int64_t(k) * width + v] = c; });

@@ -23,8 +23,8 @@ struct MapPipeline {
   static constexpr int kChains = kK / 64, kThreads = (kChains + 2) * kWarpgroup, kStages = 4;
   MapStage<kK, kCols> stages[kStages];
   bf16 keys[2][kChains][kImageElems];  ///< k̃, [token, column of K]
-  AsyncBarrier full[kStages], empty[kStages];
-  AsyncBarrier keys_full[2], keys_empty[2];
+  MBarrier full[kStages], empty[kStages];
+  MBarrier keys_full[2], keys_empty[2];
   int num_chunks;
   bool passes;  ///< all chunks of the unit are visited, M is not zero
 };
@@ -65,10 +65,11 @@ __device__ __forceinline__ void produce_maps(MapPipeline<kK, kCols>& smem, const
     MapStage<kK, kCols>& stage = smem.stages[s];
     if (turn > 0) smem.empty[s].wait((turn - 1) & 1);
     if (thread == 0) {
-      smem.full[s].arrive_expecting(kImageBytes + kFactorBytes);
+      smem.full[s].expect(kImageBytes + kFactorBytes);
       const int64_t at = int64_t(index) * p.HV + b.head;
       bulk_load(stage.theta, args.theta + at * kImageElems, kImageBytes, &smem.full[s]);
       bulk_load(stage.factors, args.factors + at * kFactorElems, kFactorBytes, &smem.full[s]);
+      smem.full[s].copies_started();
     }
     copy_rows_rolled<kK>(stage.k, p.k, chunk, key_head * kK);
     copy_rows_rolled<kCols>(stage.values, args.values, chunk, b.head * p.V + b.column);
@@ -145,7 +146,7 @@ __device__ __forceinline__ void retreat_identity(MapPipeline<kK, kCols>& smem, c
     wgmma_wait<0>();
     state.pin();
     __syncwarp();
-    if (threadIdx.x % 32 == 0) smem.empty[s].arrive();
+    if (arrives_for_warp(threadIdx.x % 32)) smem.empty[s].arrive();
   }
   if (!smem.passes || !b.unit.transition || b.column > 0) return;
   // D[k][v] = Mᵀ[k][v]

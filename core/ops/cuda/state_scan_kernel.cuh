@@ -7,7 +7,8 @@
 //            and Vᵀ as register operands, so that a state never passes through shared memory
 //
 // The tensor cores work for `scores` while `states` rounds and stores outputs. Rows behind a chunk's end hold
-// other segments' tokens: they get no weight.
+// other segments' tokens: they get no weight, and keys and values there are set to zero, for zero times
+// another segment's NaN is NaN.
 
 #include "core/ops/cuda/state_scan_loads.cuh"
 #include "core/ops/cuda/state_scan_state.cuh"
@@ -59,7 +60,7 @@ __device__ __forceinline__ void make_scores(const ScanParams& p, const Block& b,
       }
     }
     __syncwarp();
-    if (lane == 0) s.empty[ring.stage].arrive();
+    if (arrives_for_warp(lane)) s.empty[ring.stage].arrive();
     ring.advance();
 
     s.scores_empty[buffers.stage].wait(buffers.parity ^ 1);
@@ -116,7 +117,7 @@ __device__ __forceinline__ void advance_states(const ScanParams& p, const ScanMa
     }
     wgmma_wait<0>();
     __syncwarp();
-    if (lane == 0) {
+    if (arrives_for_warp(lane)) {
       s.empty[ring.stage].arrive();
       if constexpr (kOut) s.scores_empty[buffers.stage].arrive();
     }
@@ -154,12 +155,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   if (threadIdx.x == 0) {
     for (int i = 0; i < S::kStages; ++i) {
-      s.full[i].init(2);
-      s.empty[i].init(kOut ? 8 : 4);
+      s.full[i].init(1 + kWarpArrivals);
+      s.landed[i].init(1);
+      s.empty[i].init((kOut ? 8 : 4) * kWarpArrivals);
     }
     for (int i = 0; i < 2; ++i) {
       s.scores_full[i].init(kGroup);
-      s.scores_empty[i].init(4);
+      s.scores_empty[i].init(4 * kWarpArrivals);
     }
     fence_barrier_init();
   }

@@ -43,7 +43,8 @@ struct Shared {
   ChunkInfo info[kStages];
   float x_dots[2][4][64];
   float state_dots[kDecayBatch];
-  MBarrier full[kStages], empty[kStages], scores_full[2], scores_empty[2];
+  /// A stage is full when its tiles and decays are there; tiles of short chunks are counted at `landed`.
+  MBarrier full[kStages], landed[kStages], empty[kStages], scores_full[2], scores_empty[2];
 };
 
 struct Block {
@@ -142,24 +143,42 @@ __device__ __forceinline__ void load_tiles(const ScanParams& p, const ScanMaps& 
   const int q_head = b.head / p.q.group, k_head = b.head / p.k.group, v_head = b.head / p.v.group,
             x_head = b.head / p.x.group;
   RingPosition<S::kStages> ring;
-  int next = p.chunks[b.first].begin;
+  int next = p.chunks[b.first].begin, next_length = p.chunks[b.first].length;
   for (int i = 0; i < b.count; ++i) {
-    const int begin = next;
-    if (i + 1 < b.count) next = p.chunks[b.first + i + 1].begin;
+    const int begin = next, length = next_length;
+    if (i + 1 < b.count) {
+      next = p.chunks[b.first + i + 1].begin;
+      next_length = p.chunks[b.first + i + 1].length;
+    }
     s.empty[ring.stage].wait(ring.parity ^ 1);
-    MBarrier& full = s.full[ring.stage];
+    const bool whole = length == kScanChunk;
+    MBarrier& loaded = whole ? s.full[ring.stage] : s.landed[ring.stage];
     unsigned char* stage = s.stages[ring.stage];
-    full.arrive_expecting(S::kLoadedBytes);
+    if (!whole) s.full[ring.stage].arrive();
+    loaded.arrive_expecting(S::kLoadedBytes);
 #pragma unroll
     for (int t = 0; t < S::kImages; ++t) {
       if (kOutputs != Outputs::kNone)
-        load_box(stage + S::kQ + t * kImageBytes, maps.q, full, t * 64, q_head, begin, 0);
-      load_box(stage + S::kK + t * kImageBytes, maps.k, full, t * 64, k_head, begin, 0);
+        load_box(stage + S::kQ + t * kImageBytes, maps.q, loaded, t * 64, q_head, begin, 0);
+      load_box(stage + S::kK + t * kImageBytes, maps.k, loaded, t * 64, k_head, begin, 0);
     }
-    load_box(stage + S::kV, maps.v, full, b.slab * 64, v_head, begin, 0);
-    if (S::kDots) load_box(stage + S::kX, maps.x, full, b.slab * 64, x_head, begin, 0);
+    load_box(stage + S::kV, maps.v, loaded, b.slab * 64, v_head, begin, 0);
+    if (S::kDots) load_box(stage + S::kX, maps.x, loaded, b.slab * 64, x_head, begin, 0);
     ring.advance();
   }
+}
+
+/// One warp: zeros in the rows of keys and values behind a short chunk's end.
+template <int DK, Outputs kOutputs>
+__device__ __forceinline__ void clear_rows_behind(int length, unsigned char* stage) {
+  using S = Shared<DK, kOutputs>;
+  static_assert(S::kV == S::kK + S::kImages * kImageBytes);
+#pragma unroll
+  for (int image = 0; image <= S::kImages; ++image) {
+    uint4* rows = reinterpret_cast<uint4*>(stage + S::kK + image * kImageBytes);
+    for (int i = length * 8 + int(threadIdx.x) % 32; i < kScanChunk * 8; i += 32) rows[i] = uint4{};
+  }
+  fence_async_proxy();
 }
 
 /// One warp: the decays of all chunks.
@@ -170,6 +189,7 @@ __device__ __forceinline__ void load_decays(const ScanParams& p, const Block& b,
   const ScanChunk* chunks = p.chunks + b.first;
   ScanChunk next = chunks[0], after = chunks[min(1, b.count - 1)];
   float2 next_decays = load_log_decays(p, next, b.head);
+  uint32_t landed_parities = 0;  // bit by stage: `landed` has as many phases as the stage had short chunks
   for (int i = 0; i < b.count; ++i) {
     const ScanChunk chunk = next;
     const float2 decays = next_decays;
@@ -178,8 +198,13 @@ __device__ __forceinline__ void load_decays(const ScanParams& p, const Block& b,
     next_decays = load_log_decays(p, next, b.head);
     s.empty[ring.stage].wait(ring.parity ^ 1);
     write_decays(p, chunk, decays, s.info[ring.stage]);
+    if (chunk.length < kScanChunk) {
+      s.landed[ring.stage].wait(landed_parities >> ring.stage & 1);
+      landed_parities ^= 1u << ring.stage;
+      clear_rows_behind<DK, kOutputs>(chunk.length, s.stages[ring.stage]);
+    }
     __syncwarp();
-    if (threadIdx.x % 32 == 0) s.full[ring.stage].arrive();
+    if (arrives_for_warp(threadIdx.x % 32)) s.full[ring.stage].arrive();
     ring.advance();
   }
 }
