@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
 # Every kernel under compute-sanitizer's memcheck, racecheck and synccheck; one line a tool and test program, and the
 # exit status says whether all were clean:
-#   tests/gpu_sanitize.sh [BIN] [LOGS]     BIN: build/bin, the folder of the test programs; LOGS: where reports go
-# JOBS (12) processes run side by side. Needs a GPU, compute-sanitizer and cuobjdump of the CUDA toolkit.
+#   tests/gpu_sanitize.sh [BIN] [RACECHECK_BIN] [LOGS]
+# BIN (build/bin): the test programs. RACECHECK_BIN (build-racecheck/bin): the same of a build with
+# -DSPANWISE_RACECHECK=ON, whose barriers racecheck can follow (core/ops/cuda/common/mbarrier.cuh says why). LOGS
+# (build/sanitize): where reports go. JOBS (12) processes run side by side. Needs a GPU, and compute-sanitizer and
+# cuobjdump of the CUDA toolkit.
 #
 # Before anything else planted faults must be found: an element written behind a tensor of the stream-ordered pool, a
-# race in shared memory, a barrier that not all threads reach. After it, the kernels that ran are held against those
-# that the program `spanwise` contains. Kernels of libraries (cuBLASLt) are not checked.
+# race in shared memory, a warp's barrier whose mask leaves out a lane that comes there. After it, the kernels that ran
+# are held against those that the program `spanwise` contains. Kernels of libraries (cuBLASLt) are not checked.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 bin=$(realpath "${1:-build/bin}")
-logs=$(realpath -m "${2:-build/sanitize}")
+race_bin=$(realpath "${2:-build-racecheck/bin}")
+logs=$(realpath -m "${3:-build/sanitize}")
 jobs=${JOBS:-12}
 export PATH="$PATH:/usr/local/cuda/bin"
 for tool in compute-sanitizer cuobjdump; do
@@ -21,17 +25,17 @@ for tool in compute-sanitizer cuobjdump; do
 done
 rm -rf "$logs"
 mkdir -p "$logs"
-export logs bin
+export logs bin race_bin
 export SPANWISE_TEST_UNDER_CHECKER=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
 # check TOOL NAME PROGRAM [ARGUMENT …]: one process; its report in $logs/TOOL.NAME.log, its seconds and status last.
 check() {
-  local tool=$1 name=$2 log begin=$SECONDS
-  shift 2
-  log=$logs/$tool.$name.log
+  local tool=$1 name=$2 program=$bin/$3 log=$logs/$1.$2.log begin=$SECONDS
+  shift 3
+  [ "$tool" != racecheck ] || program=$race_bin/$(basename "$program")
   local options=(--tool "$tool" --error-exitcode 1 --print-limit 20 --kernel-name kns=spanwise)
   [ "$tool" != memcheck ] || options+=(--leak-check no)
-  timeout 280 compute-sanitizer "${options[@]}" "$@" >"$log" 2>&1
+  timeout 280 compute-sanitizer "${options[@]}" "$program" "$@" >"$log" 2>&1
   echo "status $? after $((SECONDS - begin)) s" >>"$log"
 }
 export -f check
@@ -39,10 +43,10 @@ failed() { ! tail -n 1 "$1" | grep -q '^status 0 '; }
 
 # Planted faults.
 bad=0
-check memcheck planted_none "$bin/planted_faults" none
-check memcheck planted_global "$bin/planted_faults" global
-check racecheck planted_shared "$bin/planted_faults" shared
-check synccheck planted_barrier "$bin/planted_faults" barrier
+check memcheck planted_none planted_faults none
+check memcheck planted_global planted_faults global
+check racecheck planted_shared planted_faults shared
+check synccheck planted_barrier planted_faults barrier
 if failed "$logs/memcheck.planted_none.log"; then
   cat "$logs/memcheck.planted_none.log"
   echo "compute-sanitizer does not work here"
@@ -61,7 +65,7 @@ programs=$(cd "$bin" && ls | grep '_cuda_test$' | grep -v '^lost_rank')
 for tool in racecheck memcheck synccheck; do
   for program in $programs; do
     case $program in
-      softmax_attention_* | gated_delta_* | scalar_decay_*)
+      softmax_attention_* | gated_delta_* | scalar_decay_* | kernel_instances_*)
         "$bin/$program" --gtest_list_tests --gtest_filter="-$skipped" |
           awk -v tool=$tool -v program="$program" '
             /^[^ ].*\.$/ { suite = $1 }
@@ -72,7 +76,7 @@ for tool in racecheck memcheck synccheck; do
   done
 done >"$logs/jobs"
 export SPANWISE_TEST_KERNELS=$logs/kernels
-xargs -P "$jobs" -L 1 bash -c 'check "$0" "$1" "$bin/$2" "--gtest_filter=$3"' <"$logs/jobs"
+xargs -P "$jobs" -L 1 bash -c 'check "$0" "$1" "$2" "--gtest_filter=$3"' <"$logs/jobs"
 
 for tool in memcheck racecheck synccheck; do
   for program in $programs; do

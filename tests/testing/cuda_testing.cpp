@@ -102,7 +102,7 @@ Result run(Context& ctx, const OpFunction& op, const std::vector<Tensor>& operan
 }
 
 /// Elements of the operands of a case that is worth a checker's time, which is a hundred times the kernels'.
-constexpr int64_t kMostUnderChecker = 2'000'000;
+constexpr int64_t kMostUnderChecker = 3'000'000;
 
 int64_t numel_of(const std::vector<CudaOperand>& operands) {
   int64_t numel = 0;

@@ -21,11 +21,9 @@ __global__ void turn_kernel(float* values, bool waits) {
   values[threadIdx.x] = turned[127 - threadIdx.x];
 }
 
-__global__ void meet_kernel(float* values, int those) {
-  if (int(threadIdx.x) < those) {
-    __syncthreads();
-    values[threadIdx.x] += 1;
-  }
+__global__ void meet_kernel(float* values, unsigned mask) {
+  __syncwarp(mask);
+  values[threadIdx.x] += 1;
 }
 
 int run(const std::string& fault) {
@@ -39,7 +37,7 @@ int run(const std::string& fault) {
     cudaMallocFromPoolAsync(data, kNumel * sizeof(float), pool, stream);
   write_kernel<<<8, 128, 0, stream>>>(values, fault == "global" ? kNumel + 1 : kNumel);
   turn_kernel<<<1, 128, 0, stream>>>(values, fault != "shared");
-  meet_kernel<<<1, 128, 0, stream>>>(values, fault == "barrier" ? 50 : 128);
+  meet_kernel<<<1, 128, 0, stream>>>(values, fault == "barrier" ? 0xfffffffeu : 0xffffffffu);
   const cudaError_t error = cudaStreamSynchronize(stream);
   std::printf("%s: %s\n", fault.c_str(), cudaGetErrorString(error));
   return error == cudaSuccess ? 0 : 2;
