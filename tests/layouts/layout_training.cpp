@@ -41,6 +41,9 @@ LanguageModelOptions model_options(const Row& row, const Mesh& mesh) {
                           .key_dim = wide ? 64 : 4,
                           .value_dim = wide ? 64 : 6,
                           .conv_bias = true,
+                          // Products of two maps have either sign, and a norm turns a small sum of them
+                          // about: in BF16 such gradients tell nothing.
+                          .feature_map = wide ? FeatureMap::kElu : FeatureMap::kElementwiseProduct,
                           .chunk = wide ? 64 : 4};
   options.mixer.recompute = row.recompute;
   options.mixer.tensor = {mesh.tensor().size() > 1 ? &mesh.tensor() : nullptr};

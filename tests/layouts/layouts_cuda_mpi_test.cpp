@@ -1,10 +1,12 @@
 // Layouts of two GPUs train as one GPU does, and one GPU as the host: run under mpirun with 2 ranks, a GPU
 // each (or tests/share_gpu.sh). Rank 0 also runs each task alone, on its GPU and on the host in fp64.
 //
-// Bands, on ‖a − b‖ / ‖b‖ of each gradient: two GPUs against one, four times what rounding took from the one
-// GPU (its distance from fp64), both having rounded, but at least the dtype's floor; one GPU against fp64
-// over all gradients together, the dtype's whole band. BF16 rounds every activation and matrix to 8 bits,
-// 0.002 each, and a gradient is what some hundred of such numbers leave.
+// Bands, on ‖a − b‖ / ‖b‖ of each gradient: two GPUs against one, what rounding took from the one GPU (its
+// distance from fp64), both having rounded: four times that of the gradient itself or that of all together,
+// since a gradient of a few numbers may lie near fp64 by chance, and at least the dtype's floor. One GPU
+// against fp64, over all gradients together: the dtype's whole band. BF16 rounds every activation and matrix
+// to 8 bits, 0.002 each, and a gradient is what some hundred of such numbers leave: 0.012 to 0.051 on an
+// H200.
 
 #include <gtest/gtest.h>
 
@@ -23,7 +25,7 @@ struct Band {
   double whole;  ///< of all gradients, one GPU against fp64
 };
 Band band_of(DType dtype) {
-  return dtype == DType::kF32 ? Band{1e-5, 2e-5, 1e-4} : Band{5e-3, 0.01, 0.05};
+  return dtype == DType::kF32 ? Band{1e-5, 2e-5, 1e-4} : Band{2e-3, 0.01, 0.08};
 }
 
 Comm& world() {
@@ -98,12 +100,13 @@ const Expected& expected_of(const Task& task) {
   const TrainedOnce host = train_once({.task = exact}, one_rank(), layout_context());
   e.loss_error = std::abs(e.one_gpu.loss / host.loss - 1);
   Distance whole;
-  for (size_t i = 0; i < host.gradients.size(); ++i) {
-    const Tensor &actual = e.one_gpu.gradients[i].values, &wanted = host.gradients[i].values;
-    whole.add(actual, wanted);
-    e.gradient_bounds.push_back(std::max(band_of(task.dtype).floor, 4 * distance(actual, wanted)));
-  }
+  for (size_t i = 0; i < host.gradients.size(); ++i)
+    whole.add(e.one_gpu.gradients[i].values, host.gradients[i].values);
   e.whole_error = whole.relative();
+  for (size_t i = 0; i < host.gradients.size(); ++i) {
+    const double own = distance(e.one_gpu.gradients[i].values, host.gradients[i].values);
+    e.gradient_bounds.push_back(std::max({band_of(task.dtype).floor, 4 * own, e.whole_error}));
+  }
   return known[task.str()] = std::move(e);
 }
 
