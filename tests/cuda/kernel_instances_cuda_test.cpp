@@ -122,15 +122,21 @@ TEST(CudaKernelInstances, LinearWorthMeasuring) {
 }
 
 TEST(CudaKernelInstances, CrossEntropyWithoutGradients) {
+  const DimPart whole,
+      part{.begin = 0, .whole = 180, .sum = [](const Tensor&) {}, .max = [](const Tensor&) {}};
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
-    const auto loss = [&](Context& ctx, const Tensor& x, const Tensor& w) {
-      Tape tape(ctx, Tape::Mode::kInference);
-      const Var value = linear_cross_entropy(tape, Var(x), Var(w), std::vector<int32_t>(30, 5)).loss;
-      return to_doubles(to_cpu64(value.value()))[0];
-    };
-    const Tensor x = to_cuda(normal64({30, 16}, "x"), dtype), w = to_cuda(normal64({90, 16}, "w"), dtype);
-    const double expected = loss(test_context(), to_cpu64(x), to_cpu64(w));
-    EXPECT_NEAR(loss(cuda_context(), x, w), expected, 0.005 * expected);
+    for (const DimPart& vocabulary : {whole, part}) {
+      const auto loss = [&](Context& ctx, const Tensor& x, const Tensor& w) {
+        Tape tape(ctx, Tape::Mode::kInference);
+        const Var value =
+            linear_cross_entropy(tape, Var(x), Var(w), std::vector<int32_t>(30, 5), {.part = vocabulary})
+                .loss;
+        return to_doubles(to_cpu64(value.value()))[0];
+      };
+      const Tensor x = to_cuda(normal64({30, 16}, "x"), dtype), w = to_cuda(normal64({90, 16}, "w"), dtype);
+      const double expected = loss(test_context(), to_cpu64(x), to_cpu64(w));
+      EXPECT_NEAR(loss(cuda_context(), x, w), expected, 0.005 * expected);
+    }
   }
 }
 
@@ -208,21 +214,21 @@ TEST(CudaKernelInstances, SpansOfEveryKeyWidth) {
         exchanges.push_back(std::make_unique<ZeroExchange>(tape.context()));
         return LinearStateOptions{.scale = 1, .exchange = exchanges.back().get()};
       };
-      const SequenceLayout layout(1, 150);
+      const SequenceLayout layout(1, 70);
       const CudaBounds bounds = dtype == DType::kBF16 ? kBoundsBF16 : kBoundsF32;
       check_on_cuda(
           [&](Tape& tape, const std::vector<Var>& x) {
             return std::vector<Var>{
                 gated_delta(tape, x[0], x[1], x[2], x[3], x[4], layout, Var(), options(tape)).out};
           },
-          recurrent_operands(150, key_dim, dtype, true), {bounds.output});
+          recurrent_operands(70, key_dim, dtype, true), {bounds.output});
       check_on_cuda(
           [&](Tape& tape, const std::vector<Var>& x) {
             return std::vector<Var>{scalar_decay(tape, x[0], x[1], x[2], {.per_token = x[3], .per_head = {}},
                                                  layout, Var(), options(tape))
                                         .out};
           },
-          recurrent_operands(150, key_dim, dtype, false), {bounds.output});
+          recurrent_operands(70, key_dim, dtype, false), {bounds.output});
     }
   }
 }
