@@ -6,7 +6,8 @@
 // with forward's M transposed. Nothing depends on the data but the time of the summaries.
 //
 // The part that comes last in a direction is not summarised. Backward the first one starts from the gradient
-// that the segment really ends with; forward the fold applies its M. The same parts serve all passes of a call.
+// that the segment really ends with; forward the fold applies its M. The same parts serve all passes of a
+// call.
 
 #include "core/ops/cuda/gated_delta_chunks.cuh"
 #include "core/ops/linear_state.h"
