@@ -3,10 +3,10 @@
 //
 // Bands, on ‖a − b‖ / ‖b‖ of each gradient: two GPUs against one, what rounding took from the one GPU (its
 // distance from fp64), both having rounded: four times that of the gradient itself or that of all together,
-// since a gradient of a few numbers may lie near fp64 by chance, and at least the dtype's floor. One GPU
-// against fp64, over all gradients together: the dtype's whole band. BF16 rounds every activation and matrix
-// to 8 bits, 0.002 each, and a gradient is what some hundred of such numbers leave: 0.012 to 0.051 on an
-// H200.
+// and at least the dtype's floor, or `few` for a gradient of a few numbers (a head's decay, say), which may
+// lie near fp64 by chance: 0.030 was seen where the one GPU was 0.006 from fp64. One GPU against fp64, over
+// all gradients together: the dtype's whole band. BF16 rounds every activation and matrix to 8 bits, 0.002
+// each, and a gradient is what some hundred of such numbers leave: 0.012 to 0.051 on an H200.
 
 #include <gtest/gtest.h>
 
@@ -22,10 +22,11 @@ namespace {
 struct Band {
   double loss;   ///< relative
   double floor;  ///< of a gradient, two GPUs against one
+  double few;    ///< of one of up to 16 numbers
   double whole;  ///< of all gradients, one GPU against fp64
 };
 Band band_of(DType dtype) {
-  return dtype == DType::kF32 ? Band{1e-5, 2e-5, 1e-4} : Band{2e-3, 0.01, 0.08};
+  return dtype == DType::kF32 ? Band{1e-5, 2e-5, 2e-5, 1e-4} : Band{2e-3, 0.01, 0.05, 0.08};
 }
 
 Comm& world() {
@@ -104,8 +105,11 @@ const Expected& expected_of(const Task& task) {
     whole.add(e.one_gpu.gradients[i].values, host.gradients[i].values);
   e.whole_error = whole.relative();
   for (size_t i = 0; i < host.gradients.size(); ++i) {
-    const double own = distance(e.one_gpu.gradients[i].values, host.gradients[i].values);
-    e.gradient_bounds.push_back(std::max({band_of(task.dtype).floor, 4 * own, e.whole_error}));
+    const Tensor& wanted = host.gradients[i].values;
+    const double own = distance(e.one_gpu.gradients[i].values, wanted);
+    const Band band = band_of(task.dtype);
+    e.gradient_bounds.push_back(
+        std::max({wanted.numel() <= 16 ? band.few : band.floor, 4 * own, e.whole_error}));
   }
   return known[task.str()] = std::move(e);
 }

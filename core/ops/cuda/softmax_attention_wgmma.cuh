@@ -101,6 +101,7 @@ __device__ __forceinline__ void store_warp_rows(SwizzledRows<kRows, kDim>& tile,
     bf16* row_start = to + ((int64_t(batch) * length + first_row + row) * heads + head) * kDim;
     *reinterpret_cast<uint4*>(row_start + 8 * piece) = *reinterpret_cast<const uint4*>(piece_of(row, piece));
   }
+  __syncwarp();  // the next tile may be written
 }
 
 }  // namespace spanwise::cuda
