@@ -1,9 +1,9 @@
 // Layouts of two GPUs train as one GPU does, and one GPU as the host: run under mpirun with 2 ranks, a GPU
 // each (or tests/share_gpu.sh). Rank 0 also runs each task alone, on its GPU and on the host in fp64.
 //
-// Bands, on ‖a − b‖ / ‖b‖ of each gradient: two GPUs against one, what rounding took from the one GPU (its
-// distance from fp64), both having rounded: four times that of the gradient itself or that of all together,
-// and at least the dtype's floor, or `few` for a gradient of a few numbers (a head's decay, say), which may
+// Bands, on ‖a − b‖ / ‖b‖ of each gradient. Two GPUs against one: what rounding took from the one GPU (its
+// distance from fp64), both having rounded, four times that of the gradient itself or that of all together,
+// and at least the dtype's floor; or `few` for a gradient of a few numbers (a head's decay, say), which may
 // lie near fp64 by chance: 0.030 was seen where the one GPU was 0.006 from fp64. One GPU against fp64, over
 // all gradients together: the dtype's whole band. BF16 rounds every activation and matrix to 8 bits, 0.002
 // each, and a gradient is what some hundred of such numbers leave: 0.012 to 0.051 on an H200.

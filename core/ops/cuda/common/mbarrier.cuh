@@ -11,9 +11,8 @@ namespace spanwise::cuda {
 
 // compute-sanitizer's racecheck follows an mbarrier only between threads that themselves arrive and wait, and
 // a bulk copy only to later arrivals of the thread that started it. Where one lane arrives for its warp,
-// behind
-// __syncwarp or a .sync.aligned instruction, or an arrival announces copies that follow, it sees races that
-// there are none. A build for it (CMake: SPANWISE_RACECHECK) lets every lane arrive, and once more after
+// behind __syncwarp or a .sync.aligned instruction, or an arrival announces copies that follow, it sees races
+// that there are none. A build for it (CMake: SPANWISE_RACECHECK) lets every lane arrive, and once more after
 // copies.
 #ifdef SPANWISE_RACECHECK
 constexpr bool kRacecheck = true;
