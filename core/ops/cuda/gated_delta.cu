@@ -526,49 +526,21 @@ void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& o
 namespace delta {
 
 void launch_summarize(cudaStream_t stream, const SummaryArgs& args) {
-  switch (args.problem.K) {
-    case 64:
-      return launch_summarize_of<64>(stream, args);
-    case 128:
-      return launch_summarize_of<128>(stream, args);
-    case 256:
-      return launch_summarize_of<256>(stream, args);
-  }
+  with_width(args.problem.K, [&](auto k) { launch_summarize_of<decltype(k)::value>(stream, args); });
 }
 
 void launch_scan(cudaStream_t stream, const ScanArgs& args) {
-  switch (args.problem.K) {
-    case 64:
-      return launch_scan_of<64>(stream, args);
-    case 128:
-      return launch_scan_of<128>(stream, args);
-    case 256:
-      return launch_scan_of<256>(stream, args);
-  }
+  with_width(args.problem.K, [&](auto k) { launch_scan_of<decltype(k)::value>(stream, args); });
 }
 
 void launch_retreat(cudaStream_t stream, const RetreatArgs& args) {
-  switch (args.problem.K) {
-    case 64:
-      return launch_retreat_of<64>(stream, args);
-    case 128:
-      return launch_retreat_of<128>(stream, args);
-    case 256:
-      return launch_retreat_of<256>(stream, args);
-  }
+  with_width(args.problem.K, [&](auto k) { launch_retreat_of<decltype(k)::value>(stream, args); });
 }
 
 void launch_gradients(cudaStream_t stream, const GradientArgs& args) {
   const auto of_values = [&](auto cols) {
-    constexpr int kCols = decltype(cols)::value;
-    switch (args.problem.V) {
-      case 64:
-        return launch_gradients_of<kCols, 64>(stream, args);
-      case 128:
-        return launch_gradients_of<kCols, 128>(stream, args);
-      case 256:
-        return launch_gradients_of<kCols, 256>(stream, args);
-    }
+    with_width(args.problem.V,
+               [&](auto v) { launch_gradients_of<decltype(cols)::value, decltype(v)::value>(stream, args); });
   };
   if (key_part(args.problem.K) == 64) return of_values(std::integral_constant<int, 64>());
   of_values(std::integral_constant<int, 128>());

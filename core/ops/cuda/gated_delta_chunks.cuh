@@ -17,12 +17,27 @@
 //   states (S, dS) [slots, HV, V/64, K/64] images of Sᵀ: rows are columns of V. A slot for every chunk but
 //                  the segments' first, then one a row for incoming states (S), or for last ones (dS)
 
+#include <type_traits>
+
 #include "core/ops/cuda/common/wgmma_images.cuh"
 
 namespace spanwise::cuda::delta {
 
 inline constexpr int kChunk = 64;
 inline constexpr int kFactorElems = 4 * kChunk, kFactorBytes = kFactorElems * 4;
+
+/// Calls fn(std::integral_constant) of a width of keys or values, which gated_delta.cu has checked.
+template <class F>
+void with_width(int width, F&& fn) {
+  switch (width) {
+    case 64:
+      return fn(std::integral_constant<int, 64>());
+    case 128:
+      return fn(std::integral_constant<int, 128>());
+    case 256:
+      return fn(std::integral_constant<int, 256>());
+  }
+}
 
 /// Rows [token, head, width] of an operand; 16-byte aligned.
 struct Rows {

@@ -322,14 +322,7 @@ void launch_fold_of(cudaStream_t stream, const FoldArgs& args) {
 }  // namespace
 
 void launch_fold(cudaStream_t stream, const FoldArgs& args) {
-  switch (args.K) {
-    case 64:
-      return launch_fold_of<64>(stream, args);
-    case 128:
-      return launch_fold_of<128>(stream, args);
-    case 256:
-      return launch_fold_of<256>(stream, args);
-  }
+  with_width(args.K, [&](auto k) { launch_fold_of<decltype(k)::value>(stream, args); });
 }
 
 }  // namespace spanwise::cuda::delta

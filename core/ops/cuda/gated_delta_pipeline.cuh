@@ -82,22 +82,39 @@ __device__ __forceinline__ void init_pipeline(Pipeline<kK>& smem) {
   __syncthreads();
 }
 
+/// The way of a copying warpgroup through a ring of stages: load(stage, index of the chunk, chunk) starts the
+/// copies of one, all threads; a stage is full when its own have landed, while the next stage's are under
+/// way.
+template <int kStages, class NumChunks, class ChunkAt, class Load>
+__device__ __forceinline__ void produce_stages(MBarrier (&full)[kStages], MBarrier (&empty)[kStages],
+                                               const Chunk* chunks, NumChunks&& num_chunks,
+                                               ChunkAt&& chunk_at, Load&& load) {
+  const auto publish = [&](int n) {
+    fence_async_proxy();
+    full[n % kStages].arrive();
+  };
+  for (int n = 0; n < num_chunks(); ++n) {
+    const int s = n % kStages, turn = n / kStages, index = chunk_at(n);
+    const Chunk chunk = chunks[index];
+    if (turn > 0) empty[s].wait((turn - 1) & 1);
+    load(s, index, chunk);
+    copy_async_commit();
+    if (n == 0) continue;
+    copy_async_wait<1>();
+    publish(n - 1);
+  }
+  copy_async_wait<0>();
+  publish(num_chunks() - 1);
+}
+
 /// The copying warpgroup.
 template <int kK, Direction kDirection>
 __device__ __forceinline__ void produce(Pipeline<kK>& smem, const Problem& p, const Unit& unit,
                                         const Rows& values, const bf16* theta, const bf16* scores,
                                         const float* factors) {
   const int thread = threadIdx.x - kWarpgroup, key_head = unit.head * p.H / p.HV;
-  const auto publish = [&](int n) {
-    fence_async_proxy();
-    smem.full[n % Pipeline<kK>::kStages].arrive();
-  };
-  for (int n = 0; n < unit.num_chunks(); ++n) {
-    const int s = n % Pipeline<kK>::kStages, turn = n / Pipeline<kK>::kStages;
-    const int index = unit.chunk_at(kDirection, n);
-    const Chunk chunk = p.chunks[index];
+  const auto load = [&](int s, int index, const Chunk& chunk) {
     Stage<kK>& stage = smem.stages[s];
-    if (turn > 0) smem.empty[s].wait((turn - 1) & 1);
     if (thread == 0) {
       smem.chunks[s] = chunk;
       smem.full[s].expect(2 * kImageBytes + kFactorBytes);
@@ -110,13 +127,10 @@ __device__ __forceinline__ void produce(Pipeline<kK>& smem, const Problem& p, co
     copy_rows<kK, kWarpgroup>(stage.k, p.k, chunk, key_head * kK, thread);
     copy_rows<kK, kWarpgroup>(stage.q, p.q, chunk, key_head * kK, thread);
     copy_rows<64, kWarpgroup>(stage.values, values, chunk, unit.head * p.V + unit.slab * 64, thread);
-    copy_async_commit();
-    if (n == 0) continue;
-    copy_async_wait<1>();
-    publish(n - 1);
-  }
-  copy_async_wait<0>();
-  publish(unit.num_chunks() - 1);
+  };
+  produce_stages(
+      smem.full, smem.empty, p.chunks, [&] { return unit.num_chunks(); },
+      [&](int n) { return unit.chunk_at(kDirection, n); }, load);
 }
 
 /// The state of one block: accumulators of [64, K], in blocks that one product covers.

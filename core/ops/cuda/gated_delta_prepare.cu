@@ -261,14 +261,7 @@ void launch(cudaStream_t stream, const PrepareArgs& args) {
 }  // namespace
 
 void launch_prepare(cudaStream_t stream, const PrepareArgs& args) {
-  switch (args.problem.K) {
-    case 64:
-      return launch<64>(stream, args);
-    case 128:
-      return launch<128>(stream, args);
-    case 256:
-      return launch<256>(stream, args);
-  }
+  with_width(args.problem.K, [&](auto k) { launch<decltype(k)::value>(stream, args); });
 }
 
 }  // namespace spanwise::cuda::delta

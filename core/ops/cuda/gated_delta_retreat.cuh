@@ -66,13 +66,27 @@ __device__ __forceinline__ void scale_fragment(uint32_t (&a)[4], float factor, c
   }
 }
 
+/// −β e^G∘Zᵀ, which multiplies K, as fragments.
+__device__ __forceinline__ void key_factors(const Factors& stage, const float (&z)[32], uint32_t (&a)[4][4]) {
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const float2 beta = *reinterpret_cast<const float2*>(stage.beta() + 8 * j + 2 * t);
+    const float2 decay = *reinterpret_cast<const float2*>(stage.from_start() + 8 * j + 2 * t);
+#pragma unroll
+    for (int row = 0; row < 2; ++row)
+      a[j / 2][j % 2 * 2 + row] =
+          pack_bf16(-beta.x * decay.x * z[4 * j + 2 * row], -beta.y * decay.y * z[4 * j + 2 * row + 1]);
+  }
+}
+
 /// One chunk: D ← its dS₀. D's fragments go to `staged` unless it is nullptr, and then when_staged() is
 /// called; use_z() gets those of Zᵀ while the last product runs.
 template <int kK, class Operands, class WhenStaged, class UseZ>
 __device__ __forceinline__ void retreat_state(const Operands& stage, const bf16* dout_image, float scale,
                                               State<kK>& state, bf16* staged, WhenStaged&& when_staged,
                                               UseZ&& use_z) {
-  const int warp = threadIdx.x / 32 % 4, t = threadIdx.x % 4;
+  const int warp = threadIdx.x / 32 % 4;
   uint32_t dout[4][4];
   float from_out[32] = {}, x[32] = {};
 #pragma unroll
@@ -100,15 +114,7 @@ __device__ __forceinline__ void retreat_state(const Operands& stage, const bf16*
   pin_registers(z);
   fragments(a, z);
   uint32_t to_state[4][4];
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    const float2 beta = *reinterpret_cast<const float2*>(stage.beta() + 8 * j + 2 * t);
-    const float2 decay = *reinterpret_cast<const float2*>(stage.from_start() + 8 * j + 2 * t);
-#pragma unroll
-    for (int row = 0; row < 2; ++row)
-      to_state[j / 2][j % 2 * 2 + row] =
-          pack_bf16(-beta.x * decay.x * z[4 * j + 2 * row], -beta.y * decay.y * z[4 * j + 2 * row + 1]);
-  }
+  key_factors(stage, z, to_state);
   wgmma_fence();
 #pragma unroll
   for (int i = 0; i < 4; ++i) state.add_product(to_state[i], shared_address(stage.k), 16 * i);

@@ -102,16 +102,8 @@ __device__ __forceinline__ void produce_summary(SummaryPipeline<kK, kDirection>&
   using S = SummaryPipeline<kK, kDirection>;
   const Problem& p = args.problem;
   const int thread = threadIdx.x % kWarpgroup, key_head = b.head * p.H / p.HV, count = smem.last - smem.first;
-  const auto publish = [&](int n) {
-    fence_async_proxy();
-    smem.full[n % S::kStages].arrive();
-  };
-  for (int n = 0; n < count; ++n) {
-    const int s = n % S::kStages, turn = n / S::kStages;
-    const int index = S::kBackward ? smem.last - 1 - n : smem.first + n;
-    const Chunk chunk = p.chunks[index];
+  const auto load = [&](int s, int index, const Chunk& chunk) {
     typename S::Operands& stage = smem.stages[s];
-    if (turn > 0) smem.empty[s].wait((turn - 1) & 1);
     if (thread == 0) {
       smem.full[s].expect((S::kBackward ? 2 : 1) * kImageBytes + kFactorBytes);
       const int64_t at = int64_t(index) * p.HV + b.head;
@@ -128,13 +120,10 @@ __device__ __forceinline__ void produce_summary(SummaryPipeline<kK, kDirection>&
         copy_rows<64, kWarpgroup>(stage.values[i], args.values, chunk, b.head * p.V + (b.slab + i) * 64,
                                   thread);
     }
-    copy_async_commit();
-    if (n == 0) continue;
-    copy_async_wait<1>();
-    publish(n - 1);
-  }
-  copy_async_wait<0>();
-  publish(count - 1);
+  };
+  produce_stages(
+      smem.full, smem.empty, p.chunks, [&] { return count; },
+      [&](int n) { return S::kBackward ? smem.last - 1 - n : smem.first + n; }, load);
 }
 
 /// One chunk of the scan: S ← its S₁. No `values`: v = 0.

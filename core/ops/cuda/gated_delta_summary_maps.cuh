@@ -52,18 +52,10 @@ __device__ __forceinline__ void copy_rows_rolled(bf16* images, const Rows& rows,
 template <int kK, int kCols>
 __device__ __forceinline__ void produce_maps(MapPipeline<kK, kCols>& smem, const SummaryArgs& args,
                                              const MapBlock& b) {
-  using S = MapPipeline<kK, kCols>;
   const Problem& p = args.problem;
   const int thread = threadIdx.x % kWarpgroup, key_head = b.head * p.H / p.HV, count = smem.num_chunks;
-  const auto publish = [&](int n) {
-    fence_async_proxy();
-    smem.full[n % S::kStages].arrive();
-  };
-  for (int n = 0; n < count; ++n) {
-    const int s = n % S::kStages, turn = n / S::kStages, index = b.unit.last - 1 - n;
-    const Chunk chunk = p.chunks[index];
+  const auto load = [&](int s, int index, const Chunk& chunk) {
     MapStage<kK, kCols>& stage = smem.stages[s];
-    if (turn > 0) smem.empty[s].wait((turn - 1) & 1);
     if (thread == 0) {
       smem.full[s].expect(kImageBytes + kFactorBytes);
       const int64_t at = int64_t(index) * p.HV + b.head;
@@ -73,13 +65,10 @@ __device__ __forceinline__ void produce_maps(MapPipeline<kK, kCols>& smem, const
     }
     copy_rows_rolled<kK>(stage.k, p.k, chunk, key_head * kK);
     copy_rows_rolled<kCols>(stage.values, args.values, chunk, b.head * p.V + b.column);
-    copy_async_commit();
-    if (n == 0) continue;
-    copy_async_wait<1>();
-    publish(n - 1);
-  }
-  copy_async_wait<0>();
-  publish(count - 1);
+  };
+  produce_stages(
+      smem.full, smem.empty, p.chunks, [&] { return count; }, [&](int n) { return b.unit.last - 1 - n; },
+      load);
 }
 
 /// One of the warpgroups of Dᵀ, with columns 64·chain... of D.
@@ -88,7 +77,7 @@ __device__ __forceinline__ void retreat_identity(MapPipeline<kK, kCols>& smem, c
                                                  const MapBlock& b, int chain) {
   using S = MapPipeline<kK, kCols>;
   constexpr int kSteps = kK / 16;
-  const int warp = threadIdx.x / 32 % 4, t = threadIdx.x % 4;
+  const int warp = threadIdx.x / 32 % 4;
   State<kK> state;
   state.for_each(chain * 64, [&](float& c, int k, int v) { c = float(k == v); });
   for (int n = 0; n < smem.num_chunks; ++n) {
@@ -123,15 +112,7 @@ __device__ __forceinline__ void retreat_identity(MapPipeline<kK, kCols>& smem, c
     pin_registers(z);
     uint32_t keys[4][4];
     scaled_fragments(keys, z, stage.beta());
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float2 beta = *reinterpret_cast<const float2*>(stage.beta() + 8 * j + 2 * t);
-      const float2 decay = *reinterpret_cast<const float2*>(stage.from_start() + 8 * j + 2 * t);
-#pragma unroll
-      for (int row = 0; row < 2; ++row)
-        a[j / 2][j % 2 * 2 + row] =
-            pack_bf16(-beta.x * decay.x * z[4 * j + 2 * row], -beta.y * decay.y * z[4 * j + 2 * row + 1]);
-    }
+    key_factors(stage, z, a);
     state.pin();
     wgmma_fence();
 #pragma unroll
