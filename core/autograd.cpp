@@ -94,11 +94,6 @@ const Tensor& Var::value() const {
   return value_->cell->tensor;
 }
 
-void Var::recompute_by(std::function<Tensor()> recompute) const {
-  SPANWISE_CHECK(value_ && !node_->is_parameter, "only an op's result is recomputed");
-  value_->cell->recompute = std::move(recompute);
-}
-
 void Var::set_parameter_value(Tensor value) const {
   SPANWISE_CHECK(node_ && node_->is_parameter, "only a parameter's store replaces its value");
   if (value.defined()) {
@@ -143,10 +138,15 @@ void Tape::record(std::vector<Var> inputs, std::vector<Adjoint> outputs, std::fu
   records_.push_back({std::move(inputs), std::move(outputs), std::move(backward), /*always=*/false});
 }
 
+void Tape::recompute_by(const Var& result, std::function<Tensor()> recompute) const {
+  SPANWISE_CHECK(result.value_ && !result.node_->is_parameter, "only an op's result is recomputed");
+  if (mode_ == Mode::kRecord) result.value_->cell->recompute = std::move(recompute);
+}
+
 Var Tape::view(const Var& x, std::function<Tensor(const Tensor&)> of) const {
   const Var out = output(of(x.value()), {x});
-  if (const Saved value = x.saved(); drops() && value.recomputable())
-    out.recompute_by([value, of = std::move(of)] { return of(value.get()); });
+  if (const Saved value = x.saved(); value.recomputable())
+    recompute_by(out, [value, of = std::move(of)] { return of(value.get()); });
   return out;
 }
 

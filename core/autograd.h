@@ -76,7 +76,7 @@ class Adjoint {
   std::shared_ptr<Node> node_;
 };
 
-/// A value as an op's backward keeps it. One that can be recomputed (Var::recompute_by) is dropped with its
+/// A value as an op's backward keeps it. One that can be recomputed (Tape::recompute_by) is dropped with its
 /// last Var and computed again by the first get() after that, to stay while any Saved of it does.
 class Saved {
  public:
@@ -117,10 +117,6 @@ class Var : public Adjoint {
   // What a closure keeps instead of the Var, so that it holds no more memory than it reads.
   Adjoint adjoint() const { return *this; }
   Saved saved() const { return value_ ? Saved(value_->cell) : Saved(); }
-  /// From now on the value is not worth its memory: `recompute` gives the same bits again, from what it holds
-  /// (Saved, for a chain of these). For the op that made the value, right after Tape::output.
-  void recompute_by(std::function<Tensor()> recompute) const;
-
   // For the store that owns a parameter's memory; undefined tensors where it is given back.
   void set_parameter_value(Tensor value) const;
   void release_parameter_grad() const;
@@ -129,6 +125,7 @@ class Var : public Adjoint {
   void set_hook(std::function<void(const Var&)> hook) const;
 
  private:
+  friend class Tape;
   // Shared by the Vars of a value; the cell also by its Saved.
   struct Value {
     std::shared_ptr<Saved::Cell> cell = std::make_shared<Saved::Cell>();
@@ -180,8 +177,10 @@ class Tape {
   /// An op's result that is a view of x's memory, or (nothing to do on this rank) x's value itself: it is
   /// dropped and recomputed with x.
   Var view(const Var& x, std::function<Tensor(const Tensor&)> of) const;
-  /// True if a value that can be recomputed should be: not in a segment that is itself being recomputed.
-  bool drops() const { return mode_ == Mode::kRecord; }
+  /// From now on an op's result is not worth its memory: `recompute` gives the same bits again, from what it
+  /// holds (Saved, for a chain of these). Right after output(). Nothing unless kRecord: a segment that is
+  /// itself being recomputed keeps its values.
+  void recompute_by(const Var& result, std::function<Tensor()> recompute) const;
   /// Appends work that backward does at this point whichever gradients reach it. Nothing unless saving().
   void on_backward(std::function<void()> work);
 

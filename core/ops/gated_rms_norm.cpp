@@ -32,8 +32,7 @@ Var gated_rms_norm(Tape& tape, const Var& x, const Var& gate, const Var& weight,
     return GatedNormInputs{x.get(), gate.get(), weight.get(), options};
   };
   // A divided row's statistics come from other ranks: its norm is kept.
-  if (tape.drops() && !options.part.divided())
-    out.recompute_by([forward, saved] { return forward(saved()).out; });
+  if (!options.part.divided()) tape.recompute_by(out, [forward, saved] { return forward(saved()).out; });
   tape.record({x, gate, weight}, {out},
               [&ctx, saved, rstd = result.rstd, x = x.adjoint(), gate = gate.adjoint(),
                weight = weight.adjoint(), out = out.adjoint()] {

@@ -72,7 +72,7 @@ Mamba2Gates mamba2_gates(Tape& tape, const Var& x, const Var& dt, const Var& A_l
   };
   const Mamba2GatesTensors f = forward(saved());
   const Mamba2Gates out{tape.output(f.v, {x, dt, dt_bias}), tape.output(f.g, {dt, A_log, dt_bias})};
-  if (tape.drops()) out.v.recompute_by([forward, saved] { return forward(saved()).v; });
+  tape.recompute_by(out.v, [forward, saved] { return forward(saved()).v; });
   tape.record({x, dt, A_log, dt_bias}, {out.v, out.g},
               [&ctx, saved, delta = f.delta, g = f.g, x = x.adjoint(), dt = dt.adjoint(), A_log, dt_bias,
                out_v = out.v.adjoint(), out_g = out.g.adjoint()] {

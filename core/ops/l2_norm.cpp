@@ -18,8 +18,8 @@ Var l2_norm(Tape& tape, const Var& x, double eps) {
   const Result result = forward(x.value());
   const Var out = tape.output(result.out, {x});
   // Backward reads the result alone: to drop it saves something only where x is dropped, too.
-  if (const Saved of = x.saved(); tape.drops() && of.recomputable())
-    out.recompute_by([forward, of] { return forward(of.get()).out; });
+  if (const Saved of = x.saved(); of.recomputable())
+    tape.recompute_by(out, [forward, of] { return forward(of.get()).out; });
   tape.record({x}, {out}, [&ctx, y = out.saved(), rstd = result.rstd, x = x.adjoint(), out = out.adjoint()] {
     const Tensor dx = Tensor::empty(ctx, out.shape(), out.dtype());
     SPANWISE_DISPATCH(ctx, l2_norm_bwd, ctx, out.grad(), y.get(), rstd, dx);

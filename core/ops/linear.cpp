@@ -54,8 +54,8 @@ Var linear(Tape& tape, const Var& x, const Var& weight, const Var& bias, Recompu
   Context& ctx = tape.context();
   Var y = tape.output(linear_fwd(ctx, x.value(), weight.value(), bias.defined() ? bias.value() : Tensor()),
                       {x, weight, bias});
-  if (recompute == Recompute::kYes && tape.drops()) {
-    y.recompute_by([&ctx, x = x.saved(), weight = weight.saved(), bias = bias.saved()] {
+  if (recompute == Recompute::kYes) {
+    tape.recompute_by(y, [&ctx, x = x.saved(), weight = weight.saved(), bias = bias.saved()] {
       return linear_fwd(ctx, x.get(), weight.get(), bias.get());
     });
   }

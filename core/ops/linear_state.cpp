@@ -244,11 +244,8 @@ LinearStateResult linear_state(Tape& tape, const LinearStateVars& x, const Seque
   result.final_state = tape.output(f.final_state, {x.k, x.v, x.log_decay, x.beta, x.initial_state});
   if (!save) return result;
   const auto held = std::make_shared<SavedCall>(x, std::move(call), kernels, exchange != nullptr);
-  if (options.recompute && tape.drops()) {
-    result.out.recompute_by([&ctx, held] { return held->forward_again(ctx); });
-  } else {
-    held->keep(std::move(f.saved));
-  }
+  if (options.recompute) tape.recompute_by(result.out, [&ctx, held] { return held->forward_again(ctx); });
+  if (!result.out.saved().recomputable()) held->keep(std::move(f.saved));
   tape.record(inputs, {result.out, result.final_state},
               [&ctx, held, kernels, exchange, saved,
                x = OperandAdjoints{x.q, x.k, x.v, x.log_decay, x.beta, x.initial_state},

@@ -33,7 +33,7 @@ Var multiply(Tape& tape, const Var& a, const Var& b) {
   };
   const Var out = tape.output(product(a.value(), b.value()), {a, b});
   const Saved of = a.saved(), and_of = b.saved();
-  if (tape.drops()) out.recompute_by([product, of, and_of] { return product(of.get(), and_of.get()); });
+  tape.recompute_by(out, [product, of, and_of] { return product(of.get(), and_of.get()); });
   tape.record({a, b}, {out},
               [&ctx, product, of, and_of, a = a.adjoint(), b = b.adjoint(), out = out.adjoint()] {
                 if (a.requires_grad()) a.add_grad(ctx, product(out.grad(), and_of.get()));
@@ -52,7 +52,7 @@ Var activation(Tape& tape, const Var& x, Activation kind) {
   };
   const Var out = tape.output(forward(x.value()), {x});
   const Saved of = x.saved();
-  if (tape.drops()) out.recompute_by([forward, of] { return forward(of.get()); });
+  tape.recompute_by(out, [forward, of] { return forward(of.get()); });
   tape.record({x}, {out}, [&ctx, of, kind, x = x.adjoint(), out = out.adjoint()] {
     const Tensor before = of.get(), dx = empty_like(ctx, before);
     SPANWISE_DISPATCH(ctx, activation_bwd, ctx, out.grad(), before, kind, dx);

@@ -41,9 +41,10 @@ AddRmsNorm add_norm(Tape& tape, const Var& x, const Var& residual, const Var& we
   out.sum = residual.defined() ? tape.output(std::move(f.sum), {x, residual}) : x;
   const Saved summed = out.sum.saved(), w = weight.saved();
   // A divided row's statistics come from other ranks: its norm is kept.
-  if (tape.drops() && !part.divided()) {
-    out.normed.recompute_by(
-        [&ctx, summed, w, eps] { return rms_norm_fwd(ctx, summed.get(), Tensor(), w.get(), eps).y; });
+  if (!part.divided()) {
+    tape.recompute_by(out.normed, [&ctx, summed, w, eps] {
+      return rms_norm_fwd(ctx, summed.get(), Tensor(), w.get(), eps).y;
+    });
   }
   std::vector<Adjoint> outputs{out.normed};
   if (residual.defined()) outputs.push_back(out.sum);

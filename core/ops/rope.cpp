@@ -88,8 +88,9 @@ Var rope(Tape& tape, const Var& x, const std::vector<int64_t>& positions, double
   const auto table = ctx.attached<RopeTables>().get(positions, theta, rotary_dim, x.value().dtype());
   Var y = tape.output(rope_apply(ctx, x.value(), *table, RopeDirection::kForward), {x});
   // Backward reads no value: to drop the result saves something only where x is dropped, too.
-  if (const Saved of = x.saved(); tape.drops() && of.recomputable()) {
-    y.recompute_by([&ctx, of, table] { return rope_apply(ctx, of.get(), *table, RopeDirection::kForward); });
+  if (const Saved of = x.saved(); of.recomputable()) {
+    tape.recompute_by(
+        y, [&ctx, of, table] { return rope_apply(ctx, of.get(), *table, RopeDirection::kForward); });
   }
   tape.record({x}, {y}, [&ctx, table, x = x.adjoint(), y = y.adjoint()] {
     x.add_grad(ctx, rope_apply(ctx, y.grad(), *table, RopeDirection::kBackward));

@@ -45,12 +45,13 @@ ShortConvResult short_conv(Tape& tape, const Var& x, const Var& weight, const Va
     SPANWISE_DISPATCH(ctx, short_conv_fwd, ctx, in, r.out, r.final_state);
     return r;
   };
-  check_inputs(saved(), layout);
-  const Result r = forward(saved());
+  const ShortConvInputs inputs = saved();
+  check_inputs(inputs, layout);
+  const Result r = forward(inputs);
   ShortConvResult result;
   result.out = tape.output(r.out, {x, weight, bias, initial_state});
   result.final_state = tape.output(r.final_state, {x, initial_state});
-  if (tape.drops()) result.out.recompute_by([forward, saved] { return forward(saved()).out; });
+  tape.recompute_by(result.out, [forward, saved] { return forward(saved()).out; });
 
   tape.record({x, weight, bias, initial_state}, {result.out, result.final_state},
               [&ctx, saved, x = x.adjoint(), weight = weight.adjoint(), bias = bias.adjoint(),

@@ -1,6 +1,7 @@
 #include "core/ops/softmax_attention.h"
 
 #include <algorithm>
+#include <memory>
 
 #include "core/dispatch.h"
 #include "core/ops/operand_checks.h"
@@ -77,15 +78,18 @@ AttentionBackward softmax_attention_bwd(Context& ctx, const Tensor& dout, const 
 Var softmax_attention(Tape& tape, const Var& q, const Var& k, const Var& v, const KeyRanges& ranges,
                       double scale) {
   Context& ctx = tape.context();
-  const AttentionForward forward =
-      softmax_attention_fwd(ctx, {q.value(), k.value(), v.value(), ranges, scale});
+  AttentionInputs in{q.value(), k.value(), v.value(), ranges, scale};
+  const AttentionForward forward = softmax_attention_fwd(ctx, in);
   Var out = tape.output(forward.out, {q, k, v});
-  const auto saved = [q = q.saved(), k = k.saved(), v = v.saved(), ranges, scale] {
-    return AttentionInputs{q.get(), k.get(), v.get(), ranges, scale};
-  };
+  in.q = in.k = in.v = {};  // backward gets them again
+  const auto saved = std::make_shared<AttentionInputs>(std::move(in));
   tape.record({q, k, v}, {out},
-              [&ctx, saved, forward, q = q.adjoint(), k = k.adjoint(), v = v.adjoint(), out = out.adjoint()] {
-                const AttentionBackward b = softmax_attention_bwd(ctx, out.grad(), saved(), forward);
+              [&ctx, saved, forward, sq = q.saved(), sk = k.saved(), sv = v.saved(), q = q.adjoint(),
+               k = k.adjoint(), v = v.adjoint(), out = out.adjoint()] {
+                saved->q = sq.get();
+                saved->k = sk.get();
+                saved->v = sv.get();
+                const AttentionBackward b = softmax_attention_bwd(ctx, out.grad(), *saved, forward);
                 q.add_grad(ctx, b.dq);
                 k.add_grad(ctx, b.dk);
                 v.add_grad(ctx, b.dv);

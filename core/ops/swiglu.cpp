@@ -15,7 +15,7 @@ Var swiglu(Tape& tape, const Var& gate, const Var& up) {
   };
   const Var out = tape.output(forward(gate.value(), up.value()), {gate, up});
   const Saved g = gate.saved(), u = up.saved();
-  if (tape.drops()) out.recompute_by([forward, g, u] { return forward(g.get(), u.get()); });
+  tape.recompute_by(out, [forward, g, u] { return forward(g.get(), u.get()); });
   tape.record({gate, up}, {out}, [&ctx, g, u, gate = gate.adjoint(), up = up.adjoint(), out = out.adjoint()] {
     const Tensor dgate = Tensor::empty(ctx, gate.shape(), gate.dtype());
     const Tensor dup = Tensor::empty(ctx, gate.shape(), gate.dtype());

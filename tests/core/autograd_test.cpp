@@ -89,7 +89,7 @@ TEST(Autograd, RecomputedValuesAreDroppedAndComputedOnceMore) {
   Tape tape(ctx);
   const int64_t before = live_bytes();
   Var y = tape.output(doubled(input.value()), {input});
-  y.recompute_by([doubled, of = input.saved()] { return doubled(of.get()); });
+  tape.recompute_by(y, [doubled, of = input.saved()] { return doubled(of.get()); });
   // Two readers, one through a view: the value is there for both after one recomputation.
   const Var square = multiply(tape, y, reshape(tape, y, {256, 64}));
   const Saved kept = y.saved();
