@@ -7,17 +7,6 @@
 
 namespace spanwise {
 
-namespace {
-
-int part_of(const std::vector<std::string>& parts, const std::string& name) {
-  for (size_t i = 0; i < parts.size(); ++i) {
-    if (name.starts_with(parts[i])) return int(i);
-  }
-  SPANWISE_FAIL("parameter '{}' is in none of the model's parts", name);
-}
-
-}  // namespace
-
 GradientSizes::GradientSizes(const ParamLayout& params, const LanguageModel& model, DType dtype,
                              int zero_stage)
     : sharded_(zero_stage >= 2) {

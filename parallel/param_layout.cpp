@@ -49,7 +49,7 @@ void ParamLayout::fill_buckets() {
     const bool partial = options_.tensor_parallel && param.placement.partial_gradient;
     const bool matrix = options_.separate_matrices && param.shape.num_dims() == 2;
     const int64_t elems = round_up(param.numel(), kAlignElems);
-    const int part = part_of(entries_[e].name);
+    const int part = part_of(options_.parts, entries_[e].name);
     auto& [bucket, filled] = open[partial][matrix];
     if (bucket == kNone || buckets_[bucket].part != part || filled + elems > options_.bucket_elems) {
       bucket = int(buckets_.size());
@@ -63,12 +63,12 @@ void ParamLayout::fill_buckets() {
   }
 }
 
-int ParamLayout::part_of(const std::string& name) const {
-  if (options_.parts.empty()) return 0;
-  for (size_t i = 0; i < options_.parts.size(); ++i) {
-    if (name.starts_with(options_.parts[i])) return int(i);
+int part_of(const std::vector<std::string>& parts, const std::string& name) {
+  if (parts.empty()) return 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (name.starts_with(parts[i])) return int(i);
   }
-  SPANWISE_FAIL("parameter '{}' is in none of the model's parts {}", name, fmt::join(options_.parts, ", "));
+  SPANWISE_FAIL("parameter '{}' is in none of the model's parts {}", name, fmt::join(parts, ", "));
 }
 
 FlatRange ParamLayout::own_slice(const ParamBucket& bucket) const {

@@ -62,6 +62,9 @@ struct ParamLayoutOptions {
   std::vector<std::string> parts;  ///< name prefixes of the model's parts; none: all is one part
 };
 
+/// The part (a name prefix) that a parameter belongs to; 0 where there are none. Error if it is in none.
+int part_of(const std::vector<std::string>& parts, const std::string& name);
+
 class ParamLayout {
  public:
   /// Visits the module. Error if two parameters share a name, or one is in no part.
@@ -88,7 +91,6 @@ class ParamLayout {
 
  private:
   void fill_buckets();
-  int part_of(const std::string& name) const;
 
   ParamLayoutOptions options_;
   std::vector<ParamEntry> entries_;

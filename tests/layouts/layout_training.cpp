@@ -167,6 +167,15 @@ void LayoutTraining::update(int step) {
       {.lr = kLearningRate, .weight_decay = 0.1, .step = step, .grad_scale = clip_scale(norm, kClipNorm)});
 }
 
+std::vector<double> LayoutTraining::losses(int num_steps) {
+  std::vector<double> losses;
+  for (int step = 1; step <= num_steps; ++step) {
+    losses.push_back(forward_backward(step));
+    update(step);
+  }
+  return losses;
+}
+
 std::vector<WholeTensor> LayoutTraining::values() const {
   return gather_whole(params_, params_.values());
 }

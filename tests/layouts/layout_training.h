@@ -28,6 +28,8 @@ class LayoutTraining {
   double forward_backward(int step);
   /// AdamW on these gradients, clipped.
   void update(int step);
+  /// Of steps 1 … num_steps, each with its update.
+  std::vector<double> losses(int num_steps);
 
   std::vector<WholeTensor> values() const;
   /// What a checkpoint holds: values, first and second moments.

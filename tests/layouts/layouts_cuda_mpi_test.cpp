@@ -188,13 +188,7 @@ TEST(LayoutsOnGpus, OneGpuLiesByTheHost) {
 TEST(LayoutsOnGpus, TwentyStepsGiveTheLossesOfOneGpu) {
   constexpr int kSteps = 20;
   const auto losses = [](const Row& row, const Mesh& mesh) {
-    LayoutTraining training(row, mesh, cuda_context());
-    std::vector<double> values;
-    for (int step = 1; step <= kSteps; ++step) {
-      values.push_back(training.forward_backward(step));
-      training.update(step);
-    }
-    return values;
+    return LayoutTraining(row, mesh, cuda_context()).losses(kSteps);
   };
   for (const Row& row : gpu_trajectory_rows()) {
     run_row(row, [&](const Mesh& mesh) {

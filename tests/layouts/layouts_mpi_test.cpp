@@ -213,13 +213,7 @@ TEST(Layouts, TwentyStepsGiveTheLossesOfOneRank) {
   Worst worst;
   std::map<std::string, std::vector<double>> alone;
   const auto losses = [](const Row& row, const Mesh& mesh) {
-    LayoutTraining training(row, mesh);
-    std::vector<double> values;
-    for (int step = 1; step <= kSteps; ++step) {
-      values.push_back(training.forward_backward(step));
-      training.update(step);
-    }
-    return values;
+    return LayoutTraining(row, mesh).losses(kSteps);
   };
   for (const Row& row : trajectory_rows()) {
     run_row(row, [&](const Mesh& mesh) {
