@@ -4,8 +4,8 @@
 #   tests/gpu_sanitize.sh [BIN] [RACECHECK_BIN] [LOGS]
 # BIN (build/bin): the test programs. RACECHECK_BIN (build-racecheck/bin): the same of a build with
 # -DSPANWISE_RACECHECK=ON, whose barriers racecheck can follow (core/ops/cuda/common/mbarrier.cuh says why). LOGS
-# (build/sanitize): where reports go. JOBS (12) processes run side by side. Needs a GPU, and compute-sanitizer and
-# cuobjdump of the CUDA toolkit.
+# (build/sanitize): where reports go. JOBS (12) processes run side by side, spread over CUDA_VISIBLE_DEVICES (all GPUs).
+# Needs a GPU, and compute-sanitizer and cuobjdump of the CUDA toolkit.
 #
 # Before anything else planted faults must be found: an element written behind a tensor of the stream-ordered pool, a
 # race in shared memory, a warp's barrier whose mask leaves out a lane that comes there. After it, the kernels that ran
@@ -26,11 +26,16 @@ for tool in compute-sanitizer cuobjdump; do
 done
 rm -rf "$logs"
 mkdir -p "$logs"
-export logs bin race_bin
+gpus=${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd,)}
+export logs bin race_bin gpus
 export SPANWISE_TEST_UNDER_CHECKER=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
 # check TOOL NAME PROGRAM [ARGUMENT …]: one process; its report in $logs/TOOL.NAME.log, its seconds and status last.
+# SLOT, the number of the place among JOBS that it runs at, picks its GPU.
 check() {
+  local ids
+  IFS=, read -ra ids <<<"$gpus"
+  export CUDA_VISIBLE_DEVICES=${ids[${SLOT:-0} % ${#ids[@]}]}
   local tool=$1 name=$2 program=$bin/$3 log=$logs/$1.$2.log begin=$SECONDS
   shift 3
   [ "$tool" != racecheck ] || program=$race_bin/$(basename "$program")
@@ -83,7 +88,7 @@ for tool in racecheck memcheck synccheck; do
   done
 done >"$logs/jobs"
 export SPANWISE_TEST_KERNELS=$logs/kernels
-xargs -P "$jobs" -L 1 bash -c 'check "$0" "$1" "$2" "--gtest_filter=$3"' <"$logs/jobs"
+xargs -P "$jobs" -L 1 --process-slot-var=SLOT bash -c 'check "$0" "$1" "$2" "--gtest_filter=$3"' <"$logs/jobs"
 
 for tool in memcheck racecheck synccheck; do
   for program in $programs; do
