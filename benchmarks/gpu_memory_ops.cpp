@@ -142,11 +142,14 @@ void convolutions(Bench& b) {
     dy.copy_from(x);
     const Tensor w = b.random({channels, 1, 4}, DType::kF32), dw = b.like(w);
     const Tensor state = Tensor::empty(b.ctx, {kBatch, 3, channels}, DType::kBF16);
-    const ShortConvInputs in{x, w, Tensor(), Tensor(), layout.segments(), Activation::kSiLU};
-    b.run("short_conv fwd " + name, {x, y}, [&] { cuda::short_conv_fwd(b.ctx, in, y, state); });
-    b.run("short_conv bwd " + name, {x, dy, dx}, [&] {
-      cuda::short_conv_bwd(b.ctx, in, dy, Tensor(), {dx, dw, Tensor(), Tensor()});
-    });
+    for (const int64_t head_dim : {0, 128}) {
+      const ShortConvInputs in{x, w, Tensor(), Tensor(), layout.segments(), Activation::kSiLU, {head_dim}};
+      const std::string op = head_dim > 0 ? "short_conv + l2_norm " : "short_conv ";
+      b.run(op + "fwd " + name, {x, y}, [&] { cuda::short_conv_fwd(b.ctx, in, y, state); });
+      b.run(op + "bwd " + name, {x, dy, dx}, [&] {
+        cuda::short_conv_bwd(b.ctx, in, dy, Tensor(), {dx, dw, Tensor(), Tensor()});
+      });
+    }
   }
 }
 

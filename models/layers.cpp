@@ -39,12 +39,13 @@ ShortConv::ShortConv(const SplitDim& channels, int64_t size, double init_stddev,
   if (bias == Linear::Bias::kYes) bias_ = split_param({0}, 0, channels, init::constant(0), false);
 }
 
-Var ShortConv::operator()(Tape& tape, const Var& x, const MixerContext& context, Tensor* state) const {
+Var ShortConv::operator()(Tape& tape, const Var& x, const MixerContext& context, Tensor* state,
+                          const L2Heads& heads) const {
   context.check();
   Var initial = state && state->defined() ? Var(*state) : Var();
   if (context.sequence) initial = context.sequence->halo(tape, x, weight_.var.dim(-1) - 1);
   const ShortConvResult result =
-      short_conv(tape, x, weight_, bias_.var, context.layout, activation_, initial);
+      short_conv(tape, x, weight_, bias_.var, context.layout, activation_, initial, heads);
   if (state) *state = result.final_state.value();
   return result.out;
 }

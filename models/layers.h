@@ -50,8 +50,9 @@ class ShortConv : public Module {
   ShortConv(const SplitDim& channels, int64_t size, double init_stddev, Activation activation,
             Linear::Bias bias = Linear::Bias::kNo);
   /// `state` [B, size − 1, channels]: the last inputs of the previous call, read if defined and replaced. May
-  /// be null.
-  Var operator()(Tape& tape, const Var& x, const MixerContext& context, Tensor* state) const;
+  /// be null. `heads` of the result are divided by their length.
+  Var operator()(Tape& tape, const Var& x, const MixerContext& context, Tensor* state,
+                 const L2Heads& heads = {}) const;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
   bool exists() const { return weight_.shape.num_dims() > 0; }
 

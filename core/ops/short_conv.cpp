@@ -1,7 +1,9 @@
 #include "core/ops/short_conv.h"
 
 #include "core/dispatch.h"
+#include "core/ops/l2_norm.h"
 #include "core/ops/operand_checks.h"
+#include "core/ops/views.h"
 
 namespace spanwise {
 
@@ -24,16 +26,19 @@ void check_inputs(const ShortConvInputs& in, const SequenceLayout& layout) {
   }
   SPANWISE_CHECK(in.activation == Activation::kNone || in.activation == Activation::kSiLU,
                  "short_conv: activation {} is not supported (kNone, kSiLU are)", int(in.activation));
+  SPANWISE_CHECK(in.heads.dim == 0 || (in.heads.dim > 0 && channels % in.heads.dim == 0),
+                 "short_conv: {} channels are no whole number of heads of {}", channels, in.heads.dim);
 }
 
 }  // namespace
 
 ShortConvResult short_conv(Tape& tape, const Var& x, const Var& weight, const Var& bias,
-                           const SequenceLayout& layout, Activation activation, const Var& initial_state) {
+                           const SequenceLayout& layout, Activation activation, const Var& initial_state,
+                           const L2Heads& heads) {
   Context& ctx = tape.context();
   const auto saved = [x = x.saved(), weight = weight.saved(), bias = bias.saved(),
-                      initial = initial_state.saved(), segments = layout.segments(), activation] {
-    return ShortConvInputs{x.get(), weight.get(), bias.get(), initial.get(), segments, activation};
+                      initial = initial_state.saved(), segments = layout.segments(), activation, heads] {
+    return ShortConvInputs{x.get(), weight.get(), bias.get(), initial.get(), segments, activation, heads};
   };
   struct Result {
     Tensor out, final_state;
@@ -47,6 +52,13 @@ ShortConvResult short_conv(Tape& tape, const Var& x, const Var& weight, const Va
   };
   const ShortConvInputs inputs = saved();
   check_inputs(inputs, layout);
+  if (heads.dim > 0 && !SPANWISE_DISPATCH(ctx, short_conv_divides_heads, inputs)) {
+    ShortConvResult result = short_conv(tape, x, weight, bias, layout, activation, initial_state);
+    const Shape shape = result.out.shape();
+    const Var split = reshape(tape, result.out, {shape[0], shape[1], shape[2] / heads.dim, heads.dim});
+    result.out = reshape(tape, l2_norm(tape, split, heads.eps), shape);
+    return result;
+  }
   const Result r = forward(inputs);
   ShortConvResult result;
   result.out = tape.output(r.out, {x, weight, bias, initial_state});

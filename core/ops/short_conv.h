@@ -4,6 +4,10 @@
 //   pre_t = bias + Σ_i w_i ∘ x_{t−(W−1)+i},  i = 0 … W−1 (tap W−1 meets the current token);   out = φ(pre)
 //   u = dout ∘ φ'(pre);   dx_t = Σ_j w_{W−1−j} ∘ u_{t+j};   dw_i = Σ_t u_t ∘ x_{t−(W−1)+i};   dbias = Σ_t u_t
 //
+// With `heads`, every head of out is divided by its length, as in l2_norm.h: out = z · rstd for z = φ(pre),
+// and in backward u = rstd (dout − out ⟨out, dout⟩) ∘ φ'(pre). On CUDA that is one pass for heads of 64 and
+// 128 channels after SiLU, and z is never in memory; elsewhere l2_norm follows the convolution.
+//
 //   x, out [B, T, C]   weight [C, 1, W], W = 2, 3 or 4   bias [C] or undefined
 //   initial_state, final_state [B, W−1, C]: a row's inputs just before its first token and up to its last one
 //
@@ -27,20 +31,32 @@ struct ShortConvResult {
   Var final_state;
 };
 
+/// Heads of `dim` consecutive channels, each divided by sqrt(Σ z² + eps); dim 0: none is.
+struct L2Heads {
+  int64_t dim = 0;
+  double eps = 1e-6;
+};
+
 ShortConvResult short_conv(Tape& tape, const Var& x, const Var& weight, const Var& bias,
-                           const SequenceLayout& layout, Activation activation, const Var& initial_state);
+                           const SequenceLayout& layout, Activation activation, const Var& initial_state,
+                           const L2Heads& heads = {});
 
 /// What forward read and backward reads again. Undefined: bias, initial_state.
 struct ShortConvInputs {
   Tensor x, weight, bias, initial_state;
   std::vector<Segment> segments;
   Activation activation;
+  L2Heads heads;
 };
 struct ShortConvGradients {
   Tensor dx, dweight, dbias, dinitial_state;  ///< the last two undefined where the input is
 };
 
 namespace cpu {
+/// Whether fwd and bwd take `heads` of these operands; false: heads.dim must be 0.
+inline bool short_conv_divides_heads(const ShortConvInputs&) {
+  return false;
+}
 void short_conv_fwd(const Context& ctx, const ShortConvInputs& in, const Tensor& out,
                     const Tensor& final_state);
 /// Writes (=) every gradient. dfinal_state may be undefined.
@@ -48,6 +64,7 @@ void short_conv_bwd(const Context& ctx, const ShortConvInputs& in, const Tensor&
                     const Tensor& dfinal_state, const ShortConvGradients& grads);
 }  // namespace cpu
 namespace cuda {
+bool short_conv_divides_heads(const ShortConvInputs& in);
 void short_conv_fwd(Context& ctx, const ShortConvInputs& in, const Tensor& out, const Tensor& final_state);
 void short_conv_bwd(Context& ctx, const ShortConvInputs& in, const Tensor& dout, const Tensor& dfinal_state,
                     const ShortConvGradients& grads);

@@ -3,14 +3,13 @@
 #include <cmath>
 
 #include "core/ops/gates.h"
-#include "core/ops/l2_norm.h"
 
 namespace spanwise {
 
 GatedDeltaNet::GatedDeltaNet(const MixerOptions& options, Decay decay)
     : options_(options),
       decay_(decay),
-      qkv_(options, Activation::kSiLU, QkvConv::kAsConfigured),
+      qkv_(options, Activation::kSiLU, QkvConv::kAsConfigured, QkNorm::kL2),
       out_(options, "o_norm.", "o_norm.") {
   const SplitDim value_heads = split_over_ranks(options).values;
   b_proj_ = Linear(options.hidden, value_heads, options.init_stddev);
@@ -22,9 +21,7 @@ GatedDeltaNet::GatedDeltaNet(const MixerOptions& options, Decay decay)
 
 Var GatedDeltaNet::forward(Tape& tape, const Var& x, const MixerContext& context) const {
   const LinearMixerOptions& o = options_.linear;
-  QkvProjection::Heads heads = qkv_(tape, x, context);
-  heads.q = l2_norm(tape, heads.q);
-  heads.k = l2_norm(tape, heads.k);
+  const QkvProjection::Heads heads = qkv_(tape, x, context);
   const Var beta = scaled_sigmoid(tape, b_proj_(tape, x), o.allow_neg_eigval ? 2.0 : 1.0);
   const Var log_decay = decay_ == Decay::kNone ? Var() : decay_gate(tape, a_proj_(tape, x), A_log_, dt_bias_);
   const Var y = run_gated_delta(

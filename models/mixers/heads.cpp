@@ -1,6 +1,7 @@
 #include "models/mixers/heads.h"
 
 #include "core/ops/gated_rms_norm.h"
+#include "core/ops/l2_norm.h"
 #include "core/ops/rms_norm.h"
 #include "core/ops/views.h"
 
@@ -27,12 +28,12 @@ HeadSplit split_over_ranks(const MixerOptions& options) {
           divide(options.tensor, o.num_value_heads, "model.linear.num_value_heads")};
 }
 
-QkvProjection::QkvProjection(const MixerOptions& options, Activation activation, QkvConv conv)
-    : activation_(activation) {
+QkvProjection::QkvProjection(const MixerOptions& options, Activation activation, QkvConv conv, QkNorm norm)
+    : activation_(activation), norm_(norm) {
   const LinearMixerOptions& o = options.linear;
   const HeadSplit heads = split_over_ranks(options);
-  num_heads_ = heads.keys.size();
-  num_value_heads_ = heads.values.size();
+  num_heads_[0] = num_heads_[1] = heads.keys.size();
+  num_heads_[2] = heads.values.size();
   const SplitDim keys = heads.keys.times(o.key_dim), values = heads.values.times(o.value_dim);
   const SplitDim widths[3] = {keys, keys, values};
   for (int i = 0; i < 3; ++i) {
@@ -45,17 +46,22 @@ QkvProjection::QkvProjection(const MixerOptions& options, Activation activation,
 
 Var QkvProjection::project(Tape& tape, const Var& x, int index, const MixerContext& context) const {
   const Var projected = proj_[index](tape, x);
-  if (!conv_[index].exists()) {
-    return activation_ == Activation::kNone ? projected : activation(tape, projected, activation_);
+  const int64_t num_heads = num_heads_[index];
+  const bool normed = norm_ == QkNorm::kL2 && index < 2;
+  if (conv_[index].exists()) {
+    if (context.state) context.state->conv.resize(3);
+    Tensor* const state = context.state ? &context.state->conv[index] : nullptr;
+    const L2Heads heads{.dim = normed ? projected.dim(-1) / num_heads : 0};
+    return split_heads(tape, conv_[index](tape, projected, context, state, heads), num_heads);
   }
-  if (context.state) context.state->conv.resize(3);
-  return conv_[index](tape, projected, context, context.state ? &context.state->conv[index] : nullptr);
+  const Var y = split_heads(
+      tape, activation_ == Activation::kNone ? projected : activation(tape, projected, activation_),
+      num_heads);
+  return normed ? l2_norm(tape, y) : y;
 }
 
 QkvProjection::Heads QkvProjection::operator()(Tape& tape, const Var& x, const MixerContext& context) const {
-  return {split_heads(tape, project(tape, x, 0, context), num_heads_),
-          split_heads(tape, project(tape, x, 1, context), num_heads_),
-          split_heads(tape, project(tape, x, 2, context), num_value_heads_)};
+  return {project(tape, x, 0, context), project(tape, x, 1, context), project(tape, x, 2, context)};
 }
 
 void QkvProjection::visit(const std::string& prefix, const ParamVisitor& visitor) {

@@ -20,13 +20,15 @@ struct HeadSplit {
 HeadSplit split_over_ranks(const MixerOptions& options);
 
 enum class QkvConv { kNone, kAsConfigured };
+enum class QkNorm { kNone, kL2 };
 
 /// Query, key and value per head: projection, then a short convolution with SiLU if the mixer has one and
-/// options.linear.short_conv asks for it, else `activation`. Parameters q_proj, k_proj, v_proj and q_conv1d,
-/// k_conv1d, v_conv1d.
+/// options.linear.short_conv asks for it, else `activation`; queries and keys of length 1 with QkNorm::kL2.
+/// Parameters q_proj, k_proj, v_proj and q_conv1d, k_conv1d, v_conv1d.
 class QkvProjection : public Module {
  public:
-  QkvProjection(const MixerOptions& options, Activation activation, QkvConv conv);
+  QkvProjection(const MixerOptions& options, Activation activation, QkvConv conv,
+                QkNorm norm = QkNorm::kNone);
   struct Heads {
     Var q, k;  ///< [B, T, H, K]
     Var v;     ///< [B, T, HV, V]
@@ -35,11 +37,13 @@ class QkvProjection : public Module {
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
 
  private:
+  /// [B, T, H, K] of index 0 and 1, [B, T, HV, V] of 2.
   Var project(Tape& tape, const Var& x, int index, const MixerContext& context) const;
   Linear proj_[3];
   ShortConv conv_[3];
   Activation activation_;
-  int64_t num_heads_, num_value_heads_;  // of this rank
+  int64_t num_heads_[3];  // of this rank
+  QkNorm norm_;
 };
 
 /// o_proj(RMSNorm(y) ∘ silu(g_proj x)), the norm per value head; o_proj(RMSNorm(y)) without

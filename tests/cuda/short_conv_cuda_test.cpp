@@ -6,9 +6,9 @@ namespace spanwise::testing {
 namespace {
 
 // Operands: x, weight, bias, initial_state. Outputs: out, final_state.
-OpFunction conv_op(const SequenceLayout& layout, Activation activation) {
+OpFunction conv_op(const SequenceLayout& layout, Activation activation, const L2Heads& heads) {
   return [=](Tape& tape, const std::vector<Var>& v) {
-    const ShortConvResult r = short_conv(tape, v[0], v[1], v[2], layout, activation, v[3]);
+    const ShortConvResult r = short_conv(tape, v[0], v[1], v[2], layout, activation, v[3], heads);
     return std::vector<Var>{r.out, r.final_state};
   };
 }
@@ -19,15 +19,17 @@ struct Case {
   Activation activation = Activation::kSiLU;
   bool bias = true, initial = true;
   int64_t column_block = 0;
+  int64_t head_dim = 0;
 };
 
 void check_conv(const Case& c) {
   for (const CudaPrecision& p : kCudaPrecisions) {
-    SCOPED_TRACE(fmt::format("{} [{}, {}, {}] width {} documents {} block {}", name_of(p.dtype), c.batch,
-                             c.length, c.channels, c.width, c.starts.size(), c.column_block));
+    SCOPED_TRACE(fmt::format("{} [{}, {}, {}] width {} documents {} block {} heads of {}", name_of(p.dtype),
+                             c.batch, c.length, c.channels, c.width, c.starts.size(), c.column_block,
+                             c.head_dim));
     const Tensor bias = c.bias ? normal64({c.channels}, "bias") : Tensor();
     const Tensor initial = c.initial ? normal64({c.batch, c.width - 1, c.channels}, "initial") : Tensor();
-    check_on_cuda(conv_op(SequenceLayout(c.batch, c.length, c.starts), c.activation),
+    check_on_cuda(conv_op(SequenceLayout(c.batch, c.length, c.starts), c.activation, {c.head_dim}),
                   {activation_operand(normal64({c.batch, c.length, c.channels}, "x"), p, c.column_block),
                    vector_operand(normal64({c.channels, 1, c.width}, "weight", 0.5), p),
                    vector_operand(bias, p), activation_operand(initial, p)},
@@ -60,6 +62,20 @@ TEST(CudaShortConv, TakesColumnBlocksAndAnyNumberOfChannels) {
   check_conv({2, 100, 64, 4, {130}, Activation::kSiLU, true, true, 10});
   check_conv({2, 50, 7, 3, {60}});
   check_conv({1, 70, 2048, 4, {66}, Activation::kSiLU, false, false});
+}
+
+// Heads of 64 and 128 in one pass; of other sizes, after no activation and in unaligned rows in two.
+TEST(CudaShortConv, DividesHeadsByTheirLength) {
+  for (const int64_t head_dim : {64, 128, 32, 256}) {
+    const int64_t channels = 3 * head_dim;  // blocks and warps that are partly there
+    for (const int64_t width : {2, 3, 4})
+      check_conv({2, 70, channels, width, {9, 66, 72}, Activation::kSiLU, true, true, 0, head_dim});
+    for (const int64_t length : {1, 3, 63, 200})
+      check_conv({2, length, channels, 4, {}, Activation::kSiLU, false, true, 0, head_dim});
+    check_conv({2, 50, channels, 4, {60}, Activation::kSiLU, false, false, 64, head_dim});
+    check_conv({2, 50, channels, 4, {60}, Activation::kSiLU, false, false, 10, head_dim});
+    check_conv({2, 50, channels, 4, {60}, Activation::kNone, false, false, 0, head_dim});
+  }
 }
 
 }  // namespace

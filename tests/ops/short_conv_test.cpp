@@ -9,9 +9,9 @@ namespace spanwise::testing {
 namespace {
 
 // Operands: x, weight, bias, initial_state. Outputs: out, final_state.
-OpFunction conv_op(const SequenceLayout& layout, Activation activation) {
-  return [layout, activation](Tape& tape, const std::vector<Var>& v) {
-    const ShortConvResult r = short_conv(tape, v[0], v[1], v[2], layout, activation, v[3]);
+OpFunction conv_op(const SequenceLayout& layout, Activation activation, const L2Heads& heads = {}) {
+  return [layout, activation, heads](Tape& tape, const std::vector<Var>& v) {
+    const ShortConvResult r = short_conv(tape, v[0], v[1], v[2], layout, activation, v[3], heads);
     return std::vector<Var>{r.out, r.final_state};
   };
 }
@@ -239,6 +239,23 @@ TEST(ShortConv, GradientsDoNotDependOnTheThreadCount) {
   for (size_t i = 0; i < in.size(); ++i) EXPECT_TRUE(bitwise_equal(results[0][i], results[1][i])) << i;
 }
 
+TEST(ShortConv, DividesHeadsByTheirLength) {
+  const SequenceLayout layout(2, 19, {0, 7, 25});
+  const L2Heads heads{.dim = 4, .eps = 0.3};
+  const auto in = operands(2, 19, 12, 4);
+  const auto divided = evaluate(conv_op(layout, Activation::kSiLU, heads), in);
+  const auto plain = evaluate(conv_op(layout, Activation::kSiLU), in);
+  EXPECT_EQ(divided[0].shape(), plain[0].shape());
+  const auto z = to_doubles(plain[0]), y = to_doubles(divided[0]);
+  for (size_t head = 0; head < z.size(); head += 4) {
+    double squares = heads.eps;
+    for (size_t c = head; c < head + 4; ++c) squares += z[c] * z[c];
+    for (size_t c = head; c < head + 4; ++c) EXPECT_NEAR(y[c], z[c] / std::sqrt(squares), 1e-14);
+  }
+  EXPECT_TRUE(bitwise_equal(divided[1], plain[1]));
+  check_gradients(conv_op(layout, Activation::kSiLU, heads), in, {.max_elements = 120});
+}
+
 TEST(ShortConv, RefusesWhatItDoesNotSupport) {
   const auto in = operands(1, 4, 2, 4);
   const Tensor wide = random_tensor({2, 1, 5}, DType::kF64, "w");
@@ -246,6 +263,7 @@ TEST(ShortConv, RefusesWhatItDoesNotSupport) {
                Error);
   EXPECT_THROW(evaluate(conv_op(SequenceLayout(1, 5), Activation::kNone), in), Error);
   EXPECT_THROW(evaluate(conv_op(SequenceLayout(1, 4), Activation::kReLU), in), Error);
+  EXPECT_THROW(evaluate(conv_op(SequenceLayout(1, 4), Activation::kSiLU, {.dim = 3}), in), Error);
 }
 
 }  // namespace

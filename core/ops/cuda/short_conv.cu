@@ -5,16 +5,19 @@ namespace spanwise::cuda {
 
 namespace {
 
-// Tokens on their way while one is computed, and tokens of a block: enough that the window's reload, from the
-// L2, hardly counts, and few enough that blocks come and go evenly.
+// Tokens on their way while one is computed, and about the tokens of a block: enough that the window's
+// reload, from the L2, hardly counts, and few enough that blocks come and go evenly.
+constexpr int kAhead = 8;
 constexpr int64_t kTokensPerBlock = 64;
 
-template <class T, int kTaps, int kChannels, bool kSilu, int kAhead>
+// kLanes: threads that hold a head; 0: heads are not divided by their length.
+template <class T, int kTaps, int kChannels, bool kSilu, int kLanes>
 __global__ void __launch_bounds__(kConvThreads)
     short_conv_kernel(const ConvOperands<T> a, T* __restrict__ out, T* __restrict__ final_state) {
   using Columns = ConvColumns<T, kTaps, kChannels>;
   using Values = typename Columns::Values;
   const int32_t channel = int32_t(blockIdx.x % a.tiles * kConvThreads + threadIdx.x) * kChannels;
+  const unsigned mask = __ballot_sync(~0u, channel < a.channels);
   if (channel >= a.channels) return;
   const ConvPiece piece = a.pieces[blockIdx.x / a.tiles];
   const T* x = a.x + (piece.row * a.length + piece.begin) * a.x_stride + channel;
@@ -41,6 +44,14 @@ __global__ void __launch_bounds__(kConvThreads)
         const float pre = columns.convolve(h, in[c], c);
         result[c] = kSilu ? activate<Activation::kSiLU>(pre) : pre;
       }
+      if constexpr (kLanes > 0) {
+        float squares = 0;
+#pragma unroll
+        for (int c = 0; c < kChannels; ++c) squares = fmaf(result[c], result[c], squares);
+        const float rstd = rsqrtf(sum_of_head<kLanes>(mask, squares) + a.l2_eps);
+#pragma unroll
+        for (int c = 0; c < kChannels; ++c) result[c] *= rstd;
+      }
       push(h, in);
       if (t + n < count) Values::from(result).store(to);
     }
@@ -53,6 +64,27 @@ __global__ void __launch_bounds__(kConvThreads)
       columns.input(piece, token).store(final_state + columns.state_row(piece.row, k - Columns::kHistory));
     }
   }
+}
+
+// Such that the blocks fill the GPU a whole number of times.
+int64_t tokens_per_block(int64_t tokens, int64_t tiles, int64_t resident) {
+  const int64_t blocks = ceil_div(tokens * tiles, kTokensPerBlock);
+  const int64_t waves = std::max<int64_t>((blocks + resident / 2) / resident, 1);
+  return std::max<int64_t>(ceil_div(ceil_div(tokens * tiles, waves * resident), kAhead), 2) * kAhead;
+}
+
+template <class T, int kTaps, int kChannels, bool kSilu, int kLanes>
+void launch(Context& ctx, const ShortConvInputs& in, const Tensor& out, const Tensor& final_state) {
+  const auto kernel = short_conv_kernel<T, kTaps, kChannels, kSilu, kLanes>;
+  ConvOperands<T> a = conv_operands<T>(in, kChannels);
+  const int64_t tokens =
+      tokens_per_block(in.x.dim(0) * a.length, a.tiles, resident_blocks(kernel, kConvThreads));
+  const std::vector<ConvPiece> pieces = cut_pieces(in.segments, a.length, tokens, nullptr);
+  const Tensor uploaded = shared_upload(ctx, pieces);
+  a.pieces = reinterpret_cast<const ConvPiece*>(uploaded.data<uint8_t>());
+  kernel<<<unsigned(pieces.size()) * a.tiles, kConvThreads, 0, stream_of(ctx)>>>(a, pointer<T>(out),
+                                                                                 pointer<T>(final_state));
+  check_launch("short_conv");
 }
 
 }  // namespace
@@ -74,27 +106,28 @@ std::vector<ConvPiece> cut_pieces(const std::vector<Segment>& segments, int64_t 
   return pieces;
 }
 
+bool short_conv_divides_heads(const ShortConvInputs& in) {
+  return in.activation == Activation::kSiLU && (in.heads.dim == 64 || in.heads.dim == 128) &&
+         rows_are_aligned({&in.x, &in.initial_state}, in.x.dim(-1), kWideConv);
+}
+
 void short_conv_fwd(Context& ctx, const ShortConvInputs& in, const Tensor& out, const Tensor& final_state) {
   if (in.x.numel() == 0) return;
-  const std::vector<ConvPiece> pieces = cut_pieces(in.segments, in.x.dim(1), kTokensPerBlock, nullptr);
-  const Tensor uploaded = shared_upload(ctx, pieces);
-  constexpr int kWide = 4;
-  const bool aligned = rows_are_aligned({&in.x, &in.initial_state, &out, &final_state}, in.x.dim(-1), kWide);
+  const bool aligned =
+      rows_are_aligned({&in.x, &in.initial_state, &out, &final_state}, in.x.dim(-1), kWideConv);
+  SPANWISE_CHECK(in.heads.dim == 0 || (aligned && short_conv_divides_heads(in)),
+                 "short_conv: heads of {} channels cannot be divided here", in.heads.dim);
   dispatch_cuda(in.x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     dispatch_conv(in, [&](auto width, auto silu) {
-      const auto launch = [&](auto channels) {
-        constexpr int kChannels = decltype(channels)::value;
-        ConvOperands<T> a = conv_operands<T>(in, kChannels);
-        a.pieces = reinterpret_cast<const ConvPiece*>(uploaded.data<uint8_t>());
-        short_conv_kernel<T, decltype(width)::value, kChannels, decltype(silu)::value, 8>
-            <<<unsigned(pieces.size()) * a.tiles, kConvThreads, 0, stream_of(ctx)>>>(a, pointer<T>(out),
-                                                                                     pointer<T>(final_state));
-      };
-      aligned ? launch(std::integral_constant<int, kWide>{}) : launch(std::integral_constant<int, 1>{});
+      constexpr int kTaps = decltype(width)::value;
+      constexpr bool kSilu = decltype(silu)::value;
+      if (!aligned) return launch<T, kTaps, 1, kSilu, 0>(ctx, in, out, final_state);
+      dispatch_heads<kSilu>(in, [&](auto lanes) {
+        launch<T, kTaps, kWideConv, kSilu, decltype(lanes)::value>(ctx, in, out, final_state);
+      });
     });
   });
-  check_launch("short_conv");
 }
 
 }  // namespace spanwise::cuda

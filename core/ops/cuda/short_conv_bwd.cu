@@ -16,8 +16,8 @@ struct ConvCotangents {
 };
 
 // One piece: u_t = dout_t φ'(pre_t) for its tokens and the W − 1 after it that read its inputs; dx of token s
-// follows once u of s + W − 1 is known.
-template <class T, int kTaps, int kChannels, bool kSilu, int kAhead>
+// follows once u of s + W − 1 is known. kLanes: threads that hold a head; 0: heads were not divided.
+template <class T, int kTaps, int kChannels, bool kSilu, int kLanes, int kAhead>
 struct PieceBackward {
   using Columns = ConvColumns<T, kTaps, kChannels>;
   using Values = typename Columns::Values;
@@ -25,6 +25,7 @@ struct PieceBackward {
   const ConvOperands<T>& a;
   const ConvCotangents<T>& g;
   const Columns& columns;
+  const unsigned mask;  // the warp's threads that are there
   float dtap[kTaps][kChannels] = {}, dbias[kChannels] = {};
 
   // Where a thread stands in a piece: the last inputs and u, and the loads that are kAhead tokens ahead.
@@ -34,6 +35,28 @@ struct PieceBackward {
     const T *later_x, *later_dout;
     T* dx;  // of the token whose dx is stored next
   };
+
+  // u of one token from dout: φ' and, before it, the gradient of what divided the head by its length,
+  // dz = rstd (dout − z rstd² ⟨z, dout⟩) for z = φ(pre).
+  __device__ __forceinline__ void through_silu(const float (&pre)[kChannels], float (&u)[kChannels]) const {
+    SiluValue silu[kChannels];
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) silu[c] = silu_value(pre[c]);
+    if constexpr (kLanes > 0) {
+      float squares = 0, dot = 0;
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) {
+        squares = fmaf(silu[c].value, silu[c].value, squares);
+        dot = fmaf(silu[c].value, u[c], dot);
+      }
+      const float rstd = rsqrtf(sum_of_head<kLanes>(mask, squares) + a.l2_eps);
+      const float along = sum_of_head<kLanes>(mask, dot) * rstd * rstd;
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) u[c] = rstd * (u[c] - silu[c].value * along);
+    }
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) u[c] *= silu[c].derivative;
+  }
 
   // dx_s = Σ_j w_{W−1−j} u_{s+j}, of u_s … u_{s+W−2} in the window and u_{s+W−1}.
   __device__ __forceinline__ void combine(const State& state, const float (&u)[kChannels],
@@ -66,16 +89,19 @@ struct PieceBackward {
   __device__ __forceinline__ void tokens(const ConvPiece& piece, int t, int reach, State& state) {
 #pragma unroll
     for (int n = 0; n < kAhead; ++n) {
-      float x[kChannels], u[kChannels], dx[kChannels];
+      float x[kChannels], pre[kChannels], u[kChannels], dx[kChannels];
       state.x[n].unpack(x);
       state.dout[n].unpack(u);
       const bool inside = t + n + kAhead < reach;
       state.x[n] = inside ? Values::load(state.later_x) : Values::zero();
       state.dout[n] = inside ? Values::load(state.later_dout) : Values::zero();
+      if constexpr (kSilu) {
+#pragma unroll
+        for (int c = 0; c < kChannels; ++c) pre[c] = columns.convolve(state.h, x[c], c);
+        through_silu(pre, u);
+      }
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) {
-        if constexpr (kSilu)
-          u[c] *= activation_derivative<Activation::kSiLU>(columns.convolve(state.h, x[c], c));
         const float mine = kInner || t + n < piece.end ? u[c] : 0.0f;  // the next piece counts the others
         dbias[c] += mine;
         dtap[kHistory][c] = fmaf(mine, x[c], dtap[kHistory][c]);
@@ -122,14 +148,15 @@ struct PieceBackward {
   }
 };
 
-template <class T, int kTaps, int kChannels, bool kSilu, int kAhead>
+template <class T, int kTaps, int kChannels, bool kSilu, int kLanes, int kAhead>
 __global__ void __launch_bounds__(kConvThreads)
     short_conv_bwd_kernel(const ConvOperands<T> a, const ConvCotangents<T> g) {
   const int32_t channel = int32_t(blockIdx.x % a.tiles * kConvThreads + threadIdx.x) * kChannels;
+  const unsigned mask = __ballot_sync(~0u, channel < a.channels);
   if (channel >= a.channels) return;
   const int64_t range = blockIdx.x / a.tiles;
   const ConvColumns<T, kTaps, kChannels> columns(a, channel);
-  PieceBackward<T, kTaps, kChannels, kSilu, kAhead> backward{a, g, columns};
+  PieceBackward<T, kTaps, kChannels, kSilu, kLanes, kAhead> backward{a, g, columns, mask};
   for (int p = g.first[range]; p < g.first[range + 1]; ++p) backward.run(a.pieces[p]);
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) {
@@ -140,10 +167,10 @@ __global__ void __launch_bounds__(kConvThreads)
   }
 }
 
-template <class T, int kTaps, int kChannels, bool kSilu, int kAhead>
+template <class T, int kTaps, int kChannels, bool kSilu, int kLanes, int kAhead>
 void launch(Context& ctx, const ShortConvInputs& in, const Tensor& dout, const Tensor& dfinal_state,
             const ShortConvGradients& grads) {
-  const auto kernel = short_conv_bwd_kernel<T, kTaps, kChannels, kSilu, kAhead>;
+  const auto kernel = short_conv_bwd_kernel<T, kTaps, kChannels, kSilu, kLanes, kAhead>;
   ConvOperands<T> a = conv_operands<T>(in, kChannels);
   const int64_t tokens = in.x.dim(0) * a.length;
   const int64_t wanted = std::max<int64_t>(resident_blocks(kernel, kConvThreads) / a.tiles, 1);
@@ -173,8 +200,8 @@ void launch(Context& ctx, const ShortConvInputs& in, const Tensor& dout, const T
 
 }  // namespace
 
-void short_conv_bwd(Context& ctx, const ShortConvInputs& in, const Tensor& dout, const Tensor& dfinal_state,
-                    const ShortConvGradients& grads) {
+void short_conv_bwd(Context& ctx, const ShortConvInputs& in, const Tensor& out_gradient,
+                    const Tensor& dfinal_state, const ShortConvGradients& grads) {
   if (grads.dinitial_state.defined()) grads.dinitial_state.set_zero();
   if (in.x.numel() == 0) {
     grads.dweight.set_zero();
@@ -183,21 +210,25 @@ void short_conv_bwd(Context& ctx, const ShortConvInputs& in, const Tensor& dout,
   }
   SPANWISE_CHECK(!dfinal_state.defined() || dfinal_state.contiguous(),
                  "short_conv: the gradient of final_state {} must be contiguous", dfinal_state.shape().str());
-  constexpr int kWide = 4;
+  // Heads are divided in aligned rows only, as forward found x to be.
+  const bool copied = in.heads.dim > 0 && !rows_are_aligned({&out_gradient}, in.x.dim(-1), kWideConv);
+  const Tensor dout = copied ? out_gradient.to_contiguous(ctx) : out_gradient;
   const bool aligned =
       rows_are_aligned({&in.x, &in.initial_state, &dout, &dfinal_state, &grads.dx, &grads.dinitial_state},
-                       in.x.dim(-1), kWide);
+                       in.x.dim(-1), kWideConv);
+  SPANWISE_CHECK(in.heads.dim == 0 || (aligned && short_conv_divides_heads(in)),
+                 "short_conv: heads of {} channels cannot be divided here", in.heads.dim);
   dispatch_cuda(in.x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     dispatch_conv(in, [&](auto width, auto silu) {
       constexpr int kTaps = decltype(width)::value;
       constexpr bool kSilu = decltype(silu)::value;
       constexpr int kAhead = sizeof(T) == 2 ? 8 : 4;  // what fits in the registers
-      if (aligned) {
-        launch<T, kTaps, kWide, kSilu, kAhead>(ctx, in, dout, dfinal_state, grads);
-      } else {
-        launch<T, kTaps, 1, kSilu, 4>(ctx, in, dout, dfinal_state, grads);
-      }
+      if (!aligned) return launch<T, kTaps, 1, kSilu, 0, 4>(ctx, in, dout, dfinal_state, grads);
+      dispatch_heads<kSilu>(in, [&](auto lanes) {
+        launch<T, kTaps, kWideConv, kSilu, decltype(lanes)::value, kAhead>(ctx, in, dout, dfinal_state,
+                                                                           grads);
+      });
     });
   });
 }

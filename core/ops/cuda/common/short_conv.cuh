@@ -28,6 +28,7 @@ struct ConvOperands {
   int64_t x_stride;  ///< between tokens
   int64_t length;
   int32_t channels;
+  float l2_eps;    ///< of heads divided by their length
   unsigned tiles;  ///< blocks across the channels; a block's tile is its index mod tiles
   const ConvPiece* pieces;
 };
@@ -85,6 +86,15 @@ __device__ __forceinline__ void push(float (&h)[kHistory][kChannels], const floa
   }
 }
 
+/// The sum over the kLanes neighbouring threads that hold a head; `mask`: the threads of the warp that are
+/// there.
+template <int kLanes>
+__device__ __forceinline__ float sum_of_head(unsigned mask, float x) {
+#pragma unroll
+  for (int m = kLanes / 2; m > 0; m /= 2) x += __shfl_xor_sync(mask, x, m);
+  return x;
+}
+
 /// fn(width as a compile-time constant, whether φ is SiLU as one).
 template <class F>
 void dispatch_conv(const ShortConvInputs& in, F&& fn) {
@@ -105,6 +115,19 @@ void dispatch_conv(const ShortConvInputs& in, F&& fn) {
   }
 }
 
+/// Channels of a thread where rows are aligned.
+inline constexpr int kWideConv = 4;
+
+/// fn(threads that hold a head as a compile-time constant): 0 where heads are not divided by their length.
+template <bool kSilu, class F>
+void dispatch_heads(const ShortConvInputs& in, F&& fn) {
+  if constexpr (kSilu) {
+    if (in.heads.dim == 64) return fn(std::integral_constant<int, 64 / kWideConv>{});
+    if (in.heads.dim == 128) return fn(std::integral_constant<int, 128 / kWideConv>{});
+  }
+  fn(std::integral_constant<int, 0>{});
+}
+
 template <class T>
 ConvOperands<T> conv_operands(const ShortConvInputs& in, int channels_per_thread) {
   const int64_t channels = in.x.dim(-1);
@@ -116,6 +139,7 @@ ConvOperands<T> conv_operands(const ShortConvInputs& in, int channels_per_thread
   a.x_stride = in.x.row_stride(channels);
   a.length = in.x.dim(1);
   a.channels = int32_t(channels);
+  a.l2_eps = float(in.heads.eps);
   a.tiles = unsigned(ceil_div(channels, kConvThreads * channels_per_thread));
   return a;
 }
