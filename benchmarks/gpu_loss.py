@@ -9,29 +9,22 @@ and in every layout: the largest difference from one GPU's loss over the first 2
 and the held-out loss. Datasets are the quickstart's: launcher/quickstart.sh --set train.steps=0 prepares them.
 """
 import argparse
-import json
-import pathlib
 import subprocess
-import sys
 import tempfile
 
-HERE = pathlib.Path(__file__).resolve().parent
+from spanwise_run import ROOT, exit_for, metrics_of, train_command
+
 SMALL = {"train.sequence_length": 512, "train.global_batch": 2, "train.micro_batch": 1}
 
 
 def train(args, ranks, settings):
     """(losses of the steps, last held-out loss or None)"""
     with tempfile.TemporaryDirectory() as directory:
-        command = [args.program, "train", args.config]
-        if ranks > 1:
-            command = [str(HERE.parent / "launcher/local_mpirun.sh"), str(ranks)] + command
-        fixed = {"run.dir": directory, "metrics.tensorboard": "false", "checkpoint.every": 0}
-        for field, value in {**fixed, **settings}.items():
-            command += ["--set", f"{field}={value}"]
-        done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
+        command = train_command(args.program, args.config, ranks, directory, settings)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode != 0:
-            sys.exit(f"gpu_loss: {' '.join(command)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
-        rows = [json.loads(line) for line in (pathlib.Path(directory) / "metrics.jsonl").read_text().splitlines()]
+            exit_for(command, done.returncode, done.stdout + done.stderr)
+        rows = metrics_of(directory)
     held_out = [row["validation_loss"] for row in rows if "validation_loss" in row]
     return [row["loss"] for row in rows if "loss" in row], held_out[-1] if held_out else None
 

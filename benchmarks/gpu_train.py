@@ -9,7 +9,6 @@ steps after the third), its share of 989 TFLOP/s by 6N, peak memory, and the rat
 launcher/quickstart.sh --set train.steps=0 prepares them.
 """
 import argparse
-import json
 import pathlib
 import re
 import statistics
@@ -18,27 +17,18 @@ import sys
 import tempfile
 import time
 
-HERE = pathlib.Path(__file__).resolve().parent
+from spanwise_run import ROOT, exit_for, metrics_of, train_command
 
 
 def run_ours(args, batch, length, settings):
     """Ends the run when it has made its steps: its last checkpoint would take longer than they do."""
+    shape = {"train.steps": 1000000, "train.sequence_length": length, "train.global_batch": batch,
+             "train.micro_batch": batch}
     with tempfile.TemporaryDirectory() as directory:
-        overrides = {
-            "run.dir": directory, "train.steps": 1000000, "train.sequence_length": length,
-            "train.global_batch": batch, "train.micro_batch": batch, "metrics.tensorboard": "false",
-            "checkpoint.every": 0,
-        }
-        command = [args.program, "train", args.config]
-        if args.ranks > 1:
-            command = [str(HERE.parent / "launcher/local_mpirun.sh"), str(args.ranks)] + command
-        for field, value in overrides.items():
-            command += ["--set", f"{field}={value}"]
-        for setting in settings:
-            command += ["--set", setting]
+        command = train_command(args.program, args.config, args.ranks, directory, shape, settings)
         log, metrics = pathlib.Path(directory) / "log", pathlib.Path(directory) / "metrics.jsonl"
         with open(log, "w") as output:
-            run = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=HERE.parent)
+            run = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
             while run.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < args.steps):
                 time.sleep(0.2)
             ended = run.poll()
@@ -46,16 +36,17 @@ def run_ours(args, batch, length, settings):
             run.wait()
         text = log.read_text()
         if ended is not None:
-            sys.exit(f"gpu_train: {' '.join(command)} ended with {ended}:\n{text[-3000:]}")
+            exit_for(command, ended, text)
         millions = float(re.search(r"([\d.]+) M parameters", text).group(1))
-        steps = [json.loads(line) for line in metrics.read_text().splitlines()[3:args.steps]]
+        steps = metrics_of(directory, args.steps)[3:]
     rate = statistics.median(row["tokens_per_second"] for row in steps)
     peak = max(row["memory_bytes"] for row in steps) / 2**30
     return millions * 1e6, rate, peak
 
 
 def run_peer(args, batch, length, extra):
-    command = [args.python, str(HERE / "peers/fla_train.py"), "--batch", str(batch), "--length", str(length)] + extra
+    peer = ROOT / "benchmarks/peers/fla_train.py"
+    command = [args.python, str(peer), "--batch", str(batch), "--length", str(length)] + extra
     done = subprocess.run(command, capture_output=True, text=True)
     found = re.search(r"([\d.]+) B parameters, (\d+) tokens/s.*peak ([\d.]+) GiB", done.stdout)
     if not found:
