@@ -26,7 +26,7 @@ namespace spanwise::cuda::delta {
 inline constexpr int kChunk = 64;
 inline constexpr int kFactorElems = 4 * kChunk, kFactorBytes = kFactorElems * 4;
 
-/// Calls fn(std::integral_constant) of a width of keys or values, which gated_delta.cu has checked.
+/// Calls fn(std::integral_constant) of a width of keys or values that check_supported() has let through.
 template <class F>
 void with_width(int width, F&& fn) {
   switch (width) {

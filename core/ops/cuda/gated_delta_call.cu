@@ -1,0 +1,92 @@
+#include "core/ops/cuda/gated_delta_call.h"
+
+#include "core/shared_upload.h"
+
+namespace spanwise::cuda::delta {
+
+std::vector<Tensor> allocate_saved(Context& ctx, const LinearStateCall& call, int count) {
+  const int64_t chunks = int64_t(call.chunks.chunks().size()), B = call.q.dim(0), HV = call.v.dim(2),
+                K = call.q.dim(3), V = call.v.dim(3), parts = int64_t(plan_of(call).parts().size());
+  const struct {
+    Shape shape;
+    DType dtype;
+  } kinds[kNumSaved] = {{{chunks, HV, kChunk, kChunk}, DType::kBF16},
+                        {{chunks, HV, kChunk, kChunk}, DType::kBF16},
+                        {{chunks, HV, kFactorElems}, DType::kF32},
+                        {{parts, HV, K, V}, DType::kF32},
+                        {{parts, HV, K, K}, DType::kF32},
+                        {{parts, HV}, DType::kF32},
+                        {{call.chunks.num_states() + B, HV, V, K}, DType::kBF16},
+                        {{chunks, HV, kChunk, V}, DType::kBF16}};
+  std::vector<Tensor> tensors;
+  for (int i = 0; i < count; ++i) {
+    const bool of_parts = i == kPartStates || i == kTransitions || i == kPasses;
+    tensors.push_back(of_parts && parts == 0 ? Tensor() : Tensor::empty(ctx, kinds[i].shape, kinds[i].dtype));
+  }
+  return tensors;
+}
+
+void check_supported(const LinearStateCall& call) {
+  const int64_t K = call.q.dim(3), V = call.v.dim(3);
+  const auto supported = [](int64_t width) { return width == 64 || width == 128 || width == 256; };
+  SPANWISE_CHECK(
+      supported(K) && supported(V),
+      "gated_delta in BF16 on a GPU has keys and values of 64, 128 or 256 columns a head, got {} and "
+      "{}; use one of those or F32",
+      K, V);
+  SPANWISE_CHECK(
+      call.chunks.max_length() <= kChunk,
+      "gated_delta in BF16 on a GPU computes chunks of at most {} tokens, got {}; lower chunk_size", kChunk,
+      call.chunks.max_length());
+}
+
+PartPlan plan_of(const LinearStateCall& call) {
+  int device = 0, multiprocessors = 0;
+  SPANWISE_CUDA(cudaGetDevice(&device));
+  SPANWISE_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  return PartPlan(call.chunks, int(call.v.dim(2)), int(call.q.dim(3)), int(call.v.dim(3)),
+                  call.log_decay.defined(), multiprocessors);
+}
+
+AlignedRows::AlignedRows(Context& ctx, const Tensor& t) : tensor_(t) {
+  if (!t.defined()) return;
+  if (reinterpret_cast<uintptr_t>(t.raw()) % 16 != 0 || row_stride() % 8 != 0) {
+    tensor_ = Tensor::empty(ctx, t.shape(), t.dtype());
+    tensor_.copy_from(t);
+  }
+}
+
+DeviceChunks::DeviceChunks(Context& ctx, const LinearStateCall& call, SegmentSet which, bool has_dfinal)
+    : segments(call.chunks.select(which)) {
+  const std::vector<ChunkList::Chunk>& list = call.chunks.chunks();
+  const int64_t states = call.chunks.num_states();
+  std::vector<Chunk> chunks;
+  for (const ChunkList::Chunk& c : list) chunks.push_back({int(c.begin), int(c.length), int(c.state), -1});
+  for (const ChunkList::SegmentChunks& s : call.chunks.select(SegmentSet::kAll)) {
+    if (s.continues && call.initial_state.defined()) chunks[s.first].state_in = int(states + s.row);
+    for (int64_t i = s.first; i + 1 < s.last; ++i) chunks[i].state_out = chunks[i + 1].state_in;
+    if (s.ends_row && has_dfinal) chunks[s.last - 1].state_out = int(states + s.row);
+  }
+  std::vector<int> selected;
+  for (const ChunkList::SegmentChunks& s : segments) {
+    for (int64_t i = s.first; i < s.last; ++i) selected.push_back(int(i));
+  }
+  num_chunks = int(chunks.size());
+  num_selected = int(selected.size());
+  chunks_ = shared_upload(ctx, chunks);
+  if (num_selected > 0) selected_ = shared_upload(ctx, selected);
+}
+
+Problem CallOperands::problem(const DeviceChunks& chunks) const {
+  return {.chunks = chunks.chunks(),
+          .num_chunks = chunks.num_chunks,
+          .H = int(call.q.dim(2)),
+          .HV = int(call.v.dim(2)),
+          .K = int(call.q.dim(3)),
+          .V = int(call.v.dim(3)),
+          .scale = float(call.scale),
+          .q = q.rows(),
+          .k = k.rows()};
+}
+
+}  // namespace spanwise::cuda::delta
