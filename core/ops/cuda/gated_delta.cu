@@ -1,11 +1,12 @@
 // The host side of gated_delta on a GPU: which kernels run on which chunks. The kernels and what passes
-// between them: gated_delta_chunks.cuh (bf16), gated_delta_recurrent.cuh (fp32, and single tokens).
+// between them: gated_delta_chunks.cuh (bf16), gated_delta_recurrent.cuh (fp32).
 
 #include "core/ops/gated_delta.h"
 
 #include "core/ops/cuda/gated_delta_finish.h"
 #include "core/ops/cuda/gated_delta_recurrent.h"
 #include "core/ops/cuda/gated_delta_summaries.h"
+#include "core/ops/cuda/linear_step.h"
 #include "core/shared_upload.h"
 
 namespace spanwise::cuda {
@@ -248,7 +249,7 @@ void gated_delta_fold_bwd(Context& ctx, const LinearStateCall& call, const Linea
 }
 
 void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& out) {
-  recurrent_step(ctx, step, out);
+  linear_step(ctx, step, out);
 }
 
 namespace delta {

@@ -32,15 +32,14 @@ struct DeviceSegments {
   Tensor tensor;
 };
 
-template <class T>
-HeadRows<const T> rows_of(const Tensor& t, int64_t row_elems) {
+HeadRows<const float> rows_of(const Tensor& t, int64_t row_elems) {
   if (!t.defined()) return {nullptr, 0};
-  return {pointer<T>(t), t.row_stride(row_elems)};
+  return {pointer<float>(t), t.row_stride(row_elems)};
 }
 
-Args<float> args_of(const LinearStateCall& call, const DeviceSegments& segments) {
+Args args_of(const LinearStateCall& call, const DeviceSegments& segments) {
   const int64_t H = call.q.dim(2), K = call.q.dim(3), HV = call.v.dim(2), V = call.v.dim(3);
-  Args<float> a{};
+  Args a{};
   a.segments = segments.data();
   a.num_segments = segments.count;
   a.H = int(H);
@@ -48,18 +47,17 @@ Args<float> args_of(const LinearStateCall& call, const DeviceSegments& segments)
   a.K = int(K);
   a.V = int(V);
   a.scale = float(call.scale);
-  a.q = rows_of<float>(call.q, H * K);
-  a.k = rows_of<float>(call.k, H * K);
-  a.v = rows_of<float>(call.v, HV * V);
-  a.log_decay = rows_of<float>(call.log_decay, HV);
-  a.beta = rows_of<float>(call.beta, HV);
+  a.q = rows_of(call.q, H * K);
+  a.k = rows_of(call.k, H * K);
+  a.v = rows_of(call.v, HV * V);
+  a.log_decay = rows_of(call.log_decay, HV);
+  a.beta = rows_of(call.beta, HV);
   a.initial = pointer<float>(call.initial_state);
   a.tokens = call.q.dim(0) * call.q.dim(1);
   return a;
 }
 
-template <class T>
-unsigned blocks_of(const Args<T>& a) {
+unsigned blocks_of(const Args& a) {
   return unsigned(int64_t(a.num_segments) * a.HV * ceil_div(a.V, kColumns));
 }
 
@@ -73,11 +71,10 @@ void dispatch_rows(int K, F&& fn) {
   fn(std::integral_constant<int, 32>());
 }
 
-template <class T>
-void launch_forward(Context& ctx, const Args<T>& a) {
+void launch_forward(Context& ctx, const Args& a) {
   if (a.num_segments == 0) return;
   dispatch_rows(a.K, [&](auto rows) {
-    forward_kernel<decltype(rows)::value, T><<<blocks_of(a), kThreads, 0, stream_of(ctx)>>>(a);
+    forward_kernel<decltype(rows)::value><<<blocks_of(a), kThreads, 0, stream_of(ctx)>>>(a);
   });
   check_launch("gated_delta_recurrent");
 }
@@ -95,7 +92,7 @@ void recurrent_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                    const LinearStateForward& out) {
   const DeviceSegments segments(ctx, call, which);
   if (segments.count == 0) return;
-  Args<float> a = args_of(call, segments);
+  Args a = args_of(call, segments);
   a.states = out.saved.empty() ? nullptr : pointer<float>(out.saved.front());
   a.out = {pointer<float>(out.out), out.out.row_stride(int64_t(a.HV) * a.V)};
   a.final = pointer<float>(out.final_state);
@@ -105,7 +102,7 @@ void recurrent_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
 void recurrent_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary) {
   if (!summary) return;
   const DeviceSegments ending(ctx, call, SegmentSet::kEndingRow);
-  Args<float> a = args_of(call, ending);
+  Args a = args_of(call, ending);
   a.final = pointer<float>(summary->state);
   launch_forward(ctx, a);
   // M obeys the recurrence with v = 0 from the identity.
@@ -123,8 +120,8 @@ void recurrent_dstate(Context& ctx, const LinearStateCall& call, const Tensor& d
                       const Tensor& dstate_in) {
   const DeviceSegments segments(ctx, call, SegmentSet::kContinuing);
   if (segments.count == 0) return;
-  Args<float> a = args_of(call, segments);
-  a.dout = rows_of<float>(dout, int64_t(a.HV) * a.V);
+  Args a = args_of(call, segments);
+  a.dout = rows_of(dout, int64_t(a.HV) * a.V);
   a.dinitial = pointer<float>(dstate_in);
   dispatch_rows(a.K, [&](auto rows) {
     state_gradient_kernel<decltype(rows)::value><<<blocks_of(a), kThreads, 0, stream_of(ctx)>>>(a);
@@ -136,7 +133,7 @@ void recurrent_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                    const LinearStateCotangents& from, const LinearStateGradients& out) {
   const DeviceSegments segments(ctx, call, which);
   if (segments.count == 0) return;
-  Args<float> a = args_of(call, segments);
+  Args a = args_of(call, segments);
   const int64_t slabs = ceil_div(a.V, kColumns), K = a.K, HV = a.HV;
   const Tensor dq = Tensor::empty(ctx, {slabs, a.tokens, HV, K}, DType::kF32),
                dk = Tensor::empty(ctx, {slabs, a.tokens, HV, K}, DType::kF32),
@@ -145,7 +142,7 @@ void recurrent_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
       out.dlog_decay.defined() ? Tensor::empty(ctx, {slabs, a.tokens, HV}, DType::kF32) : Tensor();
   a.scratch_tokens = int(call.chunks.max_length());
   a.states = pointer<float>(from.saved.front());
-  a.dout = rows_of<float>(from.dout, HV * a.V);
+  a.dout = rows_of(from.dout, HV * a.V);
   a.dfinal = pointer<float>(from.dfinal_state);
   a.dinitial = pointer<float>(out.dinitial_state);
   a.dq = pointer<float>(dq);
@@ -171,36 +168,6 @@ void recurrent_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
   sum(dk, a.H, K, out.dk);
   sum(dbeta, HV, 1, out.dbeta);
   sum(dlog, HV, 1, out.dlog_decay);
-}
-
-void recurrent_step(Context& ctx, const LinearStateStep& step, const Tensor& out) {
-  const int64_t B = step.q.dim(0), H = step.q.dim(1), K = step.q.dim(2), HV = step.v.dim(1),
-                V = step.v.dim(2);
-  if (B == 0) return;
-  std::vector<recurrent::Segment> rows;
-  for (int b = 0; b < B; ++b) rows.push_back({b, b, 1, 1, 0, true, true});
-  const Tensor segments = upload(ctx, rows);
-  dispatch_cuda(step.q.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    Args<T> a{};
-    a.segments = static_cast<const recurrent::Segment*>(segments.raw());
-    a.num_segments = int(B);
-    a.H = int(H);
-    a.HV = int(HV);
-    a.K = int(K);
-    a.V = int(V);
-    a.scale = float(step.scale);
-    a.q = rows_of<T>(step.q, H * K);
-    a.k = rows_of<T>(step.k, H * K);
-    a.v = rows_of<T>(step.v, HV * V);
-    a.log_decay = step.head_log_decay.defined()
-                      ? HeadRows<const float>{pointer<float>(step.head_log_decay), 0}
-                      : rows_of<float>(step.log_decay, HV);
-    a.beta = rows_of<float>(step.beta, HV);
-    a.initial = a.final = pointer<float>(step.state);
-    a.out = {pointer<T>(out), HV * V};
-    launch_forward(ctx, a);
-  });
 }
 
 }  // namespace spanwise::cuda

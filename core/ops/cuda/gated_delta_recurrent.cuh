@@ -21,21 +21,20 @@ struct HeadRows {
   int64_t stride;
 };
 
-template <class T>
 struct Args {
   const Segment* segments;
   int num_segments, H, HV, K, V;
   float scale;
-  HeadRows<const T> q, k, v;              ///< v may be nullptr: zeros
+  HeadRows<const float> q, k, v;          ///< v may be nullptr: zeros
   HeadRows<const float> log_decay, beta;  ///< log_decay may be nullptr
   const float* initial;                   ///< [B, HV, K, V] or nullptr
   bool from_identity;
   float* states;  ///< [states, HV, K, V] or nullptr: written forward, read backward
   // Forward.
-  HeadRows<T> out;  ///< may be nullptr
-  float* final;     ///< [B, HV, K, V]
+  HeadRows<float> out;  ///< may be nullptr
+  float* final;         ///< [B, HV, K, V]
   // Backward.
-  HeadRows<const T> dout;
+  HeadRows<const float> dout;
   const float* dfinal;  ///< or nullptr
   float* dinitial;      ///< or nullptr
   float* scratch;       ///< [blocks, chunk, K, 32]: the states inside a chunk
@@ -47,15 +46,15 @@ struct Args {
 };
 
 /// A block's place, and the sums over rows that it needs once or twice a token.
-template <int kRows, class T>
+template <int kRows>
 struct Block {
-  const Args<T>& a;
+  const Args& a;
   Segment segment;
   int head, key_head, slab, num_slabs, warp, lane, column;
   bool inside;  ///< the column exists
   float (*sums)[kColumns];
 
-  __device__ Block(const Args<T>& args, float (*sums)[kColumns]) : a(args), sums(sums) {
+  __device__ Block(const Args& args, float (*sums)[kColumns]) : a(args), sums(sums) {
     num_slabs = (a.V + kColumns - 1) / kColumns;
     slab = blockIdx.x % num_slabs;
     head = blockIdx.x / num_slabs % a.HV;
@@ -78,14 +77,13 @@ struct Block {
     for (int j = 0; j < kRows; ++j)
       if (inside && row(j) < a.K) to[int64_t(row(j)) * a.V + column] = s[j];
   }
-  __device__ void load_rows(float (&x)[kRows], const HeadRows<const T>& from, int64_t token) const {
-    const T* p = from.data + token * from.stride + int64_t(key_head) * a.K;
+  __device__ void load_rows(float (&x)[kRows], const HeadRows<const float>& from, int64_t token) const {
+    const float* p = from.data + token * from.stride + int64_t(key_head) * a.K;
 #pragma unroll
-    for (int j = 0; j < kRows; ++j) x[j] = row(j) < a.K ? to_float(p[row(j)]) : 0.0f;
+    for (int j = 0; j < kRows; ++j) x[j] = row(j) < a.K ? p[row(j)] : 0.0f;
   }
-  __device__ float load_column(const HeadRows<const T>& from, int64_t token) const {
-    return from.data && inside ? to_float(from.data[token * from.stride + int64_t(head) * a.V + column])
-                               : 0.0f;
+  __device__ float load_column(const HeadRows<const float>& from, int64_t token) const {
+    return from.data && inside ? from.data[token * from.stride + int64_t(head) * a.V + column] : 0.0f;
   }
   __device__ float decay(int64_t token) const {
     return a.log_decay.data ? expf(a.log_decay.data[token * a.log_decay.stride + head]) : 1.0f;
@@ -118,10 +116,10 @@ struct Block {
   }
 };
 
-template <int kRows, class T>
-__global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant__ Args<T> a) {
+template <int kRows>
+__global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant__ Args a) {
   __shared__ float sums[kWarps][kColumns];
-  const Block<kRows, T> b(a, sums);
+  const Block<kRows> b(a, sums);
   float s[kRows], k[kRows], q[kRows];
   b.load_state(s, a.initial && b.segment.from_initial ? a.initial + b.matrix(b.segment.row) : nullptr);
   if (a.from_identity) {
@@ -137,17 +135,16 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
     if (!a.out.data) continue;
     b.load_rows(q, a.q, token);
     const float o = a.scale * b.dot(s, q);
-    if (b.warp == 0 && b.inside)
-      a.out.data[token * a.out.stride + int64_t(b.head) * a.V + b.column] = from_float<T>(o);
+    if (b.warp == 0 && b.inside) a.out.data[token * a.out.stride + int64_t(b.head) * a.V + b.column] = o;
   }
   if (b.segment.ends_row) b.store_state(s, a.final + b.matrix(b.segment.row));
 }
 
 /// dS only.
 template <int kRows>
-__global__ void __launch_bounds__(kThreads) state_gradient_kernel(const __grid_constant__ Args<float> a) {
+__global__ void __launch_bounds__(kThreads) state_gradient_kernel(const __grid_constant__ Args a) {
   __shared__ float sums[kWarps][kColumns];
-  const Block<kRows, float> b(a, sums);
+  const Block<kRows> b(a, sums);
   float d[kRows] = {}, k[kRows], q[kRows];
   for (int t = b.segment.length - 1; t >= 0; --t) {
     const int64_t token = b.segment.begin + t;
@@ -164,9 +161,9 @@ __global__ void __launch_bounds__(kThreads) state_gradient_kernel(const __grid_c
 }
 
 template <int kRows>
-__global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constant__ Args<float> a) {
+__global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constant__ Args a) {
   __shared__ float sums[kWarps][kColumns];
-  const Block<kRows, float> b(a, sums);
+  const Block<kRows> b(a, sums);
   float d[kRows], s[kRows], k[kRows], q[kRows];
   b.load_state(d, a.dfinal && b.segment.ends_row ? a.dfinal + b.matrix(b.segment.row) : nullptr);
   float* scratch = a.scratch + int64_t(blockIdx.x) * a.scratch_tokens * kRows * kThreads;

@@ -1,5 +1,5 @@
 #pragma once
-// gated_delta token by token: fp32, where exactness matters more than speed, and single tokens of any dtype.
+// gated_delta token by token in fp32, where exactness matters more than speed.
 // Signatures as in core/ops/gated_delta.h. Keys of up to 256 columns, values of any number.
 
 #include "core/ops/gated_delta.h"
@@ -12,6 +12,5 @@ void recurrent_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                    const LinearStateCotangents& from, const LinearStateGradients& out);
 void recurrent_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary);
 void recurrent_dstate(Context& ctx, const LinearStateCall& call, const Tensor& dout, const Tensor& dstate_in);
-void recurrent_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
 
 }  // namespace spanwise::cuda

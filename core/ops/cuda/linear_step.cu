@@ -77,6 +77,7 @@ StepRows<T> rows_of(const Tensor& t, int64_t width) {
 void linear_step(Context& ctx, const LinearStateStep& step, const Tensor& out) {
   const int64_t B = step.q.dim(0), H = step.q.dim(1), K = step.q.dim(2), HV = step.v.dim(1),
                 V = step.v.dim(2);
+  if (B == 0) return;
   dispatch_cuda(step.q.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const StepParams<T> params{.q = rows_of<T>(step.q, H * K),
