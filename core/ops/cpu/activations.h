@@ -64,21 +64,4 @@ template <Activation kKind, class T>
   return T(1);
 }
 
-/// fn(std::integral_constant<Activation, kind>) for the kind known at run time.
-template <class F>
-void dispatch_activation(Activation kind, F&& fn) {
-  switch (kind) {
-    case Activation::kNone:
-      return fn(std::integral_constant<Activation, Activation::kNone>{});
-    case Activation::kSiLU:
-      return fn(std::integral_constant<Activation, Activation::kSiLU>{});
-    case Activation::kSigmoid:
-      return fn(std::integral_constant<Activation, Activation::kSigmoid>{});
-    case Activation::kReLU:
-      return fn(std::integral_constant<Activation, Activation::kReLU>{});
-    case Activation::kEluPlusOne:
-      return fn(std::integral_constant<Activation, Activation::kEluPlusOne>{});
-  }
-}
-
 }  // namespace spanwise::cpu

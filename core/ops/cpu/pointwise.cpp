@@ -1,5 +1,6 @@
 #include "core/ops/pointwise.h"
 
+#include "core/ops/activation_dispatch.h"
 #include "core/ops/cpu/activations.h"
 #include "core/ops/cpu/elementwise.h"
 

@@ -1,5 +1,6 @@
 #include "core/ops/pointwise.h"
 
+#include "core/ops/activation_dispatch.h"
 #include "core/ops/cuda/common/activations.cuh"
 #include "core/ops/cuda/common/elementwise.cuh"
 

@@ -1,7 +1,6 @@
 #pragma once
 // Scalar activations and their derivatives. Finite for every finite input.
 
-#include "core/check.h"
 #include "core/ops/pointwise.h"
 
 namespace spanwise::cuda {
@@ -55,23 +54,6 @@ __device__ __forceinline__ float activation_derivative(float x) {
   if constexpr (kKind == Activation::kReLU) return x > 0.0f ? 1.0f : 0.0f;
   if constexpr (kKind == Activation::kEluPlusOne) return x > 0.0f ? 1.0f : __expf(x);
   return 1.0f;
-}
-
-/// fn(std::integral_constant<Activation, kind>) for the kind known at run time.
-template <class F>
-void dispatch_activation(Activation kind, F&& fn) {
-  switch (kind) {
-    case Activation::kNone:
-      SPANWISE_FAIL("no activation is not a kernel's business");
-    case Activation::kSiLU:
-      return fn(std::integral_constant<Activation, Activation::kSiLU>{});
-    case Activation::kSigmoid:
-      return fn(std::integral_constant<Activation, Activation::kSigmoid>{});
-    case Activation::kReLU:
-      return fn(std::integral_constant<Activation, Activation::kReLU>{});
-    case Activation::kEluPlusOne:
-      return fn(std::integral_constant<Activation, Activation::kEluPlusOne>{});
-  }
 }
 
 }  // namespace spanwise::cuda
