@@ -27,11 +27,23 @@ void save_run_config(const RunConfig& config) {
                fmt::format("# Resolved config; built from commit {}.\n{}", git_hash(), print_config(config)));
 }
 
+std::unique_ptr<Tokenizer> load_tokenizer(const RunConfig& config, int ranks) {
+  validate(config, ranks);
+  std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(config.data().tokenizer());
+  validate(config, ranks, tokenizer->vocab_size());
+  return tokenizer;
+}
+
+std::unique_ptr<Context> start_context(const RunConfig& config, Comm& world) {
+  std::unique_ptr<Context> ctx = make_context(config, world);
+  world.set_timeout(config.parallel().timeout_seconds());
+  world.use_gpu(*ctx);
+  return ctx;
+}
+
 TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, Comm& world) {
-  validate(config, world.size());
   TrainedModel trained;
-  trained.tokenizer = make_tokenizer(config.data().tokenizer());
-  validate(config, world.size(), trained.tokenizer->vocab_size());
+  trained.tokenizer = load_tokenizer(config, world.size());
   trained.checkpoint = checkpoint;
   if (checkpoint.empty()) {
     const auto newest = newest_checkpoint(checkpoint_dir(config));
@@ -41,9 +53,7 @@ TrainedModel load_trained_model(const RunConfig& config, const std::string& chec
     }
     trained.checkpoint = newest->string();
   }
-  trained.ctx = make_context(config, world);
-  world.set_timeout(config.parallel().timeout_seconds());
-  world.use_gpu(*trained.ctx);
+  trained.ctx = start_context(config, world);
   trained.mesh = std::make_unique<Mesh>(world, mesh_shape(config, world.size()));
   trained.model = std::make_unique<LanguageModel>(
       language_model_options(config, trained.tokenizer->vocab_size(), *trained.mesh));

@@ -21,6 +21,13 @@ RunConfig load_run_config(const std::string& where, const Arguments& arguments);
 /// run.dir if it is not writable.
 void save_run_config(const RunConfig& config);
 
+/// The config's tokenizer, of which the whole config is checked for `ranks` ranks. UserError for what is
+/// wrong with either.
+std::unique_ptr<Tokenizer> load_tokenizer(const RunConfig& config, int ranks);
+
+/// The device and threads of a checked config, on which `world` then works. Called by all of its ranks.
+std::unique_ptr<Context> start_context(const RunConfig& config, Comm& world);
+
 /// A trained model with its tokenizer.
 struct TrainedModel {
   std::unique_ptr<Mesh> mesh;

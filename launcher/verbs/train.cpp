@@ -5,7 +5,6 @@
 
 #include "launcher/build_model.h"
 #include "launcher/run_setup.h"
-#include "launcher/runtime.h"
 #include "launcher/sampling.h"
 #include "launcher/trainer.h"
 #include "launcher/verb.h"
@@ -64,13 +63,8 @@ int run_train(Comm& world, const std::vector<std::string>& args) {
   const Arguments arguments(usage, args);
   if (const auto code = print_usage(usage, arguments, world)) return *code;
   const RunConfig config = load_run_config(arguments.positional()[0], arguments);
-  validate(config, world.size());
-  const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(config.data().tokenizer());
-  validate(config, world.size(), tokenizer->vocab_size());
-
-  const std::unique_ptr<Context> ctx = make_context(config, world);
-  world.set_timeout(config.parallel().timeout_seconds());
-  world.use_gpu(*ctx);
+  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(config, world.size());
+  const std::unique_ptr<Context> ctx = start_context(config, world);
   const Mesh mesh(world, mesh_shape(config, world.size()));
   Trainer trainer(config, *tokenizer, mesh, *ctx);
   if (world.rank() == 0) save_run_config(config);
