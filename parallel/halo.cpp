@@ -12,8 +12,13 @@ namespace {
 /// Messages between this rank and its peers, filled or emptied piece by piece.
 class Mailbox {
  public:
-  void add(Context& ctx, int peer, int64_t tokens, int64_t channels, DType dtype) {
-    if (tokens > 0) boxes_[peer] = {Tensor::empty(ctx, {tokens, channels}, dtype), 0};
+  /// Room for the tokens_of(peer) tokens, of `channels` each, that go between this rank and each other one.
+  template <class TokensOf>
+  Mailbox(Context& ctx, const Comm& comm, int64_t channels, DType dtype, TokensOf&& tokens_of) {
+    for (int peer = 0; peer < comm.size(); ++peer) {
+      const int64_t tokens = peer == comm.rank() ? 0 : tokens_of(peer);
+      if (tokens > 0) boxes_[peer] = {Tensor::empty(ctx, {tokens, channels}, dtype), 0};
+    }
   }
   /// The next `count` tokens of the peer's message.
   Tensor next(int peer, int64_t count) {
@@ -92,12 +97,8 @@ Tensor Halo::fetch(Context& ctx, Comm& comm, std::string_view name, const Tensor
   const Tensor tokens = x.reshape({x.dim(0) * x.dim(1), channels});
   const Tensor halo = Tensor::zeros(ctx, {x.dim(0), width_, channels}, x.dtype());
   const Tensor halo_tokens = halo.reshape({x.dim(0) * width_, channels});
-  Mailbox out, in;
-  for (int peer = 0; peer < comm.size(); ++peer) {
-    if (peer == rank) continue;
-    out.add(ctx, peer, tokens_between(rank, peer), channels, x.dtype());
-    in.add(ctx, peer, tokens_between(peer, rank), channels, x.dtype());
-  }
+  Mailbox out(ctx, comm, channels, x.dtype(), [&](int peer) { return tokens_between(rank, peer); });
+  Mailbox in(ctx, comm, channels, x.dtype(), [&](int peer) { return tokens_between(peer, rank); });
   for (const Piece& piece : pieces_) {
     if (piece.from_rank != rank) continue;
     const Tensor target = piece.to_rank == rank ? halo_tokens.row_range(piece.to, piece.to + piece.count)
@@ -118,12 +119,8 @@ void Halo::give_back(Context& ctx, Comm& comm, std::string_view name, const Tens
   const int rank = plan_.rank();
   const Tensor halo_tokens = dhalo.reshape({dhalo.dim(0) * dhalo.dim(1), channels});
   const Tensor tokens = dx.reshape({dx.dim(0) * dx.dim(1), channels});
-  Mailbox out, in;
-  for (int peer = 0; peer < comm.size(); ++peer) {
-    if (peer == rank) continue;
-    out.add(ctx, peer, tokens_between(peer, rank), channels, dx.dtype());
-    in.add(ctx, peer, tokens_between(rank, peer), channels, dx.dtype());
-  }
+  Mailbox out(ctx, comm, channels, dx.dtype(), [&](int peer) { return tokens_between(peer, rank); });
+  Mailbox in(ctx, comm, channels, dx.dtype(), [&](int peer) { return tokens_between(rank, peer); });
   for (const Piece& piece : pieces_) {
     if (piece.to_rank != rank || piece.from_rank == rank) continue;
     out.next(piece.from_rank, piece.count).copy_from(halo_tokens.row_range(piece.to, piece.to + piece.count));
