@@ -49,4 +49,18 @@ Tensor shared_upload(Context& ctx, const std::vector<T>& values) {
   return ctx.attached<SharedUploads>().get(values);
 }
 
+/// A host array on the device as kernels take it: where it begins, for as long as this lives, and its size.
+template <class T>
+class SharedArray {
+ public:
+  SharedArray(Context& ctx, const std::vector<T>& values)
+      : tensor_(shared_upload(ctx, values)), size_(int(values.size())) {}
+  const T* data() const { return static_cast<const T*>(tensor_.raw()); }
+  int size() const { return size_; }
+
+ private:
+  Tensor tensor_;
+  int size_;
+};
+
 }  // namespace spanwise

@@ -65,12 +65,11 @@ void scan(Context& ctx, const LinearStateCall& call, SegmentSet which, const Lin
   const float* initial = pointer<float>(call.initial_state);
   const Tensor parts = Summarizer(ctx, x, chunks, x.v.rows(), Direction::kForward, saved)
                            .part_states(plan, chunks.segments, initial, spans);
-  const std::vector<delta::Segment> walks = walks_of(plan, chunks.segments, Direction::kForward);
-  const Tensor uploaded = shared_upload(ctx, walks);
+  const SharedArray walks(ctx, walks_of(plan, chunks.segments, Direction::kForward));
   const bool save = saved.size() == kNumSaved;
   launch_scan(stream_of(ctx), {.problem = x.problem(chunks),
-                               .segments = static_cast<const delta::Segment*>(uploaded.raw()),
-                               .num_segments = int(walks.size()),
+                               .segments = walks.data(),
+                               .num_segments = walks.size(),
                                .v = x.v.rows(),
                                .theta = pointer<bf16>(saved[kTheta]),
                                .scores = pointer<bf16>(saved[kScores]),
@@ -93,13 +92,12 @@ Retreated retreat(Context& ctx, const CallOperands& x, const DeviceChunks& chunk
   const float* dfinal = pointer<float>(from.dfinal_state);
   const Tensor parts = Summarizer(ctx, x, chunks, dout.rows(), Direction::kBackward, from.saved)
                            .part_states(plan, chunks.segments, dfinal, spans);
-  const std::vector<delta::Segment> walks = walks_of(plan, chunks.segments, Direction::kBackward);
-  const Tensor uploaded = shared_upload(ctx, walks);
+  const SharedArray walks(ctx, walks_of(plan, chunks.segments, Direction::kBackward));
   const Retreated r{Tensor::empty(ctx, from.saved[kStates].shape(), DType::kBF16),
                     Tensor::empty(ctx, from.saved[kValues].shape(), DType::kBF16)};
   launch_retreat(stream_of(ctx), {.problem = x.problem(chunks),
-                                  .segments = static_cast<const delta::Segment*>(uploaded.raw()),
-                                  .num_segments = int(walks.size()),
+                                  .segments = walks.data(),
+                                  .num_segments = walks.size(),
                                   .dout = dout.rows(),
                                   .theta = pointer<bf16>(from.saved[kTheta]),
                                   .scores = pointer<bf16>(from.saved[kScores]),

@@ -63,9 +63,9 @@ void Summarizer::open_parts(const PartPlan& plan, const std::vector<const PartPl
 
 void Summarizer::fold(const std::vector<FoldRange>& ranges, FoldArgs args) const {
   if (ranges.empty()) return;
-  const Tensor uploaded = shared_upload(ctx_, ranges);
-  args.ranges = static_cast<const FoldRange*>(uploaded.raw());
-  args.num_ranges = int(ranges.size());
+  const SharedArray uploaded(ctx_, ranges);
+  args.ranges = uploaded.data();
+  args.num_ranges = uploaded.size();
   args.direction = args_.direction;
   args.HV = int(saved_[kPartStates].dim(1));
   args.K = int(saved_[kPartStates].dim(2));
@@ -115,9 +115,9 @@ void Summarizer::parts(const PartPlan& plan, const std::vector<const PartPlan::C
 
 void Summarizer::launch(SummaryArgs args, const std::vector<SummaryUnit>& units) const {
   if (units.empty()) return;
-  const Tensor uploaded = shared_upload(ctx_, units);
-  args.units = static_cast<const SummaryUnit*>(uploaded.raw());
-  args.num_units = int(units.size());
+  const SharedArray uploaded(ctx_, units);
+  args.units = uploaded.data();
+  args.num_units = uploaded.size();
   launch_summarize(stream_of(ctx_), args);
 }
 

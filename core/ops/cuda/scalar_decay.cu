@@ -22,15 +22,7 @@ struct Saved {
   Tensor group_states, cut_states;
 };
 
-struct UploadedGroups {
-  UploadedGroups(Context& ctx, const std::vector<ScanPlan::Group>& groups)
-      : tensor(shared_upload(ctx, groups)),
-        data(static_cast<const ScanPlan::Group*>(tensor.raw())),
-        count(unsigned(groups.size())) {}
-  Tensor tensor;
-  const ScanPlan::Group* data;
-  unsigned count;
-};
+using UploadedGroups = SharedArray<ScanPlan::Group>;
 
 /// One call's backward.
 class Backward {
@@ -59,9 +51,9 @@ class Backward {
                     .x_dots = dots});
     sum_heads(on_device, heads, g_.dq);
     if (!dots.defined()) return;
-    scan::store_query_dots<<<dim3(on_device.count, unsigned(ceil_div(HV(), scan::kGateWarps))),
+    scan::store_query_dots<<<dim3(unsigned(on_device.size()), unsigned(ceil_div(HV(), scan::kGateWarps))),
                              scan::kGateThreads, 0, stream_of(ctx_)>>>(
-        pointer<float>(dots), pointer<float>(g_.dlog_decay), on_device.data, int(HV()), int(dots.dim(0)),
+        pointer<float>(dots), pointer<float>(g_.dlog_decay), on_device.data(), int(HV()), int(dots.dim(0)),
         num_tokens());
     check_launch("store_query_dots");
   }
@@ -104,10 +96,10 @@ class Backward {
                     .x_dots = dots});
     sum_heads(on_device, heads, g_.dk);
     if (!dots.defined()) return;
-    scan::accumulate_dots<<<dim3(on_device.count, unsigned(ceil_div(HV(), scan::kGateWarps))),
+    scan::accumulate_dots<<<dim3(unsigned(on_device.size()), unsigned(ceil_div(HV(), scan::kGateWarps))),
                             scan::kGateThreads, 0, stream_of(ctx_)>>>(
         pointer<float>(dots), int(dots.dim(0)), pointer<float>(state_dots), int(state_dots.dim(0)),
-        int(plan_.num_slots()), pointer<float>(g_.dlog_decay), on_device.data, int(HV()), num_tokens());
+        int(plan_.num_slots()), pointer<float>(g_.dlog_decay), on_device.data(), int(HV()), num_tokens());
     check_launch("accumulate_dots");
   }
 
@@ -136,8 +128,8 @@ class Backward {
       if constexpr (std::is_same_v<T, float>) {
         if (width % kVector<T> != 0) kernel = scan::sum_value_heads_by_element<T>;
       }
-      kernel<<<dim3(groups.count, unsigned(H), scan::kGateParts), scan::kGateThreads, 0, stream_of(ctx_)>>>(
-          pointer<T>(heads), pointer<T>(sum), groups.data, H, int(HV() / H), width);
+      kernel<<<dim3(unsigned(groups.size()), unsigned(H), scan::kGateParts), scan::kGateThreads, 0,
+               stream_of(ctx_)>>>(pointer<T>(heads), pointer<T>(sum), groups.data(), H, int(HV() / H), width);
       check_launch("sum_value_heads");
     });
   }

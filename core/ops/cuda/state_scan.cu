@@ -139,10 +139,11 @@ ScanOperand operand(Context& ctx, const Tensor& t, int64_t value_heads, std::vec
 
 void launch_scan(Context& ctx, DType dtype, ScanParams params, const Work& work) {
   if (work.runs.empty()) return;
-  const Tensor chunks = shared_upload(ctx, work.chunks), runs = shared_upload(ctx, work.runs);
-  params.chunks = static_cast<const ScanChunk*>(chunks.raw());
-  params.runs = static_cast<const ScanRun*>(runs.raw());
-  params.num_runs = int(work.runs.size());
+  const SharedArray chunks(ctx, work.chunks);
+  const SharedArray runs(ctx, work.runs);
+  params.chunks = chunks.data();
+  params.runs = runs.data();
+  params.num_runs = runs.size();
   const cudaStream_t stream = stream_of(ctx);
   if (dtype == DType::kF32) return launch_state_scan_f32(params, stream);
   switch (params.DK) {
@@ -208,14 +209,13 @@ void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanPlan& p
       const int32_t count = int32_t(s.num_pieces - 1), first = int32_t(s.first_cut);
       if (count > 0) chains.push_back({forward ? first : first + count - 1, forward ? 1 : -1, count});
     }
-    const Tensor chains_on_device = shared_upload(ctx, chains);
+    const SharedArray chains_on_device(ctx, chains);
     p.cut_states = pointer<float>(cut_states);
     p.cut_logs = pointer<float>(logs);
     launch_scan(ctx, dtype, p, WorkBuilder(plan, scan, Pass::kCuts).build(segments));
     const int elems = int(DK * DV);
     join_cuts<<<dim3(unsigned(ceil_div(elems, 256)), unsigned(heads), unsigned(chains.size())), 256, 0,
-                stream_of(ctx)>>>(p.cut_states, p.cut_logs, static_cast<const Chain*>(chains_on_device.raw()),
-                                  int(heads), elems);
+                stream_of(ctx)>>>(p.cut_states, p.cut_logs, chains_on_device.data(), int(heads), elems);
     check_launch("join_cuts");
   }
 
