@@ -24,6 +24,12 @@ struct Saved {
 
 using UploadedGroups = SharedArray<ScanPlan::Group>;
 
+/// A state of every value head for every cut; undefined where there is none.
+Tensor allocate_cut_states(Context& ctx, const LinearStateCall& call, const ScanPlan& plan) {
+  if (plan.num_cuts() == 0) return Tensor();
+  return Tensor::empty(ctx, {plan.num_cuts(), call.v.dim(2), call.q.dim(3), call.v.dim(3)}, DType::kF32);
+}
+
 /// One call's backward.
 class Backward {
  public:
@@ -63,12 +69,12 @@ class Backward {
     const std::vector<ScanPlan::Group> groups = plan_.groups(which);
     if (groups.empty()) return;
     const UploadedGroups on_device(ctx_, groups);
-    const int64_t K = call_.q.dim(3), V = call_.v.dim(3);
-    Tensor cut_states, state_dots;
-    if (plan_.num_cuts() > 0) cut_states = Tensor::empty(ctx_, {plan_.num_cuts(), HV(), K, V}, DType::kF32);
+    const Tensor cut_states = allocate_cut_states(ctx_, call_, plan_);
+    Tensor state_dots;
     const Tensor heads = per_value_head(g_.dk), dots = allocate_dots();
     if (dots.defined())
-      state_dots = Tensor::empty(ctx_, {num_slabs(dtype(), V), plan_.num_slots(), HV()}, DType::kF32);
+      state_dots =
+          Tensor::empty(ctx_, {num_slabs(dtype(), call_.v.dim(3)), plan_.num_slots(), HV()}, DType::kF32);
     run_state_scan(ctx_, call_, plan_, which,
                    {.q = call_.k,
                     .k = call_.q,
@@ -146,11 +152,7 @@ class Backward {
 
 std::vector<Tensor> scalar_decay_saved(Context& ctx, const LinearStateCall& call) {
   const ScanPlan plan(call);
-  Tensor cut_states;
-  if (plan.num_cuts() > 0)
-    cut_states =
-        Tensor::empty(ctx, {plan.num_cuts(), call.v.dim(2), call.q.dim(3), call.v.dim(3)}, DType::kF32);
-  return {allocate_saved_states(ctx, call, plan), cut_states};
+  return {allocate_saved_states(ctx, call, plan), allocate_cut_states(ctx, call, plan)};
 }
 
 void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
