@@ -44,12 +44,12 @@ MixerKind LanguageModel::mixer_of(int64_t layer) const {
 
 Stream LanguageModel::forward(Tape& tape, const TokenBatch& batch, GenerationState* state) const {
   const SequenceLayout& layout = batch.layout;
-  const Var embedded = with_part(tape, gate_, 0, [&] {
+  const Var embedded = with_part(tape, gate_, in_order(0), [&] {
     return embedding(tape, batch.tokens, {layout.batch(), layout.length()}, embeddings_, vocabulary_);
   });
   Stream stream{tensor_stream_.leave(tape, embedded), Var()};
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    const auto run_block = [&block = *blocks_[i], gate = gate_, part = layer_part(i)](
+    const auto run_block = [&block = *blocks_[i], gate = gate_, part = in_order(layer_part(i))](
                                Tape& t, const Stream& in, const MixerContext& context) {
       return with_part(t, gate, part, [&] { return block.forward(t, in, context); });
     };
@@ -69,7 +69,7 @@ Stream LanguageModel::forward(Tape& tape, const TokenBatch& batch, GenerationSta
 }
 
 Var LanguageModel::final_norm(Tape& tape, const Var& delta, const Var& residual) const {
-  return with_part(tape, gate_, norm_part(), [&] {
+  return with_part(tape, gate_, in_order(norm_part()), [&] {
     return add_rms_norm(tape, delta, residual, norm_.var(), options_.mixer.norm_eps).normed;
   });
 }
@@ -78,7 +78,7 @@ Var LanguageModel::loss(Tape& tape, const TokenBatch& batch, double loss_scale) 
   const Stream stream = forward(tape, batch, nullptr);
   const Var h = tensor_stream_.enter(tape, final_norm(tape, stream.delta, stream.residual),
                                      {batch.layout.batch(), batch.layout.length(), options_.mixer.hidden});
-  return with_part(tape, gate_, head_part(), [&] {
+  return with_part(tape, gate_, in_order(norm_part() + 1), [&] {
     return linear_cross_entropy(
                tape, h, head(), batch.labels,
                {.loss_scale = loss_scale, .chunk_rows = options_.loss_chunk_rows, .part = vocabulary_})
@@ -103,8 +103,16 @@ Tensor LanguageModel::next_logits(Context& ctx, const std::vector<int32_t>& toke
     return Var(x.value().reshape({length, hidden}).row_range(length - 1, length));
   };
   const Var h = final_norm(tape, last(stream.delta), last(stream.residual));
-  const Var logits = with_part(tape, gate_, head_part(), [&] { return linear(tape, h, head()); });
+  const Var logits =
+      with_part(tape, gate_, in_order(norm_part() + 1), [&] { return linear(tape, h, head()); });
   return logits.value().reshape({options_.vocab_size});
+}
+
+PartInOrder LanguageModel::in_order(int position) const {
+  const auto at = [this](int i) {
+    return i < 0 || i > norm_part() + 1 ? ParamGate::kNoPart : i > norm_part() ? head_part() : i;
+  };
+  return {at(position - 1), at(position), at(position + 1)};
 }
 
 std::vector<std::string> LanguageModel::parts() const {

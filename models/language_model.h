@@ -79,6 +79,8 @@ class LanguageModel : public Module {
   int layer_part(size_t layer) const { return 1 + int(layer); }
   int norm_part() const { return layer_part(blocks_.size()); }
   int head_part() const { return options_.tie_embeddings ? 0 : norm_part() + 1; }
+  /// Parts in the order of forward: the embeddings first, the head last, though they may be one.
+  PartInOrder in_order(int position) const;
 
   LanguageModelOptions options_;
   TensorStream tensor_stream_;

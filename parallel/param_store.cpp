@@ -203,8 +203,8 @@ Tensor ParamStore::updated_copy(int bucket) const {
 }
 
 Ticket ParamStore::share_updated_values(int bucket) const {
-  SPANWISE_CHECK(gathered_[bucket].uses == 0, "bucket {} was updated while a part of the model was acquired",
-                 bucket);
+  SPANWISE_CHECK(!gathered_[bucket].values.defined(),
+                 "bucket {} was updated while a part of the model was acquired or about to be", bucket);
   if (stage_ != 1 && stage_ != 2) return {};
   const ParamBucket& b = buckets()[bucket];
   const FlatRange own = layout_.own_slice(b);
@@ -223,21 +223,30 @@ void ParamStore::publish_values() const {
   for (Ticket& ticket : tickets) ticket.wait();
 }
 
-void ParamStore::acquire(int part) {
+void ParamStore::start_gather(int part) {
+  for (size_t i = 0; i < buckets().size(); ++i) {
+    const ParamBucket& bucket = buckets()[i];
+    Gathered& gathered = gathered_[i];
+    if (bucket.part != part || gathered.values.defined()) continue;
+    gathered.values = Tensor::empty(ctx_, {bucket.range.numel()}, model_dtype(bucket));
+    gathered.ticket = data_sequence_.all_gather("param_gather", model_values(int(i)), gathered.values);
+  }
+}
+
+void ParamStore::acquire(int part, int next) {
   if (stage_ != 3) return;
-  std::vector<Ticket> tickets;
+  start_gather(part);
   for (size_t i = 0; i < buckets().size(); ++i) {
     const ParamBucket& bucket = buckets()[i];
     if (bucket.part != part || gathered_[i].uses++ > 0) continue;
-    gathered_[i].values = Tensor::empty(ctx_, {bucket.range.numel()}, model_dtype(bucket));
-    tickets.push_back(data_sequence_.all_gather("param_gather", model_values(int(i)), gathered_[i].values));
+    gathered_[i].ticket.wait();
     for (const int e : bucket.entries) {
       const ParamEntry& entry = entries()[e];
       entry.param->var.set_parameter_value(
           gathered_[i].values.slice_flat(entry.offset - bucket.range.begin, entry.param->shape));
     }
   }
-  for (Ticket& ticket : tickets) ticket.wait();
+  if (next != kNoPart) start_gather(next);
 }
 
 void ParamStore::release(int part) {

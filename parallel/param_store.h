@@ -9,6 +9,8 @@
 //   2       P                      P / W                                        P / W
 //   3       P / W + acquired parts P / W                                        P / W
 //
+// Of stage 3 the part that is read next is on its way while one is used, so two neighbours are there at most.
+//
 // Gradients are there only from backward to the update: a bucket comes with the first gradient of its
 // parameters, and all go after the update, so that the first forward of a step has their memory for
 // activations. In stages 2 and 3 a bucket goes once it is reduced into memory of its slice. With gradient
@@ -119,7 +121,7 @@ class ParamStore : public ParamGate {
   void publish_values() const;
 
   // ParamGate. Nothing is done before stage 3.
-  void acquire(int part) override;
+  void acquire(int part, int next) override;
   void release(int part) override;
 
   /// What counts for this tensor rank of entries()[entry]: every element of the whole has exactly one owner
@@ -135,10 +137,13 @@ class ParamStore : public ParamGate {
   void release_bucket_grad(int bucket);
   void write_initial_values();
 
+  /// Of a bucket: its values, there or on their way.
   struct Gathered {
     int uses = 0;
     Tensor values;
+    Ticket ticket;
   };
+  void start_gather(int part);
 
   Context& ctx_;
   ParamStoreOptions options_;

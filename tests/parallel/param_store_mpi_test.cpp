@@ -75,7 +75,7 @@ std::vector<double> whole(const ParamStore& params, const Tensor& flat, int entr
 // ranks hold an equal part on each.
 void add_gradients(ParamStore& params, double factor) {
   Context& ctx = test_context();
-  params.acquire(0);
+  params.acquire(0, ParamGate::kNoPart);
   Tape tape(ctx);
   std::vector<Var> outputs;
   std::vector<Tensor> seeds;
@@ -160,7 +160,7 @@ TEST(ShardedParams, StepsInEveryLayoutEqualOneRank) {
 
 // What a rank's model reads of a parameter, next to the masters of the same elements.
 void expect_rounded_masters(ParamStore& params) {
-  params.acquire(0);
+  params.acquire(0, ParamGate::kNoPart);
   for (int e = 0; e < 4; ++e) {
     const Param& param = *params.entries()[e].param;
     const std::vector<double> masters = whole(params, params.values(), e);

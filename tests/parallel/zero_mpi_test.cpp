@@ -307,11 +307,34 @@ TEST(ZeroStage3, HoldsTheValuesOfOnePartAtATime) {
   for (const ParamEntry& entry : training.params().entries()) {
     EXPECT_FALSE(entry.param->var.value().defined()) << entry.name << " stays after the step";
   }
-  training.params().acquire(1);
+  training.params().acquire(1, ParamGate::kNoPart);
   for (const ParamEntry& entry : training.params().entries()) {
     EXPECT_EQ(entry.param->var.value().defined(), entry.name.starts_with("model.layers.0."));
   }
   training.params().release(1);
+}
+
+TEST(ZeroStage3, ThePartThatIsReadNextIsOnItsWay) {
+  if (world().size() == 1) return;
+  Training training({.zero_stage = 3}, world());
+  ParamStore& params = training.params();
+  const auto gathered = [] { return world().traffic().at("param_gather").calls; };
+  world().reset_traffic();
+  params.acquire(1, ParamGate::kNoPart);
+  const int64_t alone = gathered();
+  params.release(1);
+  params.acquire(1, 2);
+  const int64_t both = gathered() - alone;
+  EXPECT_GT(both, alone);
+  for (size_t b = 0; b < params.buckets().size(); ++b) {
+    if (params.buckets()[b].part == 2) EXPECT_THROW(params.share_updated_values(int(b)), Error);
+  }
+  params.release(1);
+  params.acquire(2, ParamGate::kNoPart);
+  EXPECT_EQ(gathered(), alone + both) << "part 2 was gathered twice";
+  for (const ParamEntry& entry : params.entries())
+    EXPECT_EQ(entry.param->var.value().defined(), entry.name.starts_with("model.layers.1."));
+  params.release(2);
 }
 
 // A parameter that only some ranks use must not change the order in which ranks reduce.
@@ -327,7 +350,7 @@ TEST_P(EveryStage, ParametersUnusedOnSomeRanksAreReduced) {
   const std::unique_ptr<Comm> tensor = make_self_comm("tensor");
   ParamStore params(test_context(), module, {.zero_stage = GetParam(), .bucket_bytes = 1}, world(), *tensor);
   GradientReducer reducer(params);
-  params.acquire(0);
+  params.acquire(0, ParamGate::kNoPart);
   reducer.expect_last_backward();
   Tape tape(test_context());
   std::vector<Var> outputs;
