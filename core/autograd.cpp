@@ -122,10 +122,13 @@ Var Tape::output(Tensor value, const std::vector<Var>& inputs) const {
   return Var(std::move(value), requires_grad);
 }
 
-void Tape::record(std::vector<Var> inputs, std::vector<Adjoint> outputs, std::function<void()> backward) {
+void Tape::record(std::vector<Var> inputs, std::vector<Adjoint> outputs, std::function<void()> backward,
+                  std::function<void()> meanwhile) {
   bool needed = false;
   for (const Adjoint& output : outputs) needed |= output.requires_grad();
   if (!needed || mode_ == Mode::kInference) return;
+  bool left = false;
+  for (const Var& input : inputs) left |= meanwhile && input.requires_grad() && input.node_->travels;
   std::erase_if(inputs, [](const Var& v) { return !v.requires_grad() || !v.node_->is_parameter; });
   if (mode_ == Mode::kCount) {
     counted_.insert(counted_.end(), inputs.begin(), inputs.end());
@@ -135,7 +138,8 @@ void Tape::record(std::vector<Var> inputs, std::vector<Adjoint> outputs, std::fu
   // record.
   if (mode_ == Mode::kRecompute) inputs.clear();
   for (const Var& input : inputs) ++input.node_->uses;
-  records_.push_back({std::move(inputs), std::move(outputs), std::move(backward), /*always=*/false});
+  records_.push_back(
+      {std::move(inputs), std::move(outputs), std::move(backward), std::move(meanwhile), left});
 }
 
 void Tape::recompute_by(const Var& result, std::function<Tensor()> recompute) const {
@@ -151,7 +155,7 @@ Var Tape::view(const Var& x, std::function<Tensor(const Tensor&)> of) const {
 }
 
 void Tape::on_backward(std::function<void()> work) {
-  if (saving()) records_.push_back({{}, {}, std::move(work), /*always=*/true});
+  if (saving()) records_.push_back({.backward = std::move(work), .always = true});
 }
 
 void Tape::backward(const Var& loss) {
@@ -178,13 +182,34 @@ void Tape::run() {
     bool reached = record.always;
     for (const Adjoint& output : record.outputs) reached |= output.grad().defined();
     if (reached) record.backward();
-    record.backward = nullptr;  // frees what was saved before a hook may start communication
-    for (const Adjoint& output : record.outputs) {
-      if (!output.node_->is_parameter) output.node_->grad = {};
+    if (reached && record.left) {
+      record.backward = nullptr;
+      left_.push_back(std::move(record));
+      continue;
     }
-    for (auto it = record.inputs.rbegin(); it != record.inputs.rend(); ++it) {
-      if (--it->node_->uses == 0 && it->node_->hook) it->node_->hook(*it);
-    }
+    if (reached && record.meanwhile) record.meanwhile();
+    finish(std::move(record));
+  }
+  SPANWISE_CHECK(left_.empty(), "a gradient that travels did not let the work be done that was left for it");
+}
+
+void Tape::work_meanwhile() {
+  while (!left_.empty()) {
+    Record record = std::move(left_.front());
+    left_.pop_front();
+    record.meanwhile();
+    finish(std::move(record));
+  }
+}
+
+void Tape::finish(Record record) {
+  // Frees what was saved before a hook may start communication.
+  record.backward = record.meanwhile = nullptr;
+  for (const Adjoint& output : record.outputs) {
+    if (!output.node_->is_parameter) output.node_->grad = {};
+  }
+  for (auto it = record.inputs.rbegin(); it != record.inputs.rend(); ++it) {
+    if (--it->node_->uses == 0 && it->node_->hook) it->node_->hook(*it);
   }
 }
 

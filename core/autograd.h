@@ -2,8 +2,8 @@
 // Reverse-mode differentiation: ops run eagerly and append one closure each; backward() pops them, freeing
 // what was saved. Ops are few and large, so the engine knows neither devices nor kernels.
 //
-//   Var y = rms_norm(tape, x, weight, eps);   // an op: computes, then tape.record({inputs}, {outputs},
-//   backward) tape.backward(loss);                      // inputs' grad() are filled
+//   Var y = rms_norm(tape, x, weight, eps);   // an op: computes, then tape.record(inputs, outputs, backward)
+//   tape.backward(loss);                      // inputs' grad() are filled
 //
 // A closure keeps of a Var what it reads: x.saved() the value, x.adjoint() the gradient. Values that backward
 // does not read go when the model drops them; those that cost one pass over memory (norms, activations,
@@ -57,6 +57,10 @@ class Adjoint {
   void clear_grad() const;
   friend bool operator==(const Adjoint& a, const Adjoint& b) { return a.node_ == b.node_; }
 
+  /// Its op's backward sends the gradient to other ranks and calls Tape::work_meanwhile() before it waits.
+  /// Right after output().
+  void gradient_travels() const { node().travels = true; }
+
  protected:
   friend class Tape;
   struct Node {
@@ -65,6 +69,7 @@ class Adjoint {
     Tensor grad;
     bool requires_grad = false;
     bool is_parameter = false;  // grad is a fixed slice of a flat buffer: always added in place
+    bool travels = false;       // gradient_travels()
     int uses = 0;
     std::function<void(const Var&)> hook;
     std::function<Tensor()> grad_source;
@@ -173,7 +178,10 @@ class Tape {
   Var output(Tensor value, const std::vector<Var>& inputs) const;
   /// Appends an op. `backward` reads the outputs' grad() (at least one is defined when it runs) and calls
   /// add_grad on inputs that require it. Dropped when no output requires a gradient.
-  void record(std::vector<Var> inputs, std::vector<Adjoint> outputs, std::function<void()> backward);
+  /// `meanwhile`: what no earlier op's backward needs (gradients of parameters): done after it, or, where the
+  /// gradient of an input travels, while it does.
+  void record(std::vector<Var> inputs, std::vector<Adjoint> outputs, std::function<void()> backward,
+              std::function<void()> meanwhile = nullptr);
   /// An op's result that is a view of x's memory, or (nothing to do on this rank) x's value itself: it is
   /// dropped and recomputed with x.
   Var view(const Var& x, std::function<Tensor(const Tensor&)> of) const;
@@ -183,6 +191,8 @@ class Tape {
   void recompute_by(const Var& result, std::function<Tensor()> recompute) const;
   /// Appends work that backward does at this point whichever gradients reach it. Nothing unless saving().
   void on_backward(std::function<void()> work);
+  /// In an op's backward, while a gradient travels: does what ops have left for that, oldest first.
+  void work_meanwhile();
 
   /// Runs the closures in reverse with d(loss)/d(loss) = 1; loss has one element. Empties the tape.
   void backward(const Var& loss);
@@ -207,13 +217,18 @@ class Tape {
     std::vector<Var> inputs;
     std::vector<Adjoint> outputs;
     std::function<void()> backward;
-    bool always = false;  // runs even if no output has a gradient
+    std::function<void()> meanwhile = nullptr;  // not there: done by backward
+    bool left = false;                          // meanwhile is left for work_meanwhile()
+    bool always = false;                        // runs even if no output has a gradient
   };
   void run();
+  /// After all of a record's work: frees gradients, counts parameters' uses down.
+  void finish(Record record);
 
   Context& ctx_;
   Mode mode_;
   std::vector<Record> records_;
+  std::deque<Record> left_;
   std::vector<Var> counted_;  // kCount: one entry a parameter use
   // once() reads from the one (recomputation, and a first forward inside one) and keeps in the other (first
   // forward); both, one or none.

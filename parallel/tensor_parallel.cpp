@@ -1,5 +1,6 @@
 #include "parallel/tensor_parallel.h"
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -9,10 +10,16 @@ namespace spanwise {
 
 namespace {
 
-Tensor summed(Context& ctx, const TensorGroup& group, std::string_view name, const Tensor& x) {
+using Meanwhile = std::function<void()>;  ///< done while values travel
+
+Tensor summed(
+    Context& ctx, const TensorGroup& group, std::string_view name, const Tensor& x,
+    const Meanwhile& meanwhile = [] {}) {
   const Tensor sum = Tensor::empty(ctx, x.shape(), x.dtype());
   sum.copy_from(x);
-  group.comm->all_reduce(name, sum).wait();
+  Ticket ticket = group.comm->all_reduce(name, sum);
+  meanwhile();
+  ticket.wait();
   return sum;
 }
 
@@ -21,7 +28,9 @@ int64_t rows_per_rank(const TensorGroup& group, int64_t rows) {
 }
 
 // The own rows of Σ x [n, D]. A reduce-scatter may overwrite its operand, so a copy travels.
-Tensor own_rows_of_sum(Context& ctx, const TensorGroup& group, std::string_view name, const Tensor& x) {
+Tensor own_rows_of_sum(
+    Context& ctx, const TensorGroup& group, std::string_view name, const Tensor& x,
+    const Meanwhile& meanwhile = [] {}) {
   const int64_t width = x.dim(-1), rows = x.numel() / width, held = rows_per_rank(group, rows),
                 padded = held * group.size();
   const Tensor all = Tensor::empty(ctx, {padded, width}, x.dtype());
@@ -29,7 +38,9 @@ Tensor own_rows_of_sum(Context& ctx, const TensorGroup& group, std::string_view 
   if (padded > rows)
     all.row_range(rows, padded).copy_from(Tensor::zeros(ctx, {padded - rows, width}, x.dtype()));
   const Tensor own = Tensor::empty(ctx, {held, width}, x.dtype());
-  group.comm->reduce_scatter(name, all, own).wait();
+  Ticket ticket = group.comm->reduce_scatter(name, all, own);
+  meanwhile();
+  ticket.wait();
   return own;
 }
 
@@ -51,8 +62,9 @@ Var copy_to(Tape& tape, const TensorGroup& group, const Var& x) {
   if (group.size() == 1) return x;
   Context& ctx = tape.context();
   const Var out = tape.view(x, [](const Tensor& value) { return value; });
-  tape.record({x}, {out}, [&ctx, group, x = x.adjoint(), out = out.adjoint()] {
-    x.add_grad(ctx, summed(ctx, group, "copy_to backward", out.grad()));
+  out.gradient_travels();
+  tape.record({x}, {out}, [&ctx, &tape, group, x = x.adjoint(), out = out.adjoint()] {
+    x.add_grad(ctx, summed(ctx, group, "copy_to backward", out.grad(), [&tape] { tape.work_meanwhile(); }));
   });
   return out;
 }
@@ -71,8 +83,10 @@ Var gather_rows(Tape& tape, const TensorGroup& group, const Var& x, const Shape&
   Context& ctx = tape.context();
   const Tensor all = tape.once([&] { return all_rows(ctx, group, "gather_rows", x.value(), whole); });
   const Var out = tape.output(all, {x});
-  tape.record({x}, {out}, [&ctx, group, x = x.adjoint(), out = out.adjoint()] {
-    x.add_grad(ctx, own_rows_of_sum(ctx, group, "gather_rows backward", out.grad()));
+  out.gradient_travels();
+  tape.record({x}, {out}, [&ctx, &tape, group, x = x.adjoint(), out = out.adjoint()] {
+    x.add_grad(ctx, own_rows_of_sum(ctx, group, "gather_rows backward", out.grad(),
+                                    [&tape] { tape.work_meanwhile(); }));
   });
   return out;
 }

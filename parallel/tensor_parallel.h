@@ -36,7 +36,8 @@ struct TensorGroup {
   int size() const { return comm ? comm->size() : 1; }
 };
 
-/// Forward: x itself. Backward: dx = Σ over ranks of their dx.
+/// Forward: x itself. Backward: dx = Σ over ranks of their dx, while gradients of the weights that read x are
+/// computed.
 Var copy_to(Tape& tape, const TensorGroup& group, const Var& x);
 /// Forward: Σ over ranks of their x; kept under activation checkpointing, so that recomputation does not
 /// communicate. Backward: dx = dy.
@@ -47,7 +48,7 @@ Var reduce_from(Tape& tape, const TensorGroup& group, const Var& x);
 // forward received, so that recomputation does not communicate.
 
 /// x [m, D] → the rows of all ranks without padding, as `whole` [..., D]. Backward: dx = the own rows of
-/// Σ over ranks of their dy.
+/// Σ over ranks of their dy, weights' gradients meanwhile.
 Var gather_rows(Tape& tape, const TensorGroup& group, const Var& x, const Shape& whole);
 /// x [..., D] → the own rows [m, D] of Σ over ranks of their x. Backward: dx = the rows of all ranks' dy.
 Var scatter_rows_sum(Tape& tape, const TensorGroup& group, const Var& x);

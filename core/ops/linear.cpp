@@ -59,18 +59,18 @@ Var linear(Tape& tape, const Var& x, const Var& weight, const Var& bias, Recompu
       return linear_fwd(ctx, x.get(), weight.get(), bias.get());
     });
   }
-  tape.record({x, weight, bias}, {y},
-              [&ctx, dx = x.adjoint(), weight, dbias = bias.adjoint(), dy_of = y.adjoint(),
-               x = weight.requires_grad() ? x.saved() : Saved()] {
-                const Tensor& dy = dy_of.grad();
-                if (dx.requires_grad())
-                  linear_bwd_x(ctx, dy, weight.value(), dx.grad_target(ctx, dx.dtype()));
-                if (weight.requires_grad()) {
-                  linear_bwd_weight(ctx, dy, x.get(),
-                                    weight.grad_target(ctx, accumulation_dtype(weight.dtype())));
-                }
-                if (dbias.requires_grad()) dbias.add_grad(ctx, linear_bwd_bias(ctx, dy));
-              });
+  const auto backward = [&ctx, dx = x.adjoint(), weight, dy = y.adjoint()] {
+    if (dx.requires_grad()) linear_bwd_x(ctx, dy.grad(), weight.value(), dx.grad_target(ctx, dx.dtype()));
+  };
+  const auto gradients_of_parameters = [&ctx, dweight = weight.adjoint(), dbias = bias.adjoint(),
+                                        dy = y.adjoint(), x = weight.requires_grad() ? x.saved() : Saved()] {
+    if (dweight.requires_grad()) {
+      linear_bwd_weight(ctx, dy.grad(), x.get(),
+                        dweight.grad_target(ctx, accumulation_dtype(dweight.dtype())));
+    }
+    if (dbias.requires_grad()) dbias.add_grad(ctx, linear_bwd_bias(ctx, dy.grad()));
+  };
+  tape.record({x, weight, bias}, {y}, backward, gradients_of_parameters);
   return y;
 }
 

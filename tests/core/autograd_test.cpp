@@ -126,6 +126,48 @@ TEST(Autograd, SharedGradientsAreNotOverwritten) {
   EXPECT_EQ(to_doubles(a.grad())[3], to_doubles(g)[3] + to_doubles(h)[3]);
 }
 
+// Two ops read x, whose gradient is sent on; each has a parameter.
+std::vector<std::string> backward_of_two_readers(bool travels) {
+  Context& ctx = test_context();
+  std::vector<std::string> log;
+  const auto ones = [&] { return random_tensor({1}, DType::kF64, "x"); };
+  const Var source(ones(), true);
+  Tape tape(ctx);
+  const Var x = tape.output(ones(), {source});
+  if (travels) x.gradient_travels();
+  tape.record({source}, {x}, [&] {
+    log.push_back("send");
+    tape.work_meanwhile();
+    log.push_back("receive");
+  });
+  std::vector<Var> outputs;
+  for (const std::string name : {"1", "2"}) {
+    const Var weight = Var::make_parameter(ones(), Tensor::zeros(ctx, {1}, DType::kF64));
+    weight.set_hook([&log, name](const Var&) { log.push_back("hook" + name); });
+    outputs.push_back(tape.output(ones(), {x, weight}));
+    tape.record(
+        {x, weight}, {outputs.back()},
+        [&, name] {
+          log.push_back("dx" + name);
+          x.add_grad(ctx, ones());
+        },
+        [&, name, dy = outputs.back().adjoint()] {
+          log.push_back("dw" + name);
+          EXPECT_TRUE(dy.grad().defined());
+        });
+  }
+  tape.backward(outputs, {ones(), ones()});
+  EXPECT_FALSE(outputs[0].grad().defined());
+  return log;
+}
+
+TEST(Autograd, GradientsOfParametersAreLeftForAGradientThatTravels) {
+  EXPECT_EQ(backward_of_two_readers(false),
+            (std::vector<std::string>{"dx2", "dw2", "hook2", "dx1", "dw1", "hook1", "send", "receive"}));
+  EXPECT_EQ(backward_of_two_readers(true),
+            (std::vector<std::string>{"dx2", "dx1", "send", "dw2", "hook2", "dw1", "hook1", "receive"}));
+}
+
 TEST(Autograd, CheckpointingIsBitwiseEqual) {
   const Chain chain;
   const auto plain = chain.run(false), checkpointed = chain.run(true);
