@@ -46,6 +46,12 @@ LinearStateResult gated_delta(Tape& tape, const Var& q, const Var& k, const Var&
   return linear_state(tape, operands, layout, options, gated_delta_kernels(tape.context()));
 }
 
+LinearStateBytes gated_delta_bytes(Device device, const LinearStateShape& s, const ChunkList& chunks) {
+  if (device == Device::kCUDA) return cuda::gated_delta_bytes(s, chunks);
+  const int64_t sums = s.value_heads > s.key_heads ? 2 * value_head_gradient_bytes(s) : 0;
+  return {.saved = chunk_state_bytes(s, chunks), .backward = sums, .local_bwd = sums, .fold_bwd = sums};
+}
+
 Tensor gated_delta_step(Context& ctx, const LinearStateStep& step) {
   SPANWISE_CHECK(step.beta.defined(), "gated_delta needs beta; scalar_decay is the family without one");
   const Tensor out = check_linear_state_step(ctx, step);

@@ -25,6 +25,8 @@ LinearStateResult gated_delta(Tape& tape, const Var& q, const Var& k, const Var&
                               const Var& beta, const SequenceLayout& layout, const Var& initial_state,
                               const LinearStateOptions& options);
 
+LinearStateBytes gated_delta_bytes(Device device, const LinearStateShape& shape, const ChunkList& chunks);
+
 /// One token a row; step.beta is defined.
 Tensor gated_delta_step(Context& ctx, const LinearStateStep& step);
 
@@ -48,9 +50,10 @@ void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& o
 
 // BF16: chunks of at most 64 tokens, K and V of 64, 128 or 256. F32: token by token, K up to 256.
 namespace cuda {
+LinearStateBytes gated_delta_bytes(const LinearStateShape& shape, const ChunkList& chunks);
 /// BF16, per value head: 17·1024 + 128·V bytes a chunk (Θ, A, decays, N), and 2·K·V for the state before
 /// every chunk but a segment's first, and once more a row; where segments are cut (cuda/gated_delta_parts.h)
-/// 4·K·(K + V) + 4 a part. F32: as the CPU.
+/// 4·K·(K + V) + 4 a part. F32: as the CPU. Temporaries: cuda/gated_delta_sizes.h.
 std::vector<Tensor> gated_delta_saved(Context& ctx, const LinearStateCall& call);
 void gated_delta_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                      const LinearStateForward& out);

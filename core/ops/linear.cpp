@@ -1,6 +1,7 @@
 #include "core/ops/linear.h"
 
 #include "core/dispatch.h"
+#include "core/ops/cuda/gemm.h"
 
 namespace spanwise {
 
@@ -48,6 +49,10 @@ Tensor linear_bwd_bias(Context& ctx, const Tensor& dy) {
   Tensor dbias = Tensor::empty(ctx, {dy.dim(-1)}, accumulation_dtype(dy.dtype()));
   SPANWISE_DISPATCH(ctx, linear_bwd_bias, ctx, dy, dbias);
   return dbias;
+}
+
+int64_t linear_workspace_bytes(Device device) {
+  return device == Device::kCUDA ? int64_t(cuda::kGemmWorkspaceBytes) : 0;
 }
 
 Var linear(Tape& tape, const Var& x, const Var& weight, const Var& bias, Recompute recompute) {

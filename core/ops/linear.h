@@ -27,6 +27,9 @@ void linear_bwd_x(Context& ctx, const Tensor& dy, const Tensor& weight, const Va
 void linear_bwd_weight(Context& ctx, const Tensor& dy, const Tensor& x, const Var::GradTarget& dweight);
 Tensor linear_bwd_bias(Context& ctx, const Tensor& dy);
 
+/// What products work in: bytes that the first one takes, for all that follow.
+int64_t linear_workspace_bytes(Device device);
+
 namespace cpu {
 void linear_fwd(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y);
 void linear_bwd_x(Context& ctx, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate);

@@ -210,6 +210,26 @@ std::vector<Tensor> allocate_chunk_states(Context& ctx, const LinearStateCall& c
                         accumulation_dtype(call.q.dtype()))};
 }
 
+int64_t chunk_state_bytes(const LinearStateShape& s, const ChunkList& chunks) {
+  return chunks.num_states() * s.value_heads * s.key_dim * s.value_dim *
+         int64_t(size_of(accumulation_dtype(s.dtype)));
+}
+
+int64_t value_head_gradient_bytes(const LinearStateShape& s) {
+  return s.tokens() * s.value_heads * s.key_dim * int64_t(size_of(s.dtype));
+}
+
+LinearStateShape shape_of(const LinearStateCall& call) {
+  return {.rows = call.q.dim(0),
+          .length = call.q.dim(1),
+          .key_heads = call.q.dim(2),
+          .value_heads = call.v.dim(2),
+          .key_dim = call.q.dim(3),
+          .value_dim = call.v.dim(3),
+          .dtype = call.q.dtype(),
+          .token_decay = call.log_decay.defined()};
+}
+
 LinearStateResult linear_state(Tape& tape, const LinearStateVars& x, const SequenceLayout& layout,
                                const LinearStateOptions& options, const LinearStateKernels& kernels) {
   Context& ctx = tape.context();

@@ -17,11 +17,11 @@
 // inside the row, in backward those that end there. Scalar decay's forward summary is a by-product; the delta
 // rule scans each row's last segment for it, states only, and backward scans each row's first segment.
 //
-// Memory: training saves the operands and (unless options.recompute) what the backend's allocate_saved() makes. On the CPU that is the
-// state before every chunk but a segment's first, at most K·V/C elements a token and value head; backward
-// recomputes the rest chunk by chunk. While it runs with HV > H, dq and dk are kept per value head, then
-// summed in order. With an exchange scalar decay also needs the chunks' states while an inference forward
-// runs, and always dk per value head.
+// Memory: training saves the operands and (unless options.recompute) what the backend's allocate_saved()
+// makes. On the CPU that is the state before every chunk but a segment's first, at most K·V/C elements a
+// token and value head; backward recomputes the rest chunk by chunk. While it runs with HV > H, dq and dk are
+// kept per value head, then summed in order. With an exchange scalar decay also needs the chunks' states
+// while an inference forward runs, and always dk per value head.
 
 #include <vector>
 
@@ -38,8 +38,8 @@ struct LinearStateOptions {
   /// this hands them; initial_state must be undefined then, and final_state takes no gradient. Must outlive
   /// backward. Not called again when a checkpointed segment is recomputed.
   SpanExchange* exchange = nullptr;
-  /// Keep neither out nor what forward saves beside the operands: backward runs the forward again. It does not
-  /// exchange again.
+  /// Keep neither out nor what forward saves beside the operands: backward runs the forward again. It does
+  /// not exchange again.
   bool recompute = false;
 };
 
@@ -104,6 +104,24 @@ struct LinearStateCall {
   double scale;
 };
 
+/// A call's sizes, which need no tensors.
+struct LinearStateShape {
+  int64_t rows, length, key_heads, value_heads, key_dim, value_dim;
+  DType dtype;       ///< of q, k and v
+  bool token_decay;  ///< there is a log_decay
+  int64_t tokens() const { return rows * length; }
+};
+LinearStateShape shape_of(const LinearStateCall& call);
+
+/// Bytes that a call takes beside its operands, its results and their gradients. gated_delta_bytes and
+/// scalar_decay_bytes give them for rows that are one document each, or spans of one.
+struct LinearStateBytes {
+  int64_t saved = 0;                    ///< what allocate_saved() makes
+  int64_t forward = 0;                  ///< temporaries
+  int64_t backward = 0;                 ///< temporaries, without an exchange
+  int64_t local_bwd = 0, fold_bwd = 0;  ///< temporaries of the two parts of backward with one
+};
+
 struct LinearStateForward {
   Tensor out, final_state;
   std::vector<Tensor> saved;  ///< as allocate_saved() made it, to be written; empty: nothing is saved
@@ -155,6 +173,9 @@ LinearStateResult linear_state(Tape& tape, const LinearStateVars& operands, cons
 
 /// {[num_states, HV, K, V]}: the state before every chunk but a segment's first, what the CPU saves.
 std::vector<Tensor> allocate_chunk_states(Context& ctx, const LinearStateCall& call);
+int64_t chunk_state_bytes(const LinearStateShape& shape, const ChunkList& chunks);
+/// A gradient of q or k as kernels keep it, per value head, before it is summed.
+int64_t value_head_gradient_bytes(const LinearStateShape& shape);
 
 /// Checks shapes and dtypes; returns out, allocated.
 Tensor check_linear_state_step(Context& ctx, const LinearStateStep& step);

@@ -46,6 +46,14 @@ LinearStateResult scalar_decay(Tape& tape, const Var& q, const Var& k, const Var
   return linear_state(tape, operands, layout, options, scalar_decay_kernels(tape.context()));
 }
 
+// With an exchange the part of dk that comes from the next spans is summed per value head however many there
+// are.
+LinearStateBytes scalar_decay_bytes(Device device, const LinearStateShape& s, const ChunkList& chunks) {
+  if (device == Device::kCUDA) return cuda::scalar_decay_bytes(s, chunks);
+  const int64_t heads = value_head_gradient_bytes(s), sums = s.value_heads > s.key_heads ? 2 * heads : 0;
+  return {.saved = chunk_state_bytes(s, chunks), .backward = sums, .local_bwd = sums, .fold_bwd = heads};
+}
+
 Tensor scalar_decay_step(Context& ctx, const LinearStateStep& step) {
   SPANWISE_CHECK(!step.beta.defined(), "scalar_decay has no beta; gated_delta has");
   const Tensor out = check_linear_state_step(ctx, step);

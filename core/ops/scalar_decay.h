@@ -30,6 +30,8 @@ LinearStateResult scalar_decay(Tape& tape, const Var& q, const Var& k, const Var
                                const SequenceLayout& layout, const Var& initial_state,
                                const LinearStateOptions& options);
 
+LinearStateBytes scalar_decay_bytes(Device device, const LinearStateShape& shape, const ChunkList& chunks);
+
 /// One token a row; step.beta is undefined.
 Tensor scalar_decay_step(Context& ctx, const LinearStateStep& step);
 
@@ -56,6 +58,7 @@ void scalar_decay_step(Context& ctx, const LinearStateStep& step, const Tensor& 
 /// spans: the summary is a scan of its own, and rows that continue are computed when their incoming state is
 /// known; backward, dq waits for no exchange.
 namespace cuda {
+LinearStateBytes scalar_decay_bytes(const LinearStateShape& shape, const ChunkList& chunks);
 std::vector<Tensor> scalar_decay_saved(Context& ctx, const LinearStateCall& call);
 void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                       const LinearStateForward& out);

@@ -75,6 +75,10 @@ AttentionBackward softmax_attention_bwd(Context& ctx, const Tensor& dout, const 
   return grads;
 }
 
+int64_t softmax_attention_bwd_bytes(Device device, const AttentionShape& shape) {
+  return device == Device::kCUDA ? cuda::softmax_attention_bwd_bytes(shape) : 0;
+}
+
 Var softmax_attention(Tape& tape, const Var& q, const Var& k, const Var& v, const KeyRanges& ranges,
                       double scale) {
   Context& ctx = tape.context();

@@ -58,6 +58,17 @@ struct AttentionBackward {
 AttentionBackward softmax_attention_bwd(Context& ctx, const Tensor& dout, const AttentionInputs& in,
                                         const AttentionForward& forward);
 
+/// A call's sizes, which need no tensors; dtype: of q, k and v, which are equally wide.
+struct AttentionShape {
+  int64_t batch, num_queries, num_keys, heads, kv_heads, head_dim;
+  DType dtype;
+  /// From one block of queries to the next, few keys are read for the first time: causal masks and windows of
+  /// queries that begin with the keys.
+  bool staggered;
+};
+/// Bytes that backward takes beside its operands and the gradients it returns.
+int64_t softmax_attention_bwd_bytes(Device device, const AttentionShape& shape);
+
 namespace cpu {
 void softmax_attention_fwd(Context& ctx, const AttentionInputs& in, const AttentionForward& forward);
 void merge_attention(Context& ctx, const AttentionForward& total, const AttentionForward& part,
@@ -68,6 +79,7 @@ void softmax_attention_bwd(Context& ctx, const Tensor& dout, const AttentionInpu
 }  // namespace cpu
 
 namespace cuda {
+int64_t softmax_attention_bwd_bytes(const AttentionShape& shape);
 void softmax_attention_fwd(Context& ctx, const AttentionInputs& in, const AttentionForward& forward);
 void merge_attention(Context& ctx, const AttentionForward& total, const AttentionForward& part,
                      const KeyRanges& ranges);

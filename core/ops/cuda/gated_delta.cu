@@ -119,8 +119,8 @@ void backward(Context& ctx, const LinearStateCall& call, SegmentSet which, const
   const Retreated r = retreat(ctx, x, chunks, dout, from, out.dinitial_state, spans);
 
   const int64_t H = call.q.dim(2), HV = call.v.dim(2), K = call.q.dim(3), V = call.v.dim(3);
-  const int key_parts = int(K) / key_part(int(K));
-  const Tensor parts = Tensor::empty(ctx, {2, key_parts, chunks.num_chunks, HV, kChunk}, DType::kF32);
+  const TensorSize parts_size = gate_gradient_parts(shape_of(call), call.chunks);
+  const Tensor parts = Tensor::empty(ctx, parts_size.shape, parts_size.dtype);
   const bool shared = HV > H;
   const Shape per_value_head{call.q.dim(0), call.q.dim(1), HV, K};
   const Tensor dq = shared ? Tensor::empty(ctx, per_value_head, DType::kBF16) : out.dq,
@@ -145,7 +145,7 @@ void backward(Context& ctx, const LinearStateCall& call, SegmentSet which, const
                          .num_chunks = chunks.num_chunks,
                          .num_selected = chunks.num_selected,
                          .HV = int(HV),
-                         .key_parts = key_parts,
+                         .key_parts = int(parts.dim(1)),
                          .parts = pointer<float>(parts),
                          .dlog_decay = pointer<float>(out.dlog_decay),
                          .dbeta = pointer<float>(out.dbeta)});

@@ -5,23 +5,13 @@
 namespace spanwise::cuda::delta {
 
 std::vector<Tensor> allocate_saved(Context& ctx, const LinearStateCall& call, int count) {
-  const int64_t chunks = int64_t(call.chunks.chunks().size()), B = call.q.dim(0), HV = call.v.dim(2),
-                K = call.q.dim(3), V = call.v.dim(3), parts = int64_t(plan_of(call).parts().size());
-  const struct {
-    Shape shape;
-    DType dtype;
-  } kinds[kNumSaved] = {{{chunks, HV, kChunk, kChunk}, DType::kBF16},
-                        {{chunks, HV, kChunk, kChunk}, DType::kBF16},
-                        {{chunks, HV, kFactorElems}, DType::kF32},
-                        {{parts, HV, K, V}, DType::kF32},
-                        {{parts, HV, K, K}, DType::kF32},
-                        {{parts, HV}, DType::kF32},
-                        {{call.chunks.num_states() + B, HV, V, K}, DType::kBF16},
-                        {{chunks, HV, kChunk, V}, DType::kBF16}};
+  const int64_t num_parts = int64_t(plan_of(call).parts().size());
+  const std::vector<TensorSize> sizes = saved_sizes(shape_of(call), call.chunks, num_parts);
   std::vector<Tensor> tensors;
   for (int i = 0; i < count; ++i) {
     const bool of_parts = i == kPartStates || i == kTransitions || i == kPasses;
-    tensors.push_back(of_parts && parts == 0 ? Tensor() : Tensor::empty(ctx, kinds[i].shape, kinds[i].dtype));
+    tensors.push_back(of_parts && num_parts == 0 ? Tensor()
+                                                 : Tensor::empty(ctx, sizes[i].shape, sizes[i].dtype));
   }
   return tensors;
 }

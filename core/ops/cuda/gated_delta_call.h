@@ -8,11 +8,8 @@
 
 namespace spanwise::cuda::delta {
 
-/// Tensors of LinearStateForward::saved. States and values are there only when backward will follow; those of
-/// parts are undefined where no segment is cut. kPartStates: B, and in backward D.
-enum Saved { kTheta, kScores, kFactors, kPartStates, kTransitions, kPasses, kStates, kValues, kNumSaved };
-
-/// The first `count` of them; kNumSaved where backward will follow, else kStates.
+/// The first `count` of LinearStateForward::saved (enum Saved); kNumSaved where backward will follow, else
+/// kStates.
 std::vector<Tensor> allocate_saved(Context& ctx, const LinearStateCall& call, int count);
 
 /// Chunks and widths that the kernels are made for.

@@ -20,11 +20,11 @@
 #include <type_traits>
 
 #include "core/ops/cuda/common/wgmma_images.cuh"
+#include "core/ops/cuda/gated_delta_sizes.h"
 
 namespace spanwise::cuda::delta {
 
-inline constexpr int kChunk = 64;
-inline constexpr int kFactorElems = 4 * kChunk, kFactorBytes = kFactorElems * 4;
+inline constexpr int kFactorBytes = kFactorElems * 4;
 
 /// Calls fn(std::integral_constant) of a width of keys or values that check_supported() has let through.
 template <class F>
@@ -141,10 +141,6 @@ struct GradientArgs {
   const bf16 *states, *dstates, *values, *z;
   float* parts;  ///< [2, key parts, chunks, HV, 64]: dG and dβ
 };
-/// Columns of K that one block of the gradients kernel takes.
-constexpr int key_part(int K) {
-  return K < 128 ? K : 128;
-}
 void launch_gradients(cudaStream_t stream, const GradientArgs& args);
 template <int kCols, int kV>
 void launch_gradients_of(cudaStream_t stream, const GradientArgs& args);

@@ -10,31 +10,9 @@
 // call.
 
 #include "core/ops/cuda/gated_delta_chunks.cuh"
-#include "core/ops/linear_state.h"
+#include "core/ops/cuda/gated_delta_part_plan.h"
 
 namespace spanwise::cuda::delta {
-
-/// Which segments of a call are cut, and where.
-class PartPlan {
- public:
-  struct Part {
-    int first, last;  ///< chunks
-  };
-  struct Cut {
-    ChunkList::SegmentChunks segment;
-    int first, last;  ///< parts, in the order of tokens
-  };
-  /// Of scans over `heads` value heads of K x V states.
-  PartPlan(const ChunkList& chunks, int heads, int K, int V, bool decays, int num_multiprocessors);
-
-  const std::vector<Part>& parts() const { return parts_; }
-  /// The cut of the segment that begins with this chunk, or nullptr.
-  const Cut* find(int64_t first_chunk) const;
-
- private:
-  std::vector<Part> parts_;
-  std::vector<Cut> cuts_;
-};
 
 /// Parts of one segment to fold.
 struct FoldRange {

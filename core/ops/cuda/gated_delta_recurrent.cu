@@ -66,9 +66,14 @@ template <class F>
 void dispatch_rows(int K, F&& fn) {
   SPANWISE_CHECK(K <= 256,
                  "gated_delta token by token on a GPU has keys of at most 256 columns a head, got {}", K);
-  if (K <= 64) return fn(std::integral_constant<int, 8>());
-  if (K <= 128) return fn(std::integral_constant<int, 16>());
-  fn(std::integral_constant<int, 32>());
+  switch (rows_of_thread(K)) {
+    case 8:
+      return fn(std::integral_constant<int, 8>());
+    case 16:
+      return fn(std::integral_constant<int, 16>());
+    default:
+      return fn(std::integral_constant<int, 32>());
+  }
 }
 
 void launch_forward(Context& ctx, const Args& a) {

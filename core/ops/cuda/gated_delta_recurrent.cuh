@@ -3,10 +3,9 @@
 // one segment: a lane a column, a warp every eighth row of the state, which stays in registers.
 
 #include "core/ops/cuda/common/vector.cuh"
+#include "core/ops/cuda/gated_delta_sizes.h"
 
 namespace spanwise::cuda::recurrent {
-
-inline constexpr int kWarps = 8, kColumns = 32, kThreads = kWarps * kColumns;
 
 struct Segment {
   int row, begin, length;  ///< tokens

@@ -15,8 +15,6 @@ namespace spanwise::cuda {
 
 namespace {
 
-// What cuBLAS recommends for Hopper.
-constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 // TMA and 16-byte loads ask for no more; a stricter promise would make the choice depend on the allocator.
 constexpr uintptr_t kMostAlignment = 16;
 
@@ -128,7 +126,7 @@ class Plan {
     const float alpha = 1, beta = call.accumulate ? 1 : 0;
     SPANWISE_CUBLAS(cublasLtMatmul(handle, operation_, &alpha, call.b.data, first_.get(), call.a.data,
                                    second_.get(), &beta, call.c, c_.get(), call.c, c_.get(), &algorithm.value,
-                                   workspace, kWorkspaceBytes, stream));
+                                   workspace, kGemmWorkspaceBytes, stream));
   }
 
   template <class T>
@@ -143,7 +141,7 @@ class Plan {
     const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
       SPANWISE_CUBLAS(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)));
     };
-    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
+    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kGemmWorkspaceBytes);
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(call.b.data));
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(call.a.data));
@@ -246,7 +244,7 @@ Key key_of(const GemmCall& c) {
 /// Of one Context: all products run on its stream, so they share the workspace.
 class CublasLt {
  public:
-  explicit CublasLt(Context& ctx) : ctx_(ctx), workspace_(ctx.allocate(kWorkspaceBytes)) {
+  explicit CublasLt(Context& ctx) : ctx_(ctx), workspace_(ctx.allocate(kGemmWorkspaceBytes)) {
     SPANWISE_CUBLAS(cublasLtCreate(&handle_));
   }
   ~CublasLt() { cublasLtDestroy(handle_); }

@@ -17,6 +17,9 @@
 
 namespace spanwise::cuda {
 
+/// Held from a Context's first product on. What cuBLAS recommends for Hopper.
+inline constexpr size_t kGemmWorkspaceBytes = size_t{32} << 20;
+
 struct GemmOperand {
   const void* data;
   int64_t stride;

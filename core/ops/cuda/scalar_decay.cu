@@ -26,8 +26,8 @@ using UploadedGroups = SharedArray<ScanPlan::Group>;
 
 /// A state of every value head for every cut; undefined where there is none.
 Tensor allocate_cut_states(Context& ctx, const LinearStateCall& call, const ScanPlan& plan) {
-  if (plan.num_cuts() == 0) return Tensor();
-  return Tensor::empty(ctx, {plan.num_cuts(), call.v.dim(2), call.q.dim(3), call.v.dim(3)}, DType::kF32);
+  return plan.num_cuts() == 0 ? Tensor()
+                              : Tensor::empty(ctx, cut_states_shape(shape_of(call), plan), DType::kF32);
 }
 
 /// One call's backward.

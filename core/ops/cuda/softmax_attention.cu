@@ -237,14 +237,21 @@ void forward(Context& ctx, const AttentionInputs& in, const AttentionForward& re
   }
 }
 
-/// Whether backward takes the one-kernel way. Its longest blocks start last under a causal mask, so that it
-/// needs many for each processor.
-template <class T>
-bool one_kernel(const Operands<T>& operands, AttentionPath path) {
-  const AttentionArgs<T>& a = operands.args;
-  if (path == AttentionPath::kWgmmaTwice || a.key_width != 128 || !operands.staggered()) return false;
-  const int64_t blocks = ceil_div(a.num_keys, kQueryPad) * a.kv_heads * a.batch;
-  return path == AttentionPath::kWgmma || blocks >= 24 * int64_t(a.num_processors);
+AttentionShape shape_of(const AttentionInputs& in, bool staggered) {
+  return {.batch = in.q.dim(0),
+          .num_queries = in.q.dim(1),
+          .num_keys = in.k.dim(1),
+          .heads = in.q.dim(2),
+          .kv_heads = in.k.dim(2),
+          .head_dim = in.q.dim(3),
+          .dtype = in.q.dtype(),
+          .staggered = staggered};
+}
+
+/// Whether backward takes the one-kernel way.
+bool one_kernel(const AttentionShape& shape, int num_processors, AttentionPath path) {
+  if (path == AttentionPath::kWgmmaTwice || !has_one_kernel(shape)) return false;
+  return path == AttentionPath::kWgmma || one_kernel_is_quicker(shape, num_processors);
 }
 
 template <class T>
@@ -259,10 +266,10 @@ void backward(Context& ctx, const Tensor& dout_given, const AttentionInputs& in,
   args.dq = pointer<T>(grads.dq);
   args.dk = pointer<T>(grads.dk);
   args.dv = pointer<T>(grads.dv);
-  const int64_t padded_elems = int64_t(args.batch) * args.heads * args.padded;
-  const Tensor statistics = Tensor::empty(ctx, Shape{2, padded_elems}, DType::kF32);
+  const AttentionShape shape = shape_of(in, operands.staggered());
+  const Tensor statistics = Tensor::empty(ctx, statistics_shape(shape), DType::kF32);
   float* padded_lse = pointer<float>(statistics);
-  float* delta = padded_lse + padded_elems;
+  float* delta = padded_lse + statistics.dim(1);
   args.padded_lse = padded_lse;
   args.delta = delta;
   const cudaStream_t stream = stream_of(ctx);
@@ -271,9 +278,9 @@ void backward(Context& ctx, const Tensor& dout_given, const AttentionInputs& in,
     if (!use_wgmma(path)) {
       attention_dkdv_mma(stream, args);
       attention_dq_mma(stream, args);
-    } else if (one_kernel(operands, path)) {
-      const Tensor sums = Tensor::empty(ctx, Shape{padded_elems, args.key_width}, DType::kF32);
-      const Tensor turns = Tensor::empty(ctx, Shape{1 + padded_elems / kBoundsQueries}, DType::kI32);
+    } else if (one_kernel(shape, args.num_processors, path)) {
+      const Tensor sums = Tensor::empty(ctx, dq_sums_shape(shape), DType::kF32);
+      const Tensor turns = Tensor::empty(ctx, turns_shape(shape), DType::kI32);
       args.dq_sums = pointer<float>(sums);
       args.turns = pointer<int32_t>(turns);
       attention_bwd_wgmma(stream, args);

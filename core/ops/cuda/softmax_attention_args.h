@@ -3,6 +3,7 @@
 // chooses from. Included by .cu files only.
 
 #include "core/ops/cuda/common/launch.h"
+#include "core/ops/cuda/softmax_attention_sizes.h"
 
 namespace spanwise::cuda {
 
@@ -25,8 +26,6 @@ struct BlockBounds {
   __device__ bool all_read(int begin, int end) const { return all_begin <= begin && end <= all_end; }
 };
 
-constexpr int kBoundsQueries = 64;  ///< queries of a BlockBounds
-constexpr int kQueryPad = 128;      ///< rows of padded_lse and delta are whole blocks of queries
 constexpr float kLog2E = 1.4426950408889634f;
 
 /// `T`: float or __nv_bfloat16. `padded` is Tq rounded up to kQueryPad.

@@ -167,6 +167,11 @@ void check_supported(DType dtype, int64_t DK, int64_t DV) {
 
 }  // namespace
 
+Tensor allocate_saved_states(Context& ctx, const LinearStateCall& call, const ScanPlan& plan) {
+  if (plan.num_slots() == 0) return Tensor();
+  return Tensor::empty(ctx, saved_states_shape(shape_of(call), plan), call.q.dtype());
+}
+
 void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanPlan& plan, SegmentSet which,
                     const StateScan& scan) {
   const DType dtype = call.q.dtype();

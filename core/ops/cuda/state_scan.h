@@ -17,48 +17,11 @@
 //
 // fp32: token by token, any widths; simple, to prove layouts.
 
-#include <vector>
-
-#include "core/ops/linear_state.h"
+#include "core/ops/cuda/state_scan_plan.h"
 
 namespace spanwise::cuda {
 
 enum class ScanTime { kForward, kBackward };
-
-/// How a call's tokens are cut: the same for all its scans.
-class ScanPlan {
- public:
-  explicit ScanPlan(const LinearStateCall& call);
-
-  struct Segment {
-    int64_t row, begin, length;  ///< flat tokens
-    bool continues, ends_row;
-    /// Equal pieces but for the last; piece i starts at begin + i · piece_length, and cut first_cut + i lies
-    /// at its end.
-    int64_t num_pieces, piece_length, first_cut;
-    int64_t first_slot;
-  };
-  /// Tokens of a segment between two saved states.
-  struct Group {
-    int32_t begin, length;
-    int32_t slot;          ///< of the state after it; -1: no gradient comes from there
-    int32_t starts_empty;  ///< 1: no state comes into its first token
-  };
-  std::vector<Segment> select(SegmentSet which) const;
-  std::vector<Group> groups(SegmentSet which) const;
-  int64_t num_cuts() const { return num_cuts_; }
-  int64_t num_slots() const { return num_slots_; }  ///< saved states; 0 unless decays have a gradient
-  /// Chunks of all short segments in one run.
-  int64_t run_chunks() const { return run_chunks_; }
-
- private:
-  const LinearStateCall& call_;
-  std::vector<Segment> segments_;
-  int64_t num_cuts_ = 0, num_slots_ = 0, run_chunks_ = 0;
-};
-
-/// Saved-state slot of a segment's chunk, or -1.
-int64_t saved_slot(const ScanPlan::Segment& segment, int64_t chunk, int64_t num_chunks);
 
 /// Key width DK and value width DV are the scan's own, q.dim(3) and v.dim(3). BF16: 64, 128, 256 for DK,
 /// multiples of 64 for DV.
@@ -80,8 +43,6 @@ struct StateScan {
   Tensor x, x_dots;
 };
 
-/// Of a scan with this value width.
-int64_t num_slabs(DType dtype, int64_t value_width);
 Tensor allocate_saved_states(Context& ctx, const LinearStateCall& call, const ScanPlan& plan);
 
 void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanPlan& plan, SegmentSet which,

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "core/ops/cuda/state_scan_plan.h"
+
 namespace spanwise::cuda {
 
 /// Rows of one operand: element (token, head, i) is data[token · stride + head / group · width + i].
@@ -67,9 +69,6 @@ struct ScanParams {
   int num_runs;
 };
 
-constexpr int kScanChunk = 64;
-constexpr int kScanSlab = 64;         ///< columns of v a block of the bf16 kernel
-constexpr int kScanSlabF32 = 32;      ///< of the fp32 kernel
 constexpr float kSmallestLog = -100;  ///< e^-100 is zero in fp32 sums; cut there, infinities subtract
 
 /// One block a (run, head, slab); instances: DK 64, 128, 256.

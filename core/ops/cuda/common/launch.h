@@ -9,6 +9,7 @@
 
 #include "core/check.h"
 #include "core/context.h"
+#include "core/ops/cuda/common/ceil_div.h"
 #include "core/tensor.h"
 
 namespace spanwise::cuda {
@@ -26,10 +27,6 @@ inline cudaStream_t stream_of(const Context& ctx) {
 /// After a launch: bad launch parameters show at once.
 inline void check_launch(const char* kernel) {
   check(cudaGetLastError(), kernel);
-}
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
 }
 
 /// Once per kernel and process: more than 48 KB of shared memory a block.
