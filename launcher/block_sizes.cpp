@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "core/ops/gated_delta.h"
+#include "core/ops/scalar_decay.h"
+#include "core/ops/softmax_attention.h"
 #include "launcher/exchange_sizes.h"
 
 namespace spanwise {
@@ -34,7 +37,7 @@ int BlockSizes::cheap(SizeTape& tape, int64_t elems, std::vector<int> inputs, in
 }
 
 int BlockSizes::norm(SizeTape& tape, int x) const {
-  return cheap(tape, stream(), {x}, stream_tokens());
+  return cheap(tape, stream(), {x}, precise(stream_tokens()));
 }
 
 int BlockSizes::sum(SizeTape& tape, const SizedStream& in) const {
@@ -58,6 +61,11 @@ int64_t BlockSizes::heads(int64_t all) const {
   return divide_or_share(model_.mixer.tensor, all, "heads").size();
 }
 
+/// On a GPU rotations are computed from positions, which all layers share.
+int64_t BlockSizes::rope_table(int64_t width) const {
+  return compute_.device == Device::kCUDA ? 0 : local_.num_positions * width;
+}
+
 /// A projection back into the stream, and tensor ranks' sum.
 int BlockSizes::output(SizeTape& tape, int x) const {
   const int64_t gradient = tensor_stream_.sharded() ? all_rows() : 0;
@@ -78,8 +86,20 @@ int BlockSizes::attend(SizeTape& tape, int q, int k, int v) const {
   AttentionOptions o = model_.mixer.attention;
   o.num_heads = heads(o.num_heads);
   o.num_kv_heads = heads(o.num_kv_heads);
-  SizedOp op{.value = n_ * o.num_heads * o.head_dim, .reads = {q, k, v}, .saved = n_ * o.num_heads};
-  if (local_.spans) op = attention_over_ranks(local_.spans->exchanges.attention, o, local_.spans->plan, q);
+  const AttentionShape shape{.batch = local_.rows,
+                             .num_queries = local_.row_tokens,
+                             .num_keys = local_.row_tokens,
+                             .heads = o.num_heads,
+                             .kv_heads = o.num_kv_heads,
+                             .head_dim = o.head_dim,
+                             .dtype = compute_.dtype,
+                             .staggered = true};
+  SizedOp op{.value = n_ * o.num_heads * o.head_dim,
+             .reads = {q, k, v},
+             .saved = precise(n_ * o.num_heads),
+             .backward = compute_.elems_of(softmax_attention_bwd_bytes(compute_.device, shape))};
+  if (local_.spans)
+    op = attention_over_ranks(local_.spans->exchanges.attention, o, local_.spans->plan, compute_, q);
   op.inputs = {q, k, v};
   op.reads_result = true;
   return tape.add(std::move(op));
@@ -92,11 +112,11 @@ int BlockSizes::add_attention(SizeTape& tape, int x) const {
   int q = project(H), k = project(HKV);
   const int v = project(HKV);
   if (o.qk_norm) {
-    q = cheap(tape, n_ * H * o.head_dim, {q}, n_ * H);
-    k = cheap(tape, n_ * HKV * o.head_dim, {k}, n_ * HKV);
+    q = cheap(tape, n_ * H * o.head_dim, {q}, precise(n_ * H));
+    k = cheap(tape, n_ * HKV * o.head_dim, {k}, precise(n_ * HKV));
   }
   const auto rotate = [&](int& to, int64_t count) {  // saved: the table of rotations
-    SizedOp op{.value = n_ * count * o.head_dim, .inputs = {to}, .saved = local_.num_positions * o.head_dim};
+    SizedOp op{.value = n_ * count * o.head_dim, .inputs = {to}, .saved = rope_table(o.head_dim)};
     if (o.qk_norm) op.recompute = op.inputs;
     to = tape.add(std::move(op));
   };
@@ -133,32 +153,46 @@ BlockSizes::Qkv BlockSizes::project_qkv(SizeTape& tape, int x) const {
   return {linear(tape, keys(), x), linear(tape, keys(), x), linear(tape, values(), x)};
 }
 
-/// The states of a family's chunks. Backward sums dk over value heads, and dq, where several share a key
-/// head; scalar decay's always sums the part of dk that other ranks' gradients bring.
-int BlockSizes::add_states(SizeTape& tape, MixerKind kind, std::vector<int> inputs) const {
+LinearStateBytes BlockSizes::state_bytes(MixerKind kind) const {
   const LinearMixerOptions& o = model_.mixer.linear;
-  const int64_t chunks = (local_.row_tokens + o.chunk - 1) / o.chunk;
-  // Of a row are saved the states before chunks but the first; the last one goes after the forward.
-  const SpanShape shape = span_shape(model_.mixer, kind, local_.rows, accumulation_dtype(dtype_));
-  const int64_t states = shape.rows * shape.state_elems();
-  const int64_t keys_of_values = n_ * value_heads() * o.key_dim,
-                shared = value_heads() > key_heads() ? 2 * keys_of_values : 0;
+  const LinearStateShape shape{
+      .rows = local_.rows,
+      .length = local_.row_tokens,
+      .key_heads = key_heads(),
+      .value_heads = value_heads(),
+      .key_dim = o.key_dim,
+      .value_dim = o.value_dim,
+      .dtype = compute_.dtype,
+      .token_decay = kind == MixerKind::kGatedDeltaNet || kind == MixerKind::kMamba2};
+  const ChunkList chunks(SequenceLayout(shape.rows, shape.length), o.chunk);
+  const bool delta = kind == MixerKind::kDeltaNet || kind == MixerKind::kGatedDeltaNet;
+  return (delta ? gated_delta_bytes : scalar_decay_bytes)(compute_.device, shape, chunks);
+}
+
+/// The recurrence. Its last states go after the forward; with an exchange, backward has the gradients of
+/// those that come in.
+int BlockSizes::add_states(SizeTape& tape, MixerKind kind, std::vector<int> inputs) const {
+  const SpanShape shape = span_shape(model_.mixer, kind, local_.rows, accumulation_dtype(compute_.dtype));
+  const int64_t states = precise(shape.rows * shape.state_elems());
+  const LinearStateBytes bytes = state_bytes(kind);
+  const auto elems = [&](int64_t b) { return compute_.elems_of(b); };
   SizedOp op{.value = values(),
              .inputs = inputs,
              .reads = inputs,
-             .saved = (chunks - 1) * states,
-             .forward = states,
-             .backward = shared};
+             .saved = elems(bytes.saved),
+             .forward = states + elems(bytes.forward),
+             .backward = elems(bytes.backward)};
   if (model_.mixer.recompute) {
     op.recompute = inputs;
     op.recompute_saved = true;
   }
   if (local_.spans) {
-    const StateExchangeSizes e = state_exchange_sizes(local_.spans->exchanges, shape, local_.spans->plan);
-    const int64_t after = shape.transition == TransitionKind::kDense ? shared : keys_of_values;
+    const StateExchangeSizes e =
+        state_exchange_sizes(local_.spans->exchanges, shape, local_.spans->plan, compute_);
     op.received = e.received;
-    op.forward = states + e.forward - e.received;
-    op.backward = states + std::max({e.travelling + shared, e.finishing, e.finished + after});
+    op.forward = states + elems(bytes.forward) + e.forward - e.received;
+    op.backward = states + std::max({e.travelling + elems(bytes.local_bwd), e.finishing,
+                                     e.finished + elems(bytes.fold_bwd)});
   }
   return tape.add(std::move(op));
 }
@@ -167,7 +201,7 @@ int BlockSizes::add_states(SizeTape& tape, MixerKind kind, std::vector<int> inpu
 int BlockSizes::normed_output(SizeTape& tape, int y, int x, int64_t num_norms) const {
   std::vector<int> inputs = {y};
   if (model_.mixer.linear.output_gate) inputs.push_back(linear(tape, values(), x));
-  return output(tape, cheap(tape, values(), inputs, n_ * num_norms));
+  return output(tape, cheap(tape, values(), inputs, precise(n_ * num_norms)));
 }
 
 int BlockSizes::add_linear_attention(SizeTape& tape, int x) const {
@@ -182,7 +216,7 @@ int BlockSizes::add_linear_attention(SizeTape& tape, int x) const {
   apply(h.q);
   apply(h.k);
   const int y = add_states(tape, MixerKind::kLinearAttention, {h.q, h.k, h.v});
-  return output(tape, cheap(tape, values(), {y}, n_ * value_heads()));
+  return output(tape, cheap(tape, values(), {y}, precise(n_ * value_heads())));
 }
 
 int BlockSizes::add_lightning(SizeTape& tape, int x) const {
@@ -193,7 +227,7 @@ int BlockSizes::add_lightning(SizeTape& tape, int x) const {
 
 int BlockSizes::add_retention(SizeTape& tape, int x) const {
   Qkv h = project_qkv(tape, x);
-  const int64_t table = local_.num_positions * model_.mixer.linear.key_dim;
+  const int64_t table = rope_table(model_.mixer.linear.key_dim);
   h.q = tape.add({.value = keys(), .inputs = {h.q}, .saved = table});
   h.k = tape.add({.value = keys(), .inputs = {h.k}, .saved = table});
   return normed_output(tape, add_states(tape, MixerKind::kRetention, {h.q, h.k, h.v}), x, value_heads());
@@ -210,12 +244,12 @@ int BlockSizes::add_mamba2(SizeTape& tape, int u) const {
   const int z = view(values(), all), columns = view(channels, all), dt = view(scalars, all, true);
   const int conv = convolve(tape, columns, channels);
   const int x = view(values(), conv), k = view(keys(), conv), q = view(keys(), conv, true);
-  const int g = tape.add({.value = scalars, .reads_result = true}),
-            v = cheap(tape, values(), {x, dt}, scalars);
+  const int g = tape.add({.value = precise(scalars), .reads_result = true}),
+            v = cheap(tape, values(), {x, dt}, precise(scalars));
   const int y = add_states(tape, MixerKind::kMamba2, {q, k, v, g});
   // The skip hands its gradient on to y, with which it is counted; the norm's backward makes it.
   const int skip = tape.add({.value = values(), .inputs = {y, x}, .reads = {x}, .gradient = 0});
-  const int64_t sums = n_ * std::min(key_heads(), value_heads());
+  const int64_t sums = precise(n_ * std::min(key_heads(), value_heads()));
   SizedOp norm{
       .value = values(), .inputs = {skip, z}, .reads = {skip, z}, .saved = sums, .backward = values()};
   // Groups over several ranks need their sums: such a norm is kept.
@@ -235,11 +269,11 @@ int BlockSizes::add_delta(SizeTape& tape, int x, MixerKind kind) const {
                     .inputs = {*to},
                     .reads_result = true,
                     .recompute = std::vector<int>{*to},
-                    .saved = n_ * key_heads()});
+                    .saved = precise(n_ * key_heads())});
   }
   const auto gate_of_heads = [&](bool reads) {
     const int y = linear(tape, n_ * value_heads(), x);
-    return tape.add({.value = n_ * value_heads(),
+    return tape.add({.value = precise(n_ * value_heads()),
                      .inputs = {y},
                      .reads = reads ? std::vector<int>{y} : std::vector<int>{},
                      .reads_result = true});

@@ -1,9 +1,12 @@
 #pragma once
-// The ops of one block, as sizes: what each mixer and the MLP keep (models/block.cpp, models/mixers/).
+// The ops of one block, as sizes: what each mixer and the MLP keep (models/block.cpp, models/mixers/), in
+// elements of the activations' dtype. What an op's kernels take on a device its header says.
 
 #include <optional>
 #include <vector>
 
+#include "core/ops/linear_state.h"
+#include "launcher/exchange_sizes.h"
 #include "launcher/size_tape.h"
 #include "models/language_model.h"
 #include "parallel/sequence_parallel.h"
@@ -30,10 +33,10 @@ struct SizedStream {
 /// `model` must outlive it.
 class BlockSizes {
  public:
-  BlockSizes(const LanguageModelOptions& model, LocalRows local, DType dtype)
+  BlockSizes(const LanguageModelOptions& model, LocalRows local, const ComputeKind& compute)
       : model_(model),
         local_(std::move(local)),
-        dtype_(dtype),
+        compute_(compute),
         n_(local_.rows * local_.row_tokens),
         tensor_stream_(model.mixer.tensor, model.shard_norms) {}
 
@@ -59,6 +62,7 @@ class BlockSizes {
   };
 
   int64_t heads(int64_t all) const;
+  int64_t precise(int64_t elems) const { return compute_.precise(elems); }
   int64_t key_heads() const { return heads(model_.mixer.linear.num_heads); }
   int64_t value_heads() const { return heads(model_.mixer.linear.num_value_heads); }
   /// Elements of all tokens' keys, and of their values.
@@ -72,6 +76,8 @@ class BlockSizes {
   int convolve(SizeTape& tape, int x, int64_t elems) const;
   Qkv project_qkv(SizeTape& tape, int x) const;
   int attend(SizeTape& tape, int q, int k, int v) const;
+  int64_t rope_table(int64_t width) const;
+  LinearStateBytes state_bytes(MixerKind kind) const;
   int add_states(SizeTape& tape, MixerKind kind, std::vector<int> inputs) const;
 
   // Up to the sum with the stream, of which they return the term.
@@ -87,7 +93,7 @@ class BlockSizes {
 
   const LanguageModelOptions& model_;
   LocalRows local_;
-  DType dtype_;
+  ComputeKind compute_;
   int64_t n_;
   TensorStream tensor_stream_;
 };

@@ -34,15 +34,19 @@ RunConfig load_config(const std::string& path, const std::vector<std::string>& o
 RunConfig parse_config(const std::string& text, const std::string& name,
                        const std::vector<std::string>& overrides = {});
 
+/// What a config is asked for. kPlan: nothing is computed here, so that this build need not have the device.
+enum class ConfigUse { kRun, kPlan };
+
 /// Every contradiction in a config: ranges, fields against each other, against `world_size` ranks and, where
 /// it is known, against the tokenizer's vocabulary. Each sentence names the field and the way out. Empty if
 /// it can run.
 std::vector<std::string> config_problems(const RunConfig& config, int world_size,
-                                         std::optional<int64_t> tokenizer_vocab_size = std::nullopt);
+                                         std::optional<int64_t> tokenizer_vocab_size = std::nullopt,
+                                         ConfigUse use = ConfigUse::kRun);
 
 /// Throws UserError with all of config_problems.
 void validate(const RunConfig& config, int world_size,
-              std::optional<int64_t> tokenizer_vocab_size = std::nullopt);
+              std::optional<int64_t> tokenizer_vocab_size = std::nullopt, ConfigUse use = ConfigUse::kRun);
 
 struct UnusedField {
   std::string path;    // "model.linear.state_size", or a whole group, "model.linear"

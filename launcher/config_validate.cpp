@@ -41,8 +41,13 @@ bool is_set(const Message& message, std::string_view path) {
 
 class Validator {
  public:
-  Validator(const RunConfig& config, int world_size, std::optional<int64_t> tokenizer_vocab_size)
-      : config_(config), model_(config.model()), world_size_(world_size), vocab_size_(tokenizer_vocab_size) {}
+  Validator(const RunConfig& config, int world_size, std::optional<int64_t> tokenizer_vocab_size,
+            ConfigUse use)
+      : config_(config),
+        model_(config.model()),
+        world_size_(world_size),
+        vocab_size_(tokenizer_vocab_size),
+        use_(use) {}
 
   std::vector<std::string> run() {
     check_unused();
@@ -107,7 +112,7 @@ class Validator {
   void check_device() {
     const auto precision = config_.train().precision();
     const bool on_gpu = compute_device(config_) == Device::kCUDA;
-    if (on_gpu && !kHasCuda) {
+    if (on_gpu && !kHasCuda && use_ == ConfigUse::kRun) {
       problem("device CUDA is not in this build; set device: CPU or AUTO");
     } else if (on_gpu && precision == TrainConfig::F64) {
       problem("train.precision F64 is for the CPU; set train.precision: F32 or BF16, or device: CPU");
@@ -452,18 +457,20 @@ class Validator {
   const ModelConfig& model_;
   const int world_size_;
   const std::optional<int64_t> vocab_size_;
+  const ConfigUse use_;
   std::vector<std::string> problems_;
 };
 
 }  // namespace
 
 std::vector<std::string> config_problems(const RunConfig& config, int world_size,
-                                         std::optional<int64_t> tokenizer_vocab_size) {
-  return Validator(config, world_size, tokenizer_vocab_size).run();
+                                         std::optional<int64_t> tokenizer_vocab_size, ConfigUse use) {
+  return Validator(config, world_size, tokenizer_vocab_size, use).run();
 }
 
-void validate(const RunConfig& config, int world_size, std::optional<int64_t> tokenizer_vocab_size) {
-  const std::vector<std::string> problems = config_problems(config, world_size, tokenizer_vocab_size);
+void validate(const RunConfig& config, int world_size, std::optional<int64_t> tokenizer_vocab_size,
+              ConfigUse use) {
+  const std::vector<std::string> problems = config_problems(config, world_size, tokenizer_vocab_size, use);
   if (problems.empty()) return;
   std::string text;
   for (const std::string& problem : problems) text += (text.empty() ? "" : "\n") + problem;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/ops/softmax_attention.h"
 #include "parallel/halo.h"
 #include "parallel/tensor_parallel.h"
 
@@ -35,10 +36,10 @@ namespace {
 
 /// The formulas' terms: a rank's states s and transitions m, and one row's state.
 struct SummaryElems {
-  explicit SummaryElems(const SpanShape& shape)
-      : s(shape.rows * shape.state_elems()),
-        m(shape.rows * shape.transition_elems()),
-        row(shape.state_elems()) {}
+  SummaryElems(const SpanShape& shape, const ComputeKind& compute)
+      : s(compute.precise(shape.rows * shape.state_elems())),
+        m(compute.precise(shape.rows * shape.transition_elems())),
+        row(compute.precise(shape.state_elems())) {}
   /// A fold over `spans` emits nothing, then a view, then what it computes: the last such and the next.
   int64_t fold(int64_t spans) const { return std::clamp<int64_t>(spans - 2, 0, 2) * row; }
 
@@ -95,9 +96,9 @@ StateExchangeSizes two_level_sizes(const SummaryElems& e, int64_t inside, int64_
 }  // namespace
 
 StateExchangeSizes state_exchange_sizes(const SequenceParallelOptions& options, const SpanShape& shape,
-                                        const SequencePlan& plan) {
+                                        const SequencePlan& plan, const ComputeKind& compute) {
   const SequencePartition& p = plan.partition();
-  const SummaryElems e(shape);
+  const SummaryElems e(shape, compute);
   const int64_t inside = options.ranks_per_node;
   switch (chosen_exchange(options.exchange, shape, p.num_ranks())) {
     case StateExchange::kAllGather:
@@ -119,24 +120,46 @@ namespace {
 /// The formulas' terms: elements of a rank's queries (outputs are as large), of its keys and values, and the
 /// log-sum-exps.
 struct AttentionElems {
-  AttentionElems(const AttentionOptions& o, const SequencePlan& plan)
-      : tokens(plan.num_local_rows() * plan.partition().capacity()),
-        whole_tokens(plan.batch() * plan.partition().length()),
+  AttentionElems(const AttentionOptions& o, const SequencePlan& plan, const ComputeKind& compute)
+      : options(o),
+        compute(compute),
+        batch(plan.batch()),
+        length(plan.partition().length()),
+        tokens(plan.num_local_rows() * plan.partition().capacity()),
+        whole_tokens(batch * length),
         ranks(plan.partition().num_ranks()),
         kv_width(2 * o.num_kv_heads * o.head_dim),
         q(tokens * o.num_heads * o.head_dim),
         kv(tokens * kv_width),
-        sums(tokens * o.num_heads) {}
+        sums(compute.precise(tokens * o.num_heads)) {}
 
-  int64_t tokens, whole_tokens, ranks;  ///< tokens of this rank, padding included; of the whole rows
+  /// Temporaries of a backward over this many rows, queries and keys.
+  int64_t backward_of(AttentionShape shape) const {
+    shape.heads = shape.heads > 0 ? shape.heads : options.num_heads;
+    shape.kv_heads = shape.kv_heads > 0 ? shape.kv_heads : options.num_kv_heads;
+    shape.head_dim = options.head_dim;
+    shape.dtype = compute.dtype;
+    return compute.elems_of(softmax_attention_bwd_bytes(compute.device, shape));
+  }
+
+  const AttentionOptions& options;
+  ComputeKind compute;
+  int64_t batch, length, tokens, whole_tokens, ranks;  ///< tokens of this rank, padding included
   int64_t kv_width, q, kv, sums;
 };
 
 // Keeps the keys and values of whole rows. Forward has this rank's packed and all ranks' beside them;
 // backward has the gradients of the whole rows, in rows and as they travel.
-SizedOp all_gather_attention_op(const AttentionElems& e) {
+SizedOp all_gather_attention_op(const AttentionElems& e, const SequencePlan& plan) {
   const int64_t whole = e.whole_tokens * e.kv_width, all = e.ranks * e.kv;
-  return {.value = e.q, .saved = e.sums, .received = whole, .forward = e.kv + all, .backward = whole + all};
+  const bool from_start = plan.rank() == 0 && plan.partition().slots() == 1;
+  const int64_t computing = e.backward_of(
+      {.batch = e.batch, .num_queries = e.tokens / e.batch, .num_keys = e.length, .staggered = from_start});
+  return {.value = e.q,
+          .saved = e.sums,
+          .received = whole,
+          .forward = e.kv + all,
+          .backward = whole + std::max(all, computing)};
 }
 
 // Keeps the keys and values of the halo and the local rows behind each other. Forward packs the local ones
@@ -147,11 +170,17 @@ SizedOp window_attention_op(const AttentionElems& e, int64_t window, const Seque
                 before = plan.num_local_rows() * width * e.kv_width;
   const Halo halo(plan, width);
   const int64_t messages = (halo.received_tokens() + halo.given_tokens()) * e.kv_width;
-  return {.value = e.q,
-          .saved = e.sums + before + e.kv,
-          .awaited = before,
-          .forward = e.kv + before,
-          .backward = 2 * (before + e.kv) + std::max<int64_t>(messages - e.kv, 0)};
+  const int64_t row_tokens = plan.partition().capacity();
+  const int64_t computing = e.backward_of({.batch = plan.num_local_rows(),
+                                           .num_queries = row_tokens,
+                                           .num_keys = width + row_tokens,
+                                           .staggered = true});
+  return {
+      .value = e.q,
+      .saved = e.sums + before + e.kv,
+      .awaited = before,
+      .forward = e.kv + before,
+      .backward = before + e.kv + std::max(before + e.kv + std::max<int64_t>(messages - e.kv, 0), computing)};
 }
 
 // Keeps the packed local keys and values; the merged output is received, so recomputation has it. A step
@@ -162,10 +191,15 @@ SizedOp window_attention_op(const AttentionElems& e, int64_t window, const Seque
 SizedOp ring_attention_op(const AttentionElems& e, const SequencePlan& plan) {
   const bool reads = plan.rank() > 0 || plan.partition().slots() > 1;
   const int64_t blocks = (e.ranks > 2 ? 2 : 1) * e.kv;
+  const auto computing = [&](bool own) {
+    const int64_t tokens = e.tokens / e.batch;
+    return e.backward_of({.batch = e.batch, .num_queries = tokens, .num_keys = tokens, .staggered = own});
+  };
+  const int64_t step = reads ? e.q + e.kv + computing(false) : e.kv;
   return {.saved = e.kv,
           .received = e.q + e.sums,
           .forward = blocks + (reads ? e.q + e.sums : 0),
-          .backward = blocks + e.kv + (reads ? e.q + e.kv : e.kv),
+          .backward = blocks + e.kv + std::max(step, computing(true)),
           .gradient = e.q};
 }
 
@@ -173,25 +207,32 @@ SizedOp ring_attention_op(const AttentionElems& e, const SequencePlan& plan) {
 // ways, tokens and heads are traded through two buffers of the padded rows. Forward trades queries, keys and
 // values before there is any output, then the outputs. Backward has the output's gradient in heads, those of
 // queries, keys and values, and the two buffers that bring them home.
-SizedOp ulysses_attention_op(const AttentionElems& e, const AttentionOptions& o) {
+SizedOp ulysses_attention_op(const AttentionElems& e) {
+  const AttentionOptions& o = e.options;
   const int64_t own_heads = o.num_heads / e.ranks,
                 own_kv_heads = std::max<int64_t>(o.num_kv_heads / e.ranks, 1);
   const int64_t qkv_width = (own_heads + 2 * own_kv_heads) * o.head_dim, out_width = own_heads * o.head_dim;
   const int64_t padded_tokens = e.ranks * e.tokens, qkv_buffers = 2 * padded_tokens * qkv_width,
                 out_buffers = 2 * padded_tokens * out_width;
-  const int64_t outputs = e.whole_tokens * (out_width + own_heads);
+  const int64_t outputs = e.whole_tokens * out_width + e.compute.precise(e.whole_tokens * own_heads);
+  const int64_t computing = e.backward_of({.batch = e.batch,
+                                           .num_queries = e.length,
+                                           .num_keys = e.length,
+                                           .heads = own_heads,
+                                           .kv_heads = own_kv_heads,
+                                           .staggered = true});
   return {.saved = outputs,
           .received = e.whole_tokens * qkv_width + e.q,
           .forward = std::max(qkv_buffers - outputs - e.q, out_buffers),
-          .backward = e.whole_tokens * (out_width + qkv_width) + qkv_buffers,
+          .backward = e.whole_tokens * (out_width + qkv_width) + std::max(qkv_buffers, computing),
           .gradient = e.q};
 }
 
 }  // namespace
 
 SizedOp attention_over_ranks(AttentionExchange exchange, const AttentionOptions& options,
-                             const SequencePlan& plan, int queries) {
-  const AttentionElems e(options, plan);
+                             const SequencePlan& plan, const ComputeKind& compute, int queries) {
+  const AttentionElems e(options, plan, compute);
   const auto reading_queries = [&](SizedOp op) {
     op.reads = {queries};
     return op;
@@ -199,11 +240,11 @@ SizedOp attention_over_ranks(AttentionExchange exchange, const AttentionOptions&
   switch (exchange) {
     case AttentionExchange::kAllGather:
       return reading_queries(options.window > 0 ? window_attention_op(e, options.window, plan)
-                                                : all_gather_attention_op(e));
+                                                : all_gather_attention_op(e, plan));
     case AttentionExchange::kRing:
       return reading_queries(ring_attention_op(e, plan));
     case AttentionExchange::kUlysses:
-      return ulysses_attention_op(e, options);
+      return ulysses_attention_op(e);
   }
   SPANWISE_FAIL("no sizes of attention exchange {}", int(exchange));
 }

@@ -1,6 +1,7 @@
 #pragma once
-// What sequence ranks hold while they exchange states, keys and values, in elements, algorithm by algorithm
-// (parallel/state_exchange_*.cpp, attention_*.cpp). Rows are one document each.
+// What sequence ranks hold while they exchange states, keys and values, algorithm by algorithm
+// (parallel/state_exchange_*.cpp, attention_*.cpp), in elements of the activations' dtype. Rows are one
+// document each.
 
 #include "launcher/size_tape.h"
 #include "models/mixers/mixer.h"
@@ -17,6 +18,18 @@ SpanShape span_shape(const MixerOptions& options, MixerKind kind, int64_t rows, 
 /// The algorithm that AUTO stands for; others stand for themselves.
 StateExchange chosen_exchange(StateExchange exchange, const SpanShape& shape, int num_ranks);
 
+/// What a run computes on, and its activations.
+struct ComputeKind {
+  Device device;
+  DType dtype;
+  /// Statistics, gates and states are of the dtype's accumulation_dtype: the elements of dtype that take as
+  /// much as `elems` of them.
+  int64_t precise(int64_t elems) const {
+    return elems * int64_t(size_of(accumulation_dtype(dtype)) / size_of(dtype));
+  }
+  int64_t elems_of(int64_t bytes) const { return bytes / int64_t(size_of(dtype)); }
+};
+
 /// Beside what the op itself allocates.
 struct StateExchangeSizes {
   int64_t received = 0;  ///< incoming states and other ranks' transitions, kept until backward
@@ -27,10 +40,10 @@ struct StateExchangeSizes {
   int64_t finished = 0;    ///< while the op goes on from the incoming gradients
 };
 StateExchangeSizes state_exchange_sizes(const SequenceParallelOptions& options, const SpanShape& shape,
-                                        const SequencePlan& plan);
+                                        const SequencePlan& plan, const ComputeKind& compute);
 
 /// Softmax attention over sequence ranks, without its inputs. `options` has the heads of this tensor rank.
 SizedOp attention_over_ranks(AttentionExchange exchange, const AttentionOptions& options,
-                             const SequencePlan& plan, int queries);
+                             const SequencePlan& plan, const ComputeKind& compute, int queries);
 
 }  // namespace spanwise

@@ -61,6 +61,12 @@ int64_t RankPlan::received_bytes() const {
   return total;
 }
 
+RunConfig config_to_plan(RunConfig config) {
+  const bool for_gpus = config.train().precision() == config::TrainConfig::BF16;
+  if (config.device() == RunConfig::AUTO && for_gpus) config.set_device(RunConfig::CUDA);
+  return config;
+}
+
 RankPlan plan_rank(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size, int rank) {
   check_known_nodes(config.parallel());
   const MeshShape shape = mesh_shape(config, world_size);

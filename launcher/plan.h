@@ -1,8 +1,9 @@
 #pragma once
 // What a training step of a config needs on one rank of any number of ranks, without running it: bytes of
-// memory, and bytes received by every collective. The model is built without weights, its parameters are laid
-// out as the run would lay them out, and collectives are counted by the formulas of their headers
-// (parallel/comm.h, param_store.h, state_exchange.h, attention_exchange.h, halo.h).
+// memory of the device that it will run on, and bytes received by every collective. The model is built
+// without weights, its parameters are laid out as the run would lay them out, and collectives are counted by
+// the formulas of their headers (parallel/comm.h, param_store.h, state_exchange.h, attention_exchange.h,
+// halo.h).
 //
 // Rows are taken as one document each. Where documents end inside rows, halos are shorter; all else is the
 // same for any data.
@@ -57,7 +58,12 @@ std::vector<PlannedTraffic> plan_traffic(const RunConfig& config, const Mesh& me
 PlannedActivations plan_activations(const RunConfig& config, const Mesh& mesh, const LanguageModel& model,
                                     const GradientSizes& gradients);
 
-/// For a config without config_problems for `world_size` ranks. UserError where the layout depends on the
+/// The config whose run is planned: AUTO in BF16, which only GPUs run, is CUDA whether this machine has any
+/// or not. Otherwise AUTO stays what it is for a run on this machine.
+RunConfig config_to_plan(RunConfig config);
+
+/// On the device that compute_device gives, which need not be here. For a config without config_problems of a
+/// plan for `world_size` ranks. UserError where the layout depends on the
 /// machine and the config does not say (TWO_LEVEL without parallel.ranks_per_node).
 RankPlan plan_rank(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size, int rank);
 

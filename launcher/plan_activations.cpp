@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <functional>
 
+#include "core/ops/linear.h"
 #include "launcher/block_sizes.h"
 #include "launcher/build_model.h"
 #include "launcher/config_derived.h"
 #include "launcher/exchange_sizes.h"
 #include "launcher/plan.h"
+#include "launcher/runtime.h"
 
 namespace spanwise {
 
@@ -32,15 +34,16 @@ SizedStream add_checkpointed(SizeTape& tape, const BlockSizes& blocks, MixerKind
   const SizedStream out =
       blocks.add(again, kind, {in.delta < 0 ? -1 : again.add({.reads_result = true}), residual}, layer);
   peak = std::max(peak, tape.live() + again.unrecorded_peak());
-  // The block's results stay, and what it received, of which the MLP's sum is a result; in backward all of
-  // it is there once more, beside the stream's gradient.
+  // What the block received stays, of which the MLP's sum is a result. In backward all of it is there once
+  // more, beside the stream's gradient; of the results, which nobody reads any more, only those computed
+  // again.
   const int64_t result = blocks.divided() ? stream : 0;
   const int64_t received = again.received() - result;
   std::vector<int> inputs{in.residual};
   if (in.delta >= 0) inputs.push_back(in.delta);
   const int delta = tape.add({.value = stream, .beside = inputs, .reads = inputs, .saved = received});
   const int sum = tape.add({.value = stream, .beside = inputs, .reads = inputs});
-  peak = std::max(peak, tape.live() - (again.awaited() - result) + stream +
+  peak = std::max(peak, tape.live() - 2 * stream - (again.awaited() - result) + stream +
                             again.backward_peak(out.residual) + stream + gradients);
   return {delta, sum};
 }
@@ -49,13 +52,13 @@ SizedStream add_checkpointed(SizeTape& tape, const BlockSizes& blocks, MixerKind
 int64_t most_held(const RunConfig& config, const Mesh& mesh, const LanguageModel& model,
                   const std::function<int64_t(int)>& gradients) {
   const LanguageModelOptions& o = model.options();
-  const BlockSizes blocks(o, local_rows(config, mesh), compute_dtype(config));
+  const DType dtype = compute_dtype(config);
+  const ComputeKind compute{compute_device(config), dtype};
+  const BlockSizes blocks(o, local_rows(config, mesh), compute);
   const int64_t stream = blocks.stream();
   // The loss holds the gradients of the stream and of the head, and a chunk's logits while it runs.
   const int64_t vocabulary = divide_unevenly(o.mixer.tensor, o.vocab_size, "model.vocab_size").size();
-  const DType dtype = compute_dtype(config);
-  const int64_t sum_elems = int64_t(size_of(accumulation_dtype(dtype)) / size_of(dtype));
-  const int64_t loss = blocks.all_rows() + vocabulary * o.mixer.hidden * sum_elems,
+  const int64_t loss = blocks.all_rows() + compute.precise(vocabulary * o.mixer.hidden),
                 logits = std::min(loss_chunk_tokens(config, o.vocab_size), blocks.tokens()) * vocabulary;
 
   SizeTape tape;
@@ -77,7 +80,8 @@ int64_t most_held(const RunConfig& config, const Mesh& mesh, const LanguageModel
   }
   blocks.enter(tape, blocks.norm(tape, blocks.sum(tape, residual)));
   end_part(norm, true);
-  return std::max({peak, tape.forward_peak(), tape.live() + loss + logits,
+  return compute.elems_of(linear_workspace_bytes(compute.device)) +
+         std::max({peak, tape.forward_peak(), tape.live() + loss + logits,
                    tape.live() + loss + gradients(head), tape.backward_peak() + stream});
 }
 

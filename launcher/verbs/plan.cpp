@@ -6,6 +6,7 @@
 #include "launcher/build_model.h"
 #include "launcher/plan.h"
 #include "launcher/run_setup.h"
+#include "launcher/runtime.h"
 #include "launcher/verb.h"
 
 namespace spanwise {
@@ -16,6 +17,15 @@ constexpr int64_t kMaxRanks = 1 << 20;
 
 std::string mib(int64_t bytes) {
   return fmt::format("{:.3f}", double(bytes) / (1 << 20));
+}
+
+std::string planned_device(const RunConfig& given, const RunConfig& planned) {
+  std::string text = fmt::format("Planned for device {}", name_of(compute_device(planned)));
+  if (given.device() == RunConfig::AUTO) {
+    text += planned.device() == RunConfig::AUTO ? ", which AUTO is on this machine"
+                                                : ", which AUTO is in BF16: only GPUs run it";
+  }
+  return text + ".\n\n";
 }
 
 std::string memory_table(const RankPlan& plan) {
@@ -59,8 +69,9 @@ std::string most_of_any_rank(const std::vector<RankPlan>& plans) {
 int run_plan(Comm& world, const std::vector<std::string>& args) {
   const Usage usage{.command = "spanwise plan CONFIG|RUN_DIR [--ranks N] [--rank R] [--set FIELD=VALUE …]",
                     .description =
-                        "What training would need on each of N ranks, without running it: bytes of memory, "
-                        "and bytes received by every collective.",
+                        "What training would need on each of N ranks, without running it: bytes of memory "
+                        "on the config's device, and bytes received by every collective. It needs no GPU: "
+                        "device AUTO is planned for GPUs in BF16, and as a run here would have it else.",
                     .options = {{"ranks", "N", "ranks of the run; default: as many as this is started with"},
                                 {"rank", "R", "the rank whose tables are printed; default: 0"},
                                 {"set", "FIELD=VALUE", "override a config field; may be repeated"},
@@ -71,18 +82,19 @@ int run_plan(Comm& world, const std::vector<std::string>& args) {
   if (const auto code = print_usage(usage, arguments, world)) return *code;
   const int ranks = int(arguments.integer("ranks", world.size(), 1, kMaxRanks));
   const int rank = int(arguments.integer("rank", 0, 0, ranks - 1));
-  const RunConfig config = load_run_config(arguments.positional()[0], arguments);
-  validate(config, ranks);
+  const RunConfig given = load_run_config(arguments.positional()[0], arguments);
+  const RunConfig config = config_to_plan(given);
+  validate(config, ranks, std::nullopt, ConfigUse::kPlan);
   const int64_t vocab_size = make_tokenizer(config.data().tokenizer())->vocab_size();
-  validate(config, ranks, vocab_size);
+  validate(config, ranks, vocab_size, ConfigUse::kPlan);
   if (world.rank() != 0) return 0;
 
   const MeshShape shape = mesh_shape(config, ranks);
   const RankPlan plan = plan_rank(config, vocab_size, ranks, rank);
-  std::cout << fmt::format("{} parameters in {} on {} rank{}: data {} x sequence {} x tensor {}\n\n",
+  std::cout << fmt::format("{} parameters in {} on {} rank{}: data {} x sequence {} x tensor {}\n",
                            plan.num_parameters, name_of(compute_dtype(config)), ranks, ranks == 1 ? "" : "s",
                            shape.data, shape.sequence, shape.tensor);
-  std::cout << memory_table(plan) << "\n" << traffic_table(plan);
+  std::cout << planned_device(given, config) << memory_table(plan) << "\n" << traffic_table(plan);
   if (ranks > 1) std::cout << "\n" << most_of_any_rank(plan_ranks(config, vocab_size, ranks));
   std::cout << std::flush;
   return 0;
