@@ -5,8 +5,8 @@
 // the formulas of their headers (parallel/comm.h, param_store.h, state_exchange.h, attention_exchange.h,
 // halo.h).
 //
-// Rows are taken as one document each. Where documents end inside rows, halos are shorter; all else is the
-// same for any data.
+// Rows are taken as one document each. Where documents end inside rows, halos are shorter, and linear layers
+// save other states (docs/plan.md); all else is the same for any data.
 
 #include <cstdint>
 #include <string>

@@ -134,5 +134,18 @@ TEST_F(ProgramPlan, VerbPlansFiveHundredRanksOnOneAndWritesNothing) {
   EXPECT_TRUE(files_below(path("")) == before);
 }
 
+TEST_F(ProgramPlan, VerbNamesTheDeviceAndNeedsNoGpu) {
+  const auto output = [&](const std::vector<std::string>& settings) {
+    const ProgramResult result = spanwise({"plan", "config.textproto"}, settings);
+    EXPECT_EQ(result.exit_code, 0) << result.output;
+    return result.output;
+  };
+  const auto has = [](const std::string& text, const char* part) { return text.find(part) != text.npos; };
+  EXPECT_TRUE(has(output({"device=CPU"}), "Planned for device CPU.\n"));
+  EXPECT_TRUE(has(output({"device=CUDA", "train.precision=F32"}), "Planned for device CUDA.\n"));
+  EXPECT_TRUE(has(output({"train.precision=BF16"}), "Planned for device CUDA, which AUTO is in BF16"));
+  EXPECT_TRUE(has(output({"train.precision=F64"}), "Planned for device CPU, which AUTO is on this machine"));
+}
+
 }  // namespace
 }  // namespace spanwise::testing

@@ -1,0 +1,130 @@
+// Plans of runs on GPUs, which need none.
+
+#include "core/ops/gated_delta.h"
+#include "core/ops/scalar_decay.h"
+#include "core/ops/softmax_attention.h"
+#include "launcher/config.h"
+#include "launcher/plan.h"
+#include "launcher/runtime.h"
+#include "tests/testing/op_testing.h"
+
+namespace spanwise::testing {
+namespace {
+
+constexpr const char* kConfig = SPANWISE_SOURCE_DIR "/configs/gated_deltanet_1b.textproto";
+constexpr int64_t kTokenizerSize = 4096;
+
+struct MeasuredPeak {
+  const char* name;
+  double gib;  ///< of the tensors of an H200, `memory_bytes` of metrics.jsonl
+  int ranks;
+  std::vector<std::string> settings;
+};
+
+std::vector<std::string> shape(int64_t rows, int64_t length) {
+  return {fmt::format("train.global_batch={}", rows), fmt::format("train.micro_batch={}", rows),
+          fmt::format("train.sequence_length={}", length)};
+}
+
+std::vector<std::string> with(std::vector<std::string> settings, const std::vector<std::string>& more) {
+  settings.insert(settings.end(), more.begin(), more.end());
+  return settings;
+}
+
+TEST(PlanOnGpus, PeaksAreWithinThreePercentOfThoseMeasured) {
+  const std::vector<std::string> again = {"train.recompute_mixers=true"},
+                                 checkpoints = {"train.activation_checkpointing=true"},
+                                 four_layers = with(checkpoints, {"model.num_layers=4"}),
+                                 narrow = with(four_layers, {"model.hidden_size=512", "model.vocab_size=4096",
+                                                             "model.intermediate_size=1408",
+                                                             "model.linear={num_heads: 4 head_dim: 128}"}),
+                                 sequence = with(shape(1, 131072),
+                                                 {"parallel.sequence=2", "train.recompute_mixers=true"});
+  for (const MeasuredPeak& c : {
+           MeasuredPeak{"nothing again", 72.5, 1, {}},
+           {"mixers and 12 MLPs again", 47.4, 1, with(again, {"train.recompute_mlp_layers=12"})},
+           {"65536 tokens", 91.6, 1, with(again, shape(1, 65536))},
+           {"65536 tokens, checkpoints", 39.5, 1, with(checkpoints, shape(1, 65536))},
+           {"sequence ranks", 91.7, 2, sequence},
+           {"sequence ranks, stage 1", 83.5, 2, with(sequence, {"parallel.zero_stage=1"})},
+           {"stage 3", 63.0, 2, {"parallel.data=2", "parallel.zero_stage=3", "train.global_batch=16"}},
+           {"short rows", 84.7, 1, with(four_layers, shape(256, 2048))},
+           {"one row", 84.9, 1, with(four_layers, shape(1, 524288))},
+           {"narrow, short rows", 20.2, 1, with(narrow, shape(256, 2048))},
+           {"narrow, one row", 20.3, 1, with(narrow, shape(1, 524288))},
+       }) {
+    SCOPED_TRACE(c.name);
+    const RunConfig config = load_config(kConfig, c.settings);
+    validate(config, c.ranks, kTokenizerSize, ConfigUse::kPlan);
+    const double peak = double(plan_rank(config, kTokenizerSize, c.ranks, 0).memory.peak) / double(1 << 30);
+    EXPECT_NEAR(peak, c.gib, 0.03 * c.gib);
+  }
+}
+
+TEST(PlanOnGpus, AutoInBF16IsCudaInEveryBuildAndOnEveryMachine) {
+  const RunConfig given = load_config(kConfig, {"device=AUTO"}), config = config_to_plan(given);
+  EXPECT_EQ(config.device(), RunConfig::CUDA);
+  EXPECT_EQ(config_problems(config, 1, kTokenizerSize, ConfigUse::kPlan), std::vector<std::string>{});
+  EXPECT_EQ(plan_rank(config, kTokenizerSize, 1, 0).memory.peak,
+            plan_rank(load_config(kConfig, {}), kTokenizerSize, 1, 0).memory.peak);
+}
+
+TEST(PlanOnGpus, OtherDevicesStayWhatTheyAre) {
+  const auto planned = [](const std::vector<std::string>& settings) {
+    return config_to_plan(load_config(kConfig, settings)).device();
+  };
+  EXPECT_EQ(planned({"device=AUTO", "train.precision=F32"}), RunConfig::AUTO);
+  EXPECT_EQ(planned({"device=CPU"}), RunConfig::CPU);
+  const RunConfig config = load_config(kConfig, {"device=CPU"});
+  EXPECT_FALSE(config_problems(config, 1, kTokenizerSize, ConfigUse::kPlan).empty());
+}
+
+// 64 chunks of 16 heads and 128 x 128 states: 8 KiB of inverses, of scores and 1 KiB of factors a chunk and
+// head, 16 KiB of values and 32 KiB for the states before them.
+TEST(OpBytesOnGpus, DeltaRuleSavesWhatItsHeaderSays) {
+  const LinearStateShape s{.rows = 8,
+                           .length = 4096,
+                           .key_heads = 16,
+                           .value_heads = 16,
+                           .key_dim = 128,
+                           .value_dim = 128,
+                           .dtype = DType::kBF16,
+                           .token_decay = true};
+  const ChunkList chunks(SequenceLayout(s.rows, s.length), 64);
+  EXPECT_EQ(gated_delta_bytes(Device::kCUDA, s, chunks).saved, int64_t{8 * 64 * 16} * (17 + 16 + 32) * 1024);
+}
+
+TEST(OpBytesOnGpus, ScalarDecaySavesStatesOnlyForGradientsOfDecays) {
+  LinearStateShape s{.rows = 8,
+                     .length = 4096,
+                     .key_heads = 16,
+                     .value_heads = 16,
+                     .key_dim = 128,
+                     .value_dim = 128,
+                     .dtype = DType::kBF16,
+                     .token_decay = false};
+  const ChunkList chunks(SequenceLayout(s.rows, s.length), 64);
+  EXPECT_EQ(scalar_decay_bytes(Device::kCUDA, s, chunks).saved, 0);
+  s.token_decay = true;
+  // Every 512 tokens, and before the last chunk.
+  EXPECT_EQ(scalar_decay_bytes(Device::kCUDA, s, chunks).saved, int64_t{8 * 9 * 16} * 128 * 128 * 2);
+}
+
+TEST(OpBytesOnGpus, AttentionInOneKernelSumsItsQueriesGradientInF32) {
+  AttentionShape s{.batch = 8,
+                   .num_queries = 4096,
+                   .num_keys = 4096,
+                   .heads = 16,
+                   .kv_heads = 16,
+                   .head_dim = 128,
+                   .dtype = DType::kBF16,
+                   .staggered = true};
+  const int64_t queries = 8 * 4096 * 16;
+  EXPECT_EQ(softmax_attention_bwd_bytes(Device::kCUDA, s), queries * 4 * (2 + 128) + (queries / 64 + 1) * 4);
+  s.staggered = false;
+  EXPECT_EQ(softmax_attention_bwd_bytes(Device::kCUDA, s), queries * 4 * 2);
+  EXPECT_EQ(softmax_attention_bwd_bytes(Device::kCPU, s), 0);
+}
+
+}  // namespace
+}  // namespace spanwise::testing
