@@ -4,6 +4,7 @@
 
 #include "core/ops/gated_delta.h"
 #include "core/ops/scalar_decay.h"
+#include "core/ops/short_conv.h"
 #include "core/ops/softmax_attention.h"
 #include "launcher/exchange_sizes.h"
 
@@ -264,7 +265,10 @@ int BlockSizes::add_delta(SizeTape& tape, int x, MixerKind kind) const {
     return o.short_conv ? convolve(tape, y, elems) : cheap(tape, elems, {y});
   };
   Qkv h{project(keys()), project(keys()), project(values())};
+  const bool normed_by_conv =
+      compute_.device == Device::kCUDA && o.short_conv && short_conv_kernel_takes_heads(o.key_dim);
   for (int* to : {&h.q, &h.k}) {
+    if (normed_by_conv) break;
     *to = tape.add({.value = keys(),
                     .inputs = {*to},
                     .reads_result = true,

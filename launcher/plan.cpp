@@ -1,7 +1,6 @@
 #include "launcher/plan.h"
 
 #include <algorithm>
-#include <map>
 #include <memory>
 
 #include "launcher/build_model.h"
@@ -12,19 +11,23 @@ namespace spanwise {
 
 namespace {
 
-/// What the model reads of the largest part: stage 3 holds one at a time.
-int64_t largest_part(const ParamLayout& params, DType dtype) {
-  std::map<int, int64_t> parts;
-  for (const ParamBucket& bucket : params.buckets())
+/// What the model reads of two parts that follow each other, at most: in stage 3 one is used while the next
+/// one comes. Embeddings that serve as the head follow the last part, too.
+int64_t largest_neighbours(const ParamLayout& params, DType dtype, bool tied_embeddings) {
+  std::vector<int64_t> parts;
+  for (const ParamBucket& bucket : params.buckets()) {
+    parts.resize(std::max(parts.size(), size_t(bucket.part) + 1));
     parts[bucket.part] += bucket.range.numel() * int64_t(size_of(model_dtype(bucket, dtype)));
+  }
+  if (tied_embeddings) parts.push_back(parts.front());
   int64_t largest = 0;
-  for (const auto& [part, bytes] : parts) largest = std::max(largest, bytes);
+  for (size_t i = 0; i + 1 < parts.size(); ++i) largest = std::max(largest, parts[i] + parts[i + 1]);
   return largest;
 }
 
 PlannedMemory plan_memory(const ParamLayout& params, DType dtype, int zero_stage,
                           const GradientSizes& gradients, const PlannedActivations& activations,
-                          int64_t passes) {
+                          int64_t passes, bool tied_embeddings) {
   const DType master = accumulation_dtype(dtype);
   const int64_t updated = zero_stage == 0 ? params.numel() : params.slice_numel();
   int64_t parameters = 0;
@@ -36,7 +39,7 @@ PlannedMemory plan_memory(const ParamLayout& params, DType dtype, int zero_stage
   const int num_optimizer_values = master == dtype ? 2 : 3;
   const int64_t optimizer = num_optimizer_values * updated * int64_t(size_of(master));
   const int64_t pass = passes > 1 ? activations.bytes + gradients.whole() : activations.with_gradients;
-  const int64_t gathered = zero_stage == 3 ? largest_part(params, dtype) : 0;
+  const int64_t gathered = zero_stage == 3 ? largest_neighbours(params, dtype, tied_embeddings) : 0;
   return {.parameters = parameters,
           .optimizer = optimizer,
           .gradients = gradients.at_update(),
@@ -82,7 +85,7 @@ RankPlan plan_rank(const RunConfig& config, int64_t tokenizer_vocab_size, int wo
   const GradientSizes gradients(params, model, options.dtype, stage);
   plan.memory =
       plan_memory(params, options.dtype, stage, gradients, plan_activations(config, mesh, model, gradients),
-                  accumulation_passes(config, world_size));
+                  accumulation_passes(config, world_size), model.options().tie_embeddings);
   plan.traffic = plan_traffic(config, mesh, model, params, stage);
   return plan;
 }

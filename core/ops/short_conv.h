@@ -52,6 +52,11 @@ struct ShortConvGradients {
   Tensor dx, dweight, dbias, dinitial_state;  ///< the last two undefined where the input is
 };
 
+/// Heads that kernels on a GPU divide in the convolution's own pass, after SiLU and in aligned rows.
+constexpr bool short_conv_kernel_takes_heads(int64_t dim) {
+  return dim == 64 || dim == 128;
+}
+
 namespace cpu {
 /// Whether fwd and bwd take `heads` of these operands; false: heads.dim must be 0.
 inline bool short_conv_divides_heads(const ShortConvInputs&) {

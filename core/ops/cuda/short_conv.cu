@@ -107,7 +107,7 @@ std::vector<ConvPiece> cut_pieces(const std::vector<Segment>& segments, int64_t 
 }
 
 bool short_conv_divides_heads(const ShortConvInputs& in) {
-  return in.activation == Activation::kSiLU && (in.heads.dim == 64 || in.heads.dim == 128) &&
+  return in.activation == Activation::kSiLU && short_conv_kernel_takes_heads(in.heads.dim) &&
          rows_are_aligned({&in.x, &in.initial_state}, in.x.dim(-1), kWideConv);
 }
 
