@@ -70,10 +70,10 @@ for planted in memcheck.planted_global racecheck.planted_shared synccheck.plante
   fi
 done
 
-# Programs whose tests take long are split: a process a test. Timings, runs that only count, and two tests that are long
-# on the CPU and launch what others do, are left out.
+# Programs whose tests take long are split: a process a test. Timings, runs that only count, lost ranks, and tests that
+# launch what others do (op_memory; two that are long on the CPU) are left out.
 skipped='*TakesTime*:*ManyRuns*:*SteadyState*:*SpansEqualTheWholeSequence*:*LongDocumentsScannedInParts*'
-programs=$(cd "$bin" && ls | grep '_cuda_test$' | grep -v '^lost_rank')
+programs=$(cd "$bin" && ls | grep '_cuda_test$' | grep -vE '^(lost_rank|op_memory)')
 for tool in racecheck memcheck synccheck; do
   for program in $programs; do
     case $program in
