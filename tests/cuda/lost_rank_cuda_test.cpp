@@ -6,14 +6,16 @@
 namespace spanwise::testing {
 namespace {
 
+constexpr const char* kTimeout = "4";  ///< seconds; ranks may take one to connect
+
 TEST(LostGpuRank, OneThatNeverJoinsEndsTheJobAtTheTimeout) {
-  LosingJob job(2, "cuda", "sleep", "1");
+  LosingJob job(2, "cuda", "sleep", kTimeout);
   expect_ended_and_explained(job);
-  EXPECT_NE(job.output().find("waited 1 s"), std::string::npos) << job.output();
+  EXPECT_NE(job.output().find(fmt::format("waited {} s", kTimeout)), std::string::npos) << job.output();
 }
 
 TEST(LostGpuRank, AStoppedOneEndsTheJobAtTheTimeout) {
-  LosingJob job(2, "cuda", "stop", "1");
+  LosingJob job(2, "cuda", "stop", kTimeout);
   expect_ended_and_explained(job);
 }
 
