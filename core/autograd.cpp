@@ -127,8 +127,14 @@ void Tape::record(std::vector<Var> inputs, std::vector<Adjoint> outputs, std::fu
   bool needed = false;
   for (const Adjoint& output : outputs) needed |= output.requires_grad();
   if (!needed || mode_ == Mode::kInference) return;
-  bool left = false;
-  for (const Var& input : inputs) left |= meanwhile && input.requires_grad() && input.node_->travels;
+  bool travels = false,
+       to_parameters = true;  // meanwhile's gradients: an op might have made an operand of ours
+  for (const Var& input : inputs) {
+    if (!input.requires_grad()) continue;
+    travels |= input.node_->travels;
+    to_parameters &= input.node_->travels || input.node_->is_parameter;
+  }
+  const bool deferred = meanwhile && travels && to_parameters;
   std::erase_if(inputs, [](const Var& v) { return !v.requires_grad() || !v.node_->is_parameter; });
   if (mode_ == Mode::kCount) {
     counted_.insert(counted_.end(), inputs.begin(), inputs.end());
@@ -139,7 +145,7 @@ void Tape::record(std::vector<Var> inputs, std::vector<Adjoint> outputs, std::fu
   if (mode_ == Mode::kRecompute) inputs.clear();
   for (const Var& input : inputs) ++input.node_->uses;
   records_.push_back(
-      {std::move(inputs), std::move(outputs), std::move(backward), std::move(meanwhile), left});
+      {std::move(inputs), std::move(outputs), std::move(backward), std::move(meanwhile), deferred});
 }
 
 void Tape::recompute_by(const Var& result, std::function<Tensor()> recompute) const {
@@ -182,21 +188,22 @@ void Tape::run() {
     bool reached = record.always;
     for (const Adjoint& output : record.outputs) reached |= output.grad().defined();
     if (reached) record.backward();
-    if (reached && record.left) {
+    if (reached && record.deferred) {
       record.backward = nullptr;
-      left_.push_back(std::move(record));
+      deferred_.push_back(std::move(record));
       continue;
     }
     if (reached && record.meanwhile) record.meanwhile();
     finish(std::move(record));
   }
-  SPANWISE_CHECK(left_.empty(), "a gradient that travels did not let the work be done that was left for it");
+  SPANWISE_CHECK(deferred_.empty(),
+                 "a gradient that travels did not let the work be done that was deferred for it");
 }
 
 void Tape::work_meanwhile() {
-  while (!left_.empty()) {
-    Record record = std::move(left_.front());
-    left_.pop_front();
+  while (!deferred_.empty()) {
+    Record record = std::move(deferred_.front());
+    deferred_.pop_front();
     record.meanwhile();
     finish(std::move(record));
   }

@@ -10,8 +10,8 @@
 // convolutions) go as well and are computed again when backward asks for them.
 //
 // Parameters (Var::make_parameter) count their uses: each record of an op that reads one adds a use, each
-// closure that ran takes one away, so a parameter's hook fires exactly when its gradient is complete, in
-// reverse program order, on every rank alike.
+// closure that ran takes one away, so a parameter's hook fires exactly when its gradient is complete, in an
+// order that is the same on every rank: reverse program order, but for what is deferred (Tape::record).
 
 #include <any>
 #include <deque>
@@ -178,8 +178,8 @@ class Tape {
   Var output(Tensor value, const std::vector<Var>& inputs) const;
   /// Appends an op. `backward` reads the outputs' grad() (at least one is defined when it runs) and calls
   /// add_grad on inputs that require it. Dropped when no output requires a gradient.
-  /// `meanwhile`: what no earlier op's backward needs (gradients of parameters): done after it, or, where the
-  /// gradient of an input travels, while it does.
+  /// `meanwhile`: gradients of parameters, which no other op's backward needs: done after `backward` or,
+  /// where the gradient of an input travels, deferred to that time.
   void record(std::vector<Var> inputs, std::vector<Adjoint> outputs, std::function<void()> backward,
               std::function<void()> meanwhile = nullptr);
   /// An op's result that is a view of x's memory, or (nothing to do on this rank) x's value itself: it is
@@ -191,7 +191,7 @@ class Tape {
   void recompute_by(const Var& result, std::function<Tensor()> recompute) const;
   /// Appends work that backward does at this point whichever gradients reach it. Nothing unless saving().
   void on_backward(std::function<void()> work);
-  /// In an op's backward, while a gradient travels: does what ops have left for that, oldest first.
+  /// In an op's backward, while a gradient travels: does what was deferred, in the order of backward.
   void work_meanwhile();
 
   /// Runs the closures in reverse with d(loss)/d(loss) = 1; loss has one element. Empties the tape.
@@ -218,7 +218,7 @@ class Tape {
     std::vector<Adjoint> outputs;
     std::function<void()> backward;
     std::function<void()> meanwhile = nullptr;  // not there: done by backward
-    bool left = false;                          // meanwhile is left for work_meanwhile()
+    bool deferred = false;                      // meanwhile waits for work_meanwhile()
     bool always = false;                        // runs even if no output has a gradient
   };
   void run();
@@ -228,7 +228,7 @@ class Tape {
   Context& ctx_;
   Mode mode_;
   std::vector<Record> records_;
-  std::deque<Record> left_;
+  std::deque<Record> deferred_;
   std::vector<Var> counted_;  // kCount: one entry a parameter use
   // once() reads from the one (recomputation, and a first forward inside one) and keeps in the other (first
   // forward); both, one or none.

@@ -267,8 +267,8 @@ int BlockSizes::add_delta(SizeTape& tape, int x, MixerKind kind) const {
   Qkv h{project(keys()), project(keys()), project(values())};
   const bool normed_by_conv =
       compute_.device == Device::kCUDA && o.short_conv && short_conv_kernel_takes_heads(o.key_dim);
-  for (int* to : {&h.q, &h.k}) {
-    if (normed_by_conv) break;
+  const std::vector<int*> normed = normed_by_conv ? std::vector<int*>{} : std::vector<int*>{&h.q, &h.k};
+  for (int* to : normed) {
     *to = tape.add({.value = keys(),
                     .inputs = {*to},
                     .reads_result = true,

@@ -63,8 +63,8 @@ PlannedActivations plan_activations(const RunConfig& config, const Mesh& mesh, c
 RunConfig config_to_plan(RunConfig config);
 
 /// On the device that compute_device gives, which need not be here. For a config without config_problems of a
-/// plan for `world_size` ranks. UserError where the layout depends on the
-/// machine and the config does not say (TWO_LEVEL without parallel.ranks_per_node).
+/// plan for `world_size` ranks. UserError where the layout depends on the machine and the config does not say
+/// (TWO_LEVEL without parallel.ranks_per_node).
 RankPlan plan_rank(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size, int rank);
 
 /// One plan for every rank of the first data rank, in rank order: others' plans are the same.

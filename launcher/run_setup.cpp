@@ -27,10 +27,10 @@ void save_run_config(const RunConfig& config) {
                fmt::format("# Resolved config; built from commit {}.\n{}", git_hash(), print_config(config)));
 }
 
-std::unique_ptr<Tokenizer> load_tokenizer(const RunConfig& config, int ranks) {
-  validate(config, ranks);
+std::unique_ptr<Tokenizer> checked_tokenizer(const RunConfig& config, int ranks, ConfigUse use) {
+  validate(config, ranks, std::nullopt, use);
   std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(config.data().tokenizer());
-  validate(config, ranks, tokenizer->vocab_size());
+  validate(config, ranks, tokenizer->vocab_size(), use);
   return tokenizer;
 }
 
@@ -43,7 +43,7 @@ std::unique_ptr<Context> start_context(const RunConfig& config, Comm& world) {
 
 TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, Comm& world) {
   TrainedModel trained;
-  trained.tokenizer = load_tokenizer(config, world.size());
+  trained.tokenizer = checked_tokenizer(config, world.size());
   trained.checkpoint = checkpoint;
   if (checkpoint.empty()) {
     const auto newest = newest_checkpoint(checkpoint_dir(config));

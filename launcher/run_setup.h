@@ -23,7 +23,8 @@ void save_run_config(const RunConfig& config);
 
 /// The config's tokenizer, of which the whole config is checked for `ranks` ranks. UserError for what is
 /// wrong with either.
-std::unique_ptr<Tokenizer> load_tokenizer(const RunConfig& config, int ranks);
+std::unique_ptr<Tokenizer> checked_tokenizer(const RunConfig& config, int ranks,
+                                             ConfigUse use = ConfigUse::kRun);
 
 /// The device and threads of a checked config, on which `world` then works. Called by all of its ranks.
 std::unique_ptr<Context> start_context(const RunConfig& config, Comm& world);

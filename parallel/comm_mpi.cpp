@@ -177,7 +177,8 @@ void MpiRuntime::say_goodbye() {
 
 bool MpiRuntime::somebody_said_goodbye() const {
   int arrived = 0;
-  // A first probe may only receive what the next one reports, and where GPUs communicate nothing else receives.
+  // A first probe may only receive what the next one reports, and where GPUs communicate nothing else
+  // receives.
   const auto deadline = Clock::now() + kProbeTime;
   do {
     MPI_Iprobe(MPI_ANY_SOURCE, 0, MPI_COMM_WORLD, &arrived, MPI_STATUS_IGNORE);

@@ -214,6 +214,8 @@ Ticket ParamStore::share_updated_values(int bucket) const {
 }
 
 void ParamStore::publish_values() const {
+  for (const Gathered& gathered : gathered_)
+    SPANWISE_CHECK(!gathered.values.defined(), "values change while a part of the model is acquired");
   if (!has_copies()) return;
   std::vector<Ticket> tickets;
   for (size_t b = 0; b < buckets().size(); ++b) {

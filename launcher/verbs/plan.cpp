@@ -84,9 +84,7 @@ int run_plan(Comm& world, const std::vector<std::string>& args) {
   const int rank = int(arguments.integer("rank", 0, 0, ranks - 1));
   const RunConfig given = load_run_config(arguments.positional()[0], arguments);
   const RunConfig config = config_to_plan(given);
-  validate(config, ranks, std::nullopt, ConfigUse::kPlan);
-  const int64_t vocab_size = make_tokenizer(config.data().tokenizer())->vocab_size();
-  validate(config, ranks, vocab_size, ConfigUse::kPlan);
+  const int64_t vocab_size = checked_tokenizer(config, ranks, ConfigUse::kPlan)->vocab_size();
   if (world.rank() != 0) return 0;
 
   const MeshShape shape = mesh_shape(config, ranks);

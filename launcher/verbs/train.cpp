@@ -63,7 +63,7 @@ int run_train(Comm& world, const std::vector<std::string>& args) {
   const Arguments arguments(usage, args);
   if (const auto code = print_usage(usage, arguments, world)) return *code;
   const RunConfig config = load_run_config(arguments.positional()[0], arguments);
-  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(config, world.size());
+  const std::unique_ptr<Tokenizer> tokenizer = checked_tokenizer(config, world.size());
   const std::unique_ptr<Context> ctx = start_context(config, world);
   const Mesh mesh(world, mesh_shape(config, world.size()));
   Trainer trainer(config, *tokenizer, mesh, *ctx);

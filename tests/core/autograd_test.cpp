@@ -161,7 +161,7 @@ std::vector<std::string> backward_of_two_readers(bool travels) {
   return log;
 }
 
-TEST(Autograd, GradientsOfParametersAreLeftForAGradientThatTravels) {
+TEST(Autograd, GradientsOfParametersAreDeferredToAGradientThatTravels) {
   EXPECT_EQ(backward_of_two_readers(false),
             (std::vector<std::string>{"dx2", "dw2", "hook2", "dx1", "dw1", "hook1", "send", "receive"}));
   EXPECT_EQ(backward_of_two_readers(true),

@@ -297,7 +297,7 @@ TEST_P(EveryStage, GoesOnFromAnotherLayoutsTensors) {
   }
 }
 
-TEST(ZeroStage3, HoldsTheValuesOfOnePartAtATime) {
+TEST(ZeroStage3, OnlyAcquiredPartsHaveValues) {
   if (world().size() == 1) {  // one rank's slice is everything
     EXPECT_EQ(Training({.zero_stage = 3}, world()).params().zero_stage(), 0);
     return;

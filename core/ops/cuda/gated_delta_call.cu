@@ -1,5 +1,6 @@
 #include "core/ops/cuda/gated_delta_call.h"
 
+#include "core/ops/cuda/common/rows.cuh"
 #include "core/shared_upload.h"
 
 namespace spanwise::cuda::delta {
@@ -31,11 +32,8 @@ void check_supported(const LinearStateCall& call) {
 }
 
 PartPlan plan_of(const LinearStateCall& call) {
-  int device = 0, multiprocessors = 0;
-  SPANWISE_CUDA(cudaGetDevice(&device));
-  SPANWISE_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   return PartPlan(call.chunks, int(call.v.dim(2)), int(call.q.dim(3)), int(call.v.dim(3)),
-                  call.log_decay.defined(), multiprocessors);
+                  call.log_decay.defined(), num_multiprocessors());
 }
 
 AlignedRows::AlignedRows(Context& ctx, const Tensor& t) : tensor_(t) {

@@ -1,6 +1,5 @@
 #pragma once
-// Which segments of a gated_delta call are cut into parts, and where (gated_delta_parts.h). No CUDA types:
-// plans of runs ask, too.
+// How gated_delta's segments are cut into parts (gated_delta_parts.h). No CUDA types: plans of runs ask, too.
 
 #include "core/ops/linear_state.h"
 

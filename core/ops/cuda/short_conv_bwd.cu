@@ -201,18 +201,24 @@ void launch(Context& ctx, const ShortConvInputs& in, const Tensor& dout, const T
 }  // namespace
 
 void short_conv_bwd(Context& ctx, const ShortConvInputs& in, const Tensor& out_gradient,
-                    const Tensor& dfinal_state, const ShortConvGradients& grads) {
+                    const Tensor& state_gradient, const ShortConvGradients& grads) {
   if (grads.dinitial_state.defined()) grads.dinitial_state.set_zero();
   if (in.x.numel() == 0) {
     grads.dweight.set_zero();
     if (grads.dbias.defined()) grads.dbias.set_zero();
     return;
   }
-  SPANWISE_CHECK(!dfinal_state.defined() || dfinal_state.contiguous(),
-                 "short_conv: the gradient of final_state {} must be contiguous", dfinal_state.shape().str());
+  SPANWISE_CHECK(!state_gradient.defined() || state_gradient.contiguous(),
+                 "short_conv: the gradient of final_state {} must be contiguous",
+                 state_gradient.shape().str());
   // Heads are divided in aligned rows only, as forward found x to be.
-  const bool copied = in.heads.dim > 0 && !rows_are_aligned({&out_gradient}, in.x.dim(-1), kWideConv);
-  const Tensor dout = copied ? out_gradient.to_contiguous(ctx) : out_gradient;
+  const auto aligned_for_heads = [&](const Tensor& t) {
+    if (in.heads.dim == 0 || rows_are_aligned({&t}, in.x.dim(-1), kWideConv)) return t;
+    const Tensor copy = Tensor::empty(ctx, t.shape(), t.dtype());
+    copy.copy_from(t);
+    return copy;
+  };
+  const Tensor dout = aligned_for_heads(out_gradient), dfinal_state = aligned_for_heads(state_gradient);
   const bool aligned =
       rows_are_aligned({&in.x, &in.initial_state, &dout, &dfinal_state, &grads.dx, &grads.dinitial_state},
                        in.x.dim(-1), kWideConv);
