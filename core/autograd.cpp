@@ -127,8 +127,8 @@ void Tape::record(std::vector<Var> inputs, std::vector<Adjoint> outputs, std::fu
   bool needed = false;
   for (const Adjoint& output : outputs) needed |= output.requires_grad();
   if (!needed || mode_ == Mode::kInference) return;
-  bool travels = false,
-       to_parameters = true;  // meanwhile's gradients: an op might have made an operand of ours
+  // Gradients of parameters can wait; of an operand that an op has made they cannot.
+  bool travels = false, to_parameters = true;
   for (const Var& input : inputs) {
     if (!input.requires_grad()) continue;
     travels |= input.node_->travels;
