@@ -115,16 +115,13 @@ void short_conv_fwd(Context& ctx, const ShortConvInputs& in, const Tensor& out, 
   if (in.x.numel() == 0) return;
   const bool aligned =
       rows_are_aligned({&in.x, &in.initial_state, &out, &final_state}, in.x.dim(-1), kWideConv);
-  SPANWISE_CHECK(in.heads.dim == 0 || (aligned && short_conv_divides_heads(in)),
-                 "short_conv: heads of {} channels cannot be divided here", in.heads.dim);
   dispatch_cuda(in.x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     dispatch_conv(in, [&](auto width, auto silu) {
       constexpr int kTaps = decltype(width)::value;
       constexpr bool kSilu = decltype(silu)::value;
-      if (!aligned) return launch<T, kTaps, 1, kSilu, 0>(ctx, in, out, final_state);
-      dispatch_heads<kSilu>(in, [&](auto lanes) {
-        launch<T, kTaps, kWideConv, kSilu, decltype(lanes)::value>(ctx, in, out, final_state);
+      dispatch_columns<kSilu>(in, aligned, [&](auto channels, auto lanes) {
+        launch<T, kTaps, decltype(channels)::value, kSilu, decltype(lanes)::value>(ctx, in, out, final_state);
       });
     });
   });

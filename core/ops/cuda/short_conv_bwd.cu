@@ -222,17 +222,16 @@ void short_conv_bwd(Context& ctx, const ShortConvInputs& in, const Tensor& out_g
   const bool aligned =
       rows_are_aligned({&in.x, &in.initial_state, &dout, &dfinal_state, &grads.dx, &grads.dinitial_state},
                        in.x.dim(-1), kWideConv);
-  SPANWISE_CHECK(in.heads.dim == 0 || (aligned && short_conv_divides_heads(in)),
-                 "short_conv: heads of {} channels cannot be divided here", in.heads.dim);
   dispatch_cuda(in.x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     dispatch_conv(in, [&](auto width, auto silu) {
       constexpr int kTaps = decltype(width)::value;
       constexpr bool kSilu = decltype(silu)::value;
-      constexpr int kAhead = sizeof(T) == 2 ? 8 : 4;  // what fits in the registers
-      if (!aligned) return launch<T, kTaps, 1, kSilu, 0, 4>(ctx, in, dout, dfinal_state, grads);
-      dispatch_heads<kSilu>(in, [&](auto lanes) {
-        launch<T, kTaps, kWideConv, kSilu, decltype(lanes)::value, kAhead>(ctx, in, dout, dfinal_state,
+      dispatch_columns<kSilu>(in, aligned, [&](auto channels, auto lanes) {
+        constexpr int kChannels = decltype(channels)::value;
+        // What fits in the registers.
+        constexpr int kAhead = sizeof(T) == 2 && kChannels == kWideConv ? 8 : 4;
+        launch<T, kTaps, kChannels, kSilu, decltype(lanes)::value, kAhead>(ctx, in, dout, dfinal_state,
                                                                            grads);
       });
     });

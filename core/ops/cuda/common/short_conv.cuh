@@ -118,14 +118,18 @@ void dispatch_conv(const ShortConvInputs& in, F&& fn) {
 /// Channels of a thread where rows are aligned.
 inline constexpr int kWideConv = 4;
 
-/// fn(threads that hold a head as a compile-time constant): 0 where heads are not divided by their length.
+/// fn(channels of a thread, threads that hold a head), as compile-time constants; the second is 0 where heads
+/// are not divided by their length. `aligned`: every operand's rows are, for kWideConv channels.
 template <bool kSilu, class F>
-void dispatch_heads(const ShortConvInputs& in, F&& fn) {
+void dispatch_columns(const ShortConvInputs& in, bool aligned, F&& fn) {
+  const auto wide = [&fn](auto lanes) { fn(std::integral_constant<int, kWideConv>{}, lanes); };
+  constexpr std::integral_constant<int, 0> kNoHeads;
+  if (in.heads.dim == 0) return aligned ? wide(kNoHeads) : fn(std::integral_constant<int, 1>{}, kNoHeads);
   if constexpr (kSilu) {
-    if (in.heads.dim == 64) return fn(std::integral_constant<int, 64 / kWideConv>{});
-    if (in.heads.dim == 128) return fn(std::integral_constant<int, 128 / kWideConv>{});
+    if (aligned && in.heads.dim == 64) return wide(std::integral_constant<int, 64 / kWideConv>{});
+    if (aligned && in.heads.dim == 128) return wide(std::integral_constant<int, 128 / kWideConv>{});
   }
-  fn(std::integral_constant<int, 0>{});
+  SPANWISE_FAIL("short_conv: heads of {} channels cannot be divided here", in.heads.dim);
 }
 
 template <class T>
