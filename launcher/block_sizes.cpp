@@ -267,14 +267,16 @@ int BlockSizes::add_delta(SizeTape& tape, int x, MixerKind kind) const {
   Qkv h{project(keys()), project(keys()), project(values())};
   const bool normed_by_conv =
       compute_.device == Device::kCUDA && o.short_conv && short_conv_kernel_takes_heads(o.key_dim);
-  const std::vector<int*> normed = normed_by_conv ? std::vector<int*>{} : std::vector<int*>{&h.q, &h.k};
-  for (int* to : normed) {
-    *to = tape.add({.value = keys(),
-                    .inputs = {*to},
-                    .reads_result = true,
-                    .recompute = std::vector<int>{*to},
-                    .saved = precise(n_ * key_heads())});
-  }
+  const auto normed = [&](int of) {
+    if (normed_by_conv) return of;
+    return tape.add({.value = keys(),
+                     .inputs = {of},
+                     .reads_result = true,
+                     .recompute = std::vector<int>{of},
+                     .saved = precise(n_ * key_heads())});
+  };
+  h.q = normed(h.q);
+  h.k = normed(h.k);
   const auto gate_of_heads = [&](bool reads) {
     const int y = linear(tape, n_ * value_heads(), x);
     return tape.add({.value = precise(n_ * value_heads()),

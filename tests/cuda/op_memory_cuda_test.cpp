@@ -51,17 +51,16 @@ struct MemoryCase {
 
 std::vector<MemoryCase> linear_cases() {
   const auto bf16 = DType::kBF16, f32 = DType::kF32;
-  std::vector<MemoryCase> cases = {
+  return {
       {"shared key heads, K < V", {2, 300, 2, 6, 64, 256, bf16, true}},
       {"K > V, no decay", {1, 1000, 2, 2, 256, 64, bf16, false}},
       {"documents", {2, 1000, 4, 4, 128, 128, bf16, true}, {3, 400, 1100, 1999}},
       {"F32", {2, 500, 2, 4, 96, 80, f32, true}},
       {"F32, no decay", {1, 500, 2, 2, 64, 64, f32, false}},
+      {"many heads", {8, 4096, 16, 16, 128, 128, bf16, true}},
+      {"one long row: parts", {1, 32768, 4, 4, 128, 128, bf16, true}},
+      {"one long row without decays: parts", {1, 32768, 2, 4, 128, 128, bf16, false}},
   };
-  cases.push_back({"many heads", {8, 4096, 16, 16, 128, 128, bf16, true}});
-  cases.push_back({"one long row: parts", {1, 32768, 4, 4, 128, 128, bf16, true}});
-  cases.push_back({"one long row without decays: parts", {1, 32768, 2, 4, 128, 128, bf16, false}});
-  return cases;
 }
 
 SequenceLayout layout_of(const MemoryCase& c) {
@@ -121,12 +120,12 @@ TEST(OpMemoryCuda, ScalarDecayTakesWhatItSays) {
 }
 
 TEST(OpMemoryCuda, AttentionTakesWhatItSays) {
-  std::vector<AttentionShape> shapes = {
+  const std::vector<AttentionShape> shapes = {
       {2, 300, 300, 4, 2, 64, DType::kBF16, true},
       {1, 200, 200, 2, 2, 96, DType::kF32, true},
       {1, 1000, 1000, 4, 4, 128, DType::kBF16, true},
+      {8, 4096, 4096, 16, 16, 128, DType::kBF16, true},  // one kernel
   };
-  shapes.push_back({8, 4096, 4096, 16, 16, 128, DType::kBF16, true});  // one kernel
   for (const AttentionShape& s : shapes) {
     SCOPED_TRACE(fmt::format("{} x {}, {} heads", s.batch, s.num_queries, s.heads));
     Context& ctx = cuda_context();

@@ -81,9 +81,13 @@ TEST(PlanOnGpus, OtherDevicesStayWhatTheyAre) {
   EXPECT_FALSE(config_problems(config, 1, kTokenizerSize, ConfigUse::kPlan).empty());
 }
 
-// 64 chunks of 16 heads and 128 x 128 states: 8 KiB of inverses, of scores and 1 KiB of factors a chunk and
-// head, 16 KiB of values and 32 KiB for the states before them.
-TEST(OpBytesOnGpus, DeltaRuleSavesWhatItsHeaderSays) {
+struct LinearStateCase {
+  LinearStateShape shape;
+  ChunkList chunks;
+};
+
+/// 8 rows of 4096 tokens, 16 heads of 128, in BF16.
+LinearStateCase eight_rows(bool token_decay) {
   const LinearStateShape s{.rows = 8,
                            .length = 4096,
                            .key_heads = 16,
@@ -91,25 +95,25 @@ TEST(OpBytesOnGpus, DeltaRuleSavesWhatItsHeaderSays) {
                            .key_dim = 128,
                            .value_dim = 128,
                            .dtype = DType::kBF16,
-                           .token_decay = true};
-  const ChunkList chunks(SequenceLayout(s.rows, s.length), 64);
+                           .token_decay = token_decay};
+  return {s, ChunkList(SequenceLayout(s.rows, s.length), 64)};
+}
+
+// 64 chunks of 16 heads and 128 x 128 states: 8 KiB of inverses, of scores and 1 KiB of factors a chunk and
+// head, 16 KiB of values and 32 KiB for the states before them.
+TEST(OpBytesOnGpus, DeltaRuleSavesWhatItsHeaderSays) {
+  const auto [s, chunks] = eight_rows(/*token_decay=*/true);
   EXPECT_EQ(gated_delta_bytes(Device::kCUDA, s, chunks).saved, int64_t{8 * 64 * 16} * (17 + 16 + 32) * 1024);
 }
 
 TEST(OpBytesOnGpus, ScalarDecaySavesStatesOnlyForGradientsOfDecays) {
-  LinearStateShape s{.rows = 8,
-                     .length = 4096,
-                     .key_heads = 16,
-                     .value_heads = 16,
-                     .key_dim = 128,
-                     .value_dim = 128,
-                     .dtype = DType::kBF16,
-                     .token_decay = false};
-  const ChunkList chunks(SequenceLayout(s.rows, s.length), 64);
-  EXPECT_EQ(scalar_decay_bytes(Device::kCUDA, s, chunks).saved, 0);
-  s.token_decay = true;
+  const auto saved = [](bool token_decay) {
+    const auto [s, chunks] = eight_rows(token_decay);
+    return scalar_decay_bytes(Device::kCUDA, s, chunks).saved;
+  };
+  EXPECT_EQ(saved(false), 0);
   // Every 512 tokens, and before the last chunk.
-  EXPECT_EQ(scalar_decay_bytes(Device::kCUDA, s, chunks).saved, int64_t{8 * 9 * 16} * 128 * 128 * 2);
+  EXPECT_EQ(saved(true), int64_t{8 * 9 * 16} * 128 * 128 * 2);
 }
 
 TEST(OpBytesOnGpus, AttentionInOneKernelSumsItsQueriesGradientInF32) {
