@@ -6,7 +6,7 @@
 #include "launcher/build_info.h"
 #include "launcher/build_model.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
-#include "launcher/checkpoint/training_state.h"
+#include "launcher/checkpoint/load_state.h"
 #include "launcher/config_derived.h"
 #include "launcher/runtime.h"
 

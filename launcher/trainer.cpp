@@ -10,6 +10,8 @@
 #include "core/ops/scalars.h"
 #include "launcher/build_model.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
+#include "launcher/checkpoint/load_state.h"
+#include "launcher/checkpoint/save_state.h"
 #include "launcher/config_derived.h"
 #include "launcher/evaluate.h"
 

@@ -1,0 +1,27 @@
+#pragma once
+// Reads what save_state.h writes, into any layout.
+
+#include <filesystem>
+#include <string>
+
+#include "data/loader.h"
+#include "launcher/checkpoint/training_state.h"
+#include "launcher/config.h"
+#include "parallel/sharded_adamw.h"
+
+namespace spanwise {
+
+/// The checkpoint directory to go on from as checkpoint.resume says; empty to start afresh. UserError if
+/// REQUIRED finds none or NEVER finds one.
+std::string checkpoint_to_resume(const RunConfig& config);
+
+/// Verifies every file, then fills what this rank holds of parameters and moments, and the state; the layout
+/// may be another than the one that saved it, and BF16 may follow F32 or the other way round. UserError if a
+/// file is damaged, or if the model, the precision, the data or the global batch are not the config's.
+void load_checkpoint(const std::filesystem::path& directory, const RunConfig& config, const Loader& loader,
+                     const ParamStore& params, const ShardedAdamW& optimizer, TrainingState& state);
+
+/// Parameters only, for evaluation and generation.
+void load_model(const std::filesystem::path& directory, const ParamStore& params);
+
+}  // namespace spanwise
