@@ -23,7 +23,8 @@
 namespace spanwise {
 
 inline constexpr std::string_view kManifestName = "manifest.textproto";
-inline constexpr uint32_t kCheckpointFormatVersion = 1;
+/// What is written; every version from the oldest on is read.
+inline constexpr uint32_t kCheckpointFormatVersion = 2, kOldestCheckpointFormatVersion = 1;
 
 class CheckpointWriter {
  public:

@@ -50,11 +50,14 @@ Manifest read_manifest_file(const std::filesystem::path& path) {
   google::protobuf::TextFormat::Parser parser;
   parser.RecordErrorsTo(&error);
   const bool parsed = parser.ParseFromString(text, &manifest);
-  if (!parsed || manifest.format_version() != kCheckpointFormatVersion) {
+  const bool known = parsed && manifest.format_version() >= kOldestCheckpointFormatVersion &&
+                     manifest.format_version() <= kCheckpointFormatVersion;
+  if (!known) {
     fail_user(
-        "{} was written by another version of spanwise ({}, this build reads format {}); use that version",
+        "{} was written by another version of spanwise ({}, this build reads formats {} to {}); use that "
+        "version",
         path.string(), parsed ? fmt::format("format {}", manifest.format_version()) : error.text,
-        kCheckpointFormatVersion);
+        kOldestCheckpointFormatVersion, kCheckpointFormatVersion);
   }
   return manifest;
 }

@@ -1,5 +1,6 @@
 #pragma once
-// What a manifest says of the run: data cursor, schedule, program. Directory and files are checkpoint_dir.h's.
+// What a manifest says of the run: data cursor, schedule, program. Directory and files are
+// checkpoint_dir.h's.
 
 #include "data/loader.h"
 #include "launcher/checkpoint/manifest.pb.h"

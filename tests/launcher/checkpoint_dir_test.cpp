@@ -103,13 +103,18 @@ TEST_F(CheckpointDir, ACutManifestIsFoundAtEveryLength) {
   }
 }
 
-TEST_F(CheckpointDir, AManifestOfAnotherVersionIsRefused) {
+TEST_F(CheckpointDir, AManifestOfAnotherVersionIsRefusedAndAnOlderOneIsRead) {
   const auto directory = save(100);
-  for (const std::string text : {"format_version: 2\n", "format_version: 1\nunheard_of: 3\n"}) {
+  const auto write = [&](const std::string& text) {
     write_file(directory / "manifest.textproto",
                text + fmt::format("# crc32c: {:08x}\n", crc32c(text.data(), text.size())));
-    EXPECT_CONTAINS(user_error_of([&] { read_manifest(directory); }), "another version");
+  };
+  for (const char* text : {"step: 1\n", "format_version: 3\n", "format_version: 2\nunheard_of: 3\n"}) {
+    write(text);
+    EXPECT_CONTAINS(user_error_of([&] { read_manifest(directory); }), "another version") << text;
   }
+  write("format_version: 1\nstep: 100\n");
+  EXPECT_EQ(read_manifest(directory).step(), 100);
 }
 
 TEST_F(CheckpointDir, NewestIgnoresTemporariesIncompleteAndForeignNames) {
