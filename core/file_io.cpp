@@ -46,16 +46,39 @@ const char* way_out(int error) {
             way_out(error));
 }
 
+// What stands in place of a file; nullptr where it can be used.
+const char* unusable_kind(mode_t mode, bool reads) {
+  if (S_ISFIFO(mode)) return "a named pipe";
+  if (S_ISSOCK(mode)) return "a socket";
+  if (S_ISDIR(mode)) return "a directory";
+  if (reads && (S_ISCHR(mode) || S_ISBLK(mode))) return "a device";
+  return nullptr;
+}
+
+void check_kind(int fd, const std::filesystem::path& path, const char* action, bool reads) {
+  struct stat status;
+  if (::fstat(fd, &status) != 0) fail_io(action, path, errno);
+  if (const char* kind = unusable_kind(status.st_mode, reads)) {
+    fail_user("cannot {} {}: it is {} where a file is expected; check the path", action, path.string(), kind);
+  }
+  // Nothing waits on a file or a device that is written; only opening had to be kept from waiting.
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (flags < 0 || ::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0) fail_io(action, path, errno);
+}
+
 int open_or_fail(const std::filesystem::path& path, FileMode mode) {
-  int flags = O_CLOEXEC;
-  const char* action = "write";
+  int flags = O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+  const bool reads = mode == FileMode::kRead;
+  const char* action = reads ? "read" : "write";
   switch (mode) {
     case FileMode::kRead:
       flags |= O_RDONLY;
-      action = "read";
       break;
     case FileMode::kCreate:
-      flags |= O_RDWR | O_CREAT | O_TRUNC;
+      flags |= O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW;
+      break;
+    case FileMode::kCreateNew:
+      flags |= O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW;
       break;
     case FileMode::kAppend:
       flags |= O_RDWR | O_CREAT | O_APPEND;
@@ -64,7 +87,16 @@ int open_or_fail(const std::filesystem::path& path, FileMode mode) {
   int fd;
   do fd = ::open(path.c_str(), flags, 0666);
   while (fd < 0 && errno == EINTR);
+  if (fd < 0 && errno == ELOOP && (flags & O_NOFOLLOW)) {
+    fail_user("cannot write {}: it is a symbolic link, which is not followed; remove it", path.string());
+  }
   if (fd < 0) fail_io(action, path, errno);
+  try {
+    check_kind(fd, path, action, reads);
+  } catch (...) {
+    ::close(fd);
+    throw;
+  }
   return fd;
 }
 
@@ -145,17 +177,26 @@ std::string read_file(const std::filesystem::path& path) {
   return content;
 }
 
-void write_file(const std::filesystem::path& path, std::string_view content) {
-  File file(path, FileMode::kCreate);
+namespace {
+
+void write_and_sync(const std::filesystem::path& path, FileMode mode, std::string_view content) {
+  File file(path, mode);
   file.write_all(content);
   file.sync();
+}
+
+}  // namespace
+
+void write_file(const std::filesystem::path& path, std::string_view content) {
+  write_and_sync(path, FileMode::kCreate, content);
 }
 
 void replace_file(const std::filesystem::path& path, std::string_view content) {
   std::filesystem::path temporary = path;
   temporary += fmt::format(".tmp-{}", ::getpid());
+  if (::unlink(temporary.c_str()) != 0 && errno != ENOENT) fail_io("replace", temporary, errno);
   try {
-    write_file(temporary, content);
+    write_and_sync(temporary, FileMode::kCreateNew, content);
     rename_path(temporary, path);
   } catch (...) {
     std::error_code ignored;  // the error on its way says more
@@ -184,6 +225,10 @@ void make_directories(const std::filesystem::path& directory) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) fail_io("create directory", directory, error.value());
+}
+
+void make_new_directory(const std::filesystem::path& directory) {
+  if (::mkdir(directory.c_str(), 0777) != 0) fail_io("create directory", directory, errno);
 }
 
 FileDigest digest_file(const std::filesystem::path& path) {

@@ -10,10 +10,14 @@
 
 namespace spanwise {
 
+// A named pipe or a socket in place of a file is refused when it is opened, and so is a device that is to be
+// read: nothing waits for a writer that may never come. A device may be written to.
+
 enum class FileMode {
   kRead,
-  kCreate,  ///< For writing and reading back; an existing file is emptied.
-  kAppend,  ///< Every write goes to the end; the file is created if missing.
+  kCreate,     ///< For writing and reading back; an existing file is emptied. A symbolic link is refused.
+  kCreateNew,  ///< As kCreate, but whatever stands under the name is refused: temporary names can be planted.
+  kAppend,     ///< Every write goes to the end; the file is created if missing.
 };
 
 /// An open file. Offsets are in bytes. Moves, does not copy; the destructor closes.
@@ -43,10 +47,10 @@ class File {
 
 /// The whole content of a file.
 std::string read_file(const std::filesystem::path& path);
-/// Creates or empties `path`, writes `content` and syncs it.
+/// Creates or empties `path` (kCreate), writes `content` and syncs it.
 void write_file(const std::filesystem::path& path, std::string_view content);
 /// As write_file, through a temporary file beside it: a reader, or a crash at any instant, sees the old or
-/// the new content, never a part.
+/// the new content, never a part. What stands under the temporary's name is removed, never written through.
 void replace_file(const std::filesystem::path& path, std::string_view content);
 
 /// Makes entries created, renamed or removed in `directory` durable.
@@ -55,6 +59,8 @@ void sync_directory(const std::filesystem::path& directory);
 void rename_path(const std::filesystem::path& from, const std::filesystem::path& to);
 /// Creates `directory` and its parents where missing.
 void make_directories(const std::filesystem::path& directory);
+/// Creates `directory`, whose parent exists; UserError if anything, a link too, stands under its name.
+void make_new_directory(const std::filesystem::path& directory);
 
 struct FileDigest {
   uint64_t bytes = 0;

@@ -1,14 +1,11 @@
 #include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/text_format.h>
 
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
+#include <algorithm>
 #include <set>
 
 #include "core/check.h"
+#include "core/file_io.h"
 #include "launcher/config.h"
 #include "launcher/config_text.h"
 
@@ -39,16 +36,6 @@ std::vector<TextProblem> merge_text(const std::string& text, const std::string& 
   parser.RecordErrorsTo(&collector);
   parser.MergeFromString(text, &message);
   return collector.problems;
-}
-
-std::string read_file(const std::string& path) {
-  // A directory opens like a file.
-  errno = std::filesystem::is_directory(path) ? EISDIR : 0;
-  std::ifstream file(path, std::ios::binary);
-  if (errno != 0 || !file) {
-    fail_user("{}: the config cannot be read ({}); check the path", path, std::strerror(errno));
-  }
-  return {std::istreambuf_iterator<char>(file), {}};
 }
 
 /// One override, "path.to.field=value".

@@ -1,7 +1,12 @@
 #include "core/file_io.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 
+#include <cstring>
 #include <string>
 
 #include "tests/testing/temp_dir.h"
@@ -48,6 +53,50 @@ TEST(FileIo, ReplaceLeavesOnlyTheNewContentAndNoTemporary) {
   int entries = 0;
   for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(dir.path())) ++entries;
   EXPECT_EQ(entries, 1);
+}
+
+// Each of these would wait for ever, or read without end, if it were opened and used as a file is.
+TEST(FileIo, APipeADeviceASocketAndADirectoryInPlaceOfAFileAreRefusedAtOnce) {
+  const TempDir dir;
+  ASSERT_EQ(::mkfifo((dir / "pipe").c_str(), 0600), 0);
+  sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+  const std::string socket_path = dir / "socket";
+  ASSERT_LT(socket_path.size(), sizeof(address.sun_path));
+  std::strcpy(address.sun_path, socket_path.c_str());
+  const int listener = ::socket(AF_UNIX, SOCK_STREAM, 0);
+  ASSERT_EQ(::bind(listener, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  ::close(listener);
+  const auto refusal = [](const std::filesystem::path& path, FileMode mode) {
+    const std::string message = user_error_of([&] { File(path, mode); });
+    EXPECT_NE(message.find(path.string()), std::string::npos) << message;
+    return message;
+  };
+  for (const FileMode mode : {FileMode::kRead, FileMode::kCreate, FileMode::kAppend}) {
+    EXPECT_NE(refusal(dir / "pipe", mode).find("named pipe"), std::string::npos);
+    refusal(dir / "socket", mode);
+    refusal(dir.path(), mode);
+  }
+  EXPECT_NE(refusal("/dev/zero", FileMode::kRead).find("a device"), std::string::npos);
+}
+
+TEST(FileIo, ALinkUnderATemporaryNameIsNeverWrittenThrough) {
+  const TempDir dir;
+  write_file(dir / "precious", "mine");
+  std::filesystem::create_symlink(dir / "precious", dir / "link");
+  EXPECT_NE(user_error_of([&] { File(dir / "link", FileMode::kCreate); }).find("symbolic link"),
+            std::string::npos);
+  std::filesystem::create_symlink(dir / "precious", dir / ("f.tmp-" + std::to_string(::getpid())));
+  replace_file(dir / "f", "new");
+  EXPECT_EQ(read_file(dir / "f"), "new");
+  EXPECT_FALSE(std::filesystem::is_symlink(dir / "f"));
+  std::filesystem::create_hard_link(dir / "precious", dir / "hard");
+  for (const char* name : {"link", "hard", "precious"}) {
+    EXPECT_NE(user_error_of([&] { File(dir / name, FileMode::kCreateNew); }).find(name), std::string::npos);
+  }
+  std::filesystem::create_directory_symlink(dir / "precious", dir / "directory");
+  EXPECT_NE(user_error_of([&] { make_new_directory(dir / "directory"); }).find("directory"),
+            std::string::npos);
+  EXPECT_EQ(read_file(dir / "precious"), "mine");
 }
 
 TEST(FileIo, DigestCoversFilesLongerThanABlock) {

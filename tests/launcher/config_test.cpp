@@ -2,6 +2,7 @@
 
 #include <google/protobuf/util/message_differencer.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -182,10 +183,14 @@ TEST(ConfigFile, IsReadAndMissingOnesAreNamed) {
   EXPECT_EQ(errors([&] { load_config(path); }),
             Lines{path + ":1:9: train has no field 'step'; did you mean 'steps'?"});
   EXPECT_EQ(errors([&] { load_config(dir / "none"); }),
-            Lines{(dir / "none").string() +
-                  ": the config cannot be read (No such file or directory); check the path"});
-  EXPECT_EQ(errors([&] { load_config(dir); }),
-            Lines{dir.string() + ": the config cannot be read (Is a directory); check the path"});
+            Lines{"cannot read " + (dir / "none").string() + ": No such file or directory; check the path"});
+  EXPECT_EQ(
+      errors([&] { load_config(dir); }),
+      Lines{"cannot read " + dir.string() + ": it is a directory where a file is expected; check the path"});
+  const std::string pipe = dir / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_EQ(errors([&] { load_config(pipe); }),
+            Lines{"cannot read " + pipe + ": it is a named pipe where a file is expected; check the path"});
   std::filesystem::remove_all(dir);
 }
 
