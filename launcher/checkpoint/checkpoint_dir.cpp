@@ -111,18 +111,6 @@ void check_free_space(const fs::path& root, uint64_t needed_bytes) {
       needed_bytes >> 20, root.string(), space.available >> 20);
 }
 
-void make_durable(const fs::path& directory, Manifest& manifest) {
-  manifest.clear_files();
-  for (const fs::path& entry : entries_of(directory)) {
-    File(entry, FileMode::kRead).sync();
-    const FileDigest digest = digest_file(entry);
-    Manifest::File* file = manifest.add_files();
-    file->set_name(entry.filename().string());
-    file->set_bytes(digest.bytes);
-    file->set_crc32c(digest.crc32c);
-  }
-}
-
 // What is wrong with a file; empty if nothing is.
 std::string problem_of(const fs::path& directory, const Manifest::File& file) {
   const fs::path path = directory / file.name();
@@ -162,9 +150,33 @@ fs::path CheckpointWriter::path(std::string_view name) const {
   return temporary_ / name;
 }
 
+void CheckpointWriter::add(std::string_view name, const FileDigest& digest) {
+  SPANWISE_CHECK(added_.emplace(path(name).filename(), digest).second, "{} is added twice", name);
+}
+
+void CheckpointWriter::list_files(Manifest& manifest) const {
+  manifest.clear_files();
+  size_t num_added = 0;
+  for (const fs::path& entry : entries_of(temporary_)) {
+    const std::string name = entry.filename().string();
+    const auto added = added_.find(name);
+    if (added == added_.end())
+      File(entry, FileMode::kRead).sync();
+    else
+      ++num_added;
+    const FileDigest digest = added == added_.end() ? digest_file(entry) : added->second;
+    Manifest::File* file = manifest.add_files();
+    file->set_name(name);
+    file->set_bytes(digest.bytes);
+    file->set_crc32c(digest.crc32c);
+  }
+  SPANWISE_CHECK(num_added == added_.size(), "{} of {} files that were added are in {}", num_added,
+                 added_.size(), temporary_.string());
+}
+
 fs::path CheckpointWriter::commit(Manifest manifest) {
   SPANWISE_CHECK(!committed_, "checkpoint of step {} is already committed", step_);
-  make_durable(temporary_, manifest);
+  list_files(manifest);
   manifest.set_format_version(kCheckpointFormatVersion);
   manifest.set_step(step_);
   write_manifest_file(temporary_ / kManifestName, manifest);

@@ -14,10 +14,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/file_io.h"
 #include "launcher/checkpoint/manifest.pb.h"
 
 namespace spanwise {
@@ -40,14 +44,20 @@ class CheckpointWriter {
   std::filesystem::path path(std::string_view name) const;
   /// The temporary directory, for other ranks on the same file system.
   const std::filesystem::path& directory() const { return temporary_; }
+  /// What was written to file `name` and is synced: commit does not read it again.
+  void add(std::string_view name, const FileDigest& digest);
   /// Completes the checkpoint and returns its directory; `manifest.step`, `files` and `format_version` are
-  /// filled in here. A checkpoint of the same step that is already there is replaced whole. On an error (a
-  /// full disk) everything that was there before stays as it was.
+  /// filled in here. Files that were not added are read and summed. A checkpoint of the same step that is
+  /// already there is replaced whole. On an error (a full disk) everything that was there before stays as it
+  /// was.
   std::filesystem::path commit(Manifest manifest);
 
  private:
+  void list_files(Manifest& manifest) const;
+
   std::filesystem::path root_, temporary_;
   int64_t step_;
+  std::map<std::string, FileDigest, std::less<>> added_;
   bool committed_ = false;
 };
 

@@ -2,7 +2,6 @@
 
 #include <exception>
 #include <filesystem>
-#include <functional>
 #include <optional>
 
 #include "launcher/checkpoint/checkpoint_dir.h"
@@ -39,7 +38,7 @@ class OnRankZero {
   std::exception_ptr error_;
 };
 
-void write_file(OnRankZero& on_rank_zero, const std::function<std::filesystem::path()>& path,
+void write_file(OnRankZero& on_rank_zero, std::optional<CheckpointWriter>& checkpoint, const char* file,
                 const ParamStore& params, const std::vector<NamedBuffer>& buffers) {
   std::optional<SafetensorsWriter> writer;
   on_rank_zero([&] {
@@ -49,7 +48,7 @@ void write_file(OnRankZero& on_rank_zero, const std::function<std::filesystem::p
                        .dtype = name_of(flat.dtype()),
                        .shape = params.entries()[entry].param->global_shape().to_vector()});
     });
-    writer.emplace(path(), std::move(infos), SafetensorsMetadata{{"format", "pt"}});
+    writer.emplace(checkpoint->path(file), std::move(infos), SafetensorsMetadata{{"format", "pt"}});
   });
   for_each_tensor(params, buffers, [&](const std::string& name, const Tensor& flat, int entry) {
     for_each_piece(params, entry, [&](FlatRange piece) {
@@ -57,7 +56,7 @@ void write_file(OnRankZero& on_rank_zero, const std::function<std::filesystem::p
       on_rank_zero([&] { writer->append(name, values.raw(), values.bytes()); });
     });
   });
-  on_rank_zero([&] { writer->finish(); });
+  on_rank_zero([&] { checkpoint->add(file, writer->finish()); });
 }
 
 // Weights, two moments, headers.
@@ -77,10 +76,8 @@ std::string save_checkpoint(const RunConfig& config, const Loader& loader, const
   OnRankZero on_rank_zero(params.data_sequence().rank() == 0 && params.tensor().rank() == 0);
   std::optional<CheckpointWriter> writer;
   on_rank_zero([&] { writer.emplace(root, state.step, needed_bytes(params)); });
-  write_file(
-      on_rank_zero, [&] { return writer->path(kModelFile); }, params, model_buffers(params));
-  write_file(
-      on_rank_zero, [&] { return writer->path(kOptimizerFile); }, params, optimizer_buffers(optimizer));
+  write_file(on_rank_zero, writer, kModelFile, params, model_buffers(params));
+  write_file(on_rank_zero, writer, kOptimizerFile, params, optimizer_buffers(optimizer));
   std::filesystem::path written;
   on_rank_zero([&] {
     written = writer->commit(manifest_of(config, loader.cursor(state.step), params, state));

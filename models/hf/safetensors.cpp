@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/crc32c.h"
 #include "core/json_quote.h"
 #include "models/hf/safetensors_header.h"
 
@@ -32,7 +33,7 @@ uint64_t safetensors_dtype_bytes(std::string_view dtype) {
 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vector<SafetensorsInfo> tensors,
                                      const SafetensorsMetadata& metadata)
-    : file_(path, FileMode::kCreate), tensors_(std::move(tensors)), written_(tensors_.size(), 0) {
+    : file_(path, FileMode::kCreate), tensors_(std::move(tensors)), written_(tensors_.size()) {
   std::sort(tensors_.begin(), tensors_.end(), [](const auto& a, const auto& b) {
     const uint64_t a_bytes = safetensors_dtype_bytes(a.dtype), b_bytes = safetensors_dtype_bytes(b.dtype);
     return a_bytes != b_bytes ? a_bytes > b_bytes : a.name < b.name;
@@ -57,6 +58,7 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vec
   file_.write_all(&header_bytes, sizeof(header_bytes));
   file_.write_all(header);
   data_begin_ = sizeof(header_bytes) + header_bytes;
+  header_crc32c_ = crc32c(header.data(), header.size(), crc32c(&header_bytes, sizeof(header_bytes)));
 }
 
 void SafetensorsWriter::append(std::string_view name, const void* data, size_t bytes) {
@@ -64,19 +66,25 @@ void SafetensorsWriter::append(std::string_view name, const void* data, size_t b
   SPANWISE_CHECK(found != index_.end(), "tensor '{}' is not in the header of {}", name,
                  file_.path().string());
   const SafetensorsInfo& tensor = tensors_[found->second];
-  uint64_t& written = written_[found->second];
-  SPANWISE_CHECK(bytes <= tensor.bytes - written, "tensor '{}' has {} bytes, got {} more after {}", name,
-                 tensor.bytes, bytes, written);
-  file_.write_at(data_begin_ + tensor.offset + written, data, bytes);
-  written += bytes;
+  Written& written = written_[found->second];
+  SPANWISE_CHECK(bytes <= tensor.bytes - written.bytes, "tensor '{}' has {} bytes, got {} more after {}",
+                 name, tensor.bytes, bytes, written.bytes);
+  file_.write_at(data_begin_ + tensor.offset + written.bytes, data, bytes);
+  written.bytes += bytes;
+  written.crc32c = crc32c(data, bytes, written.crc32c);
 }
 
-void SafetensorsWriter::finish() {
+FileDigest SafetensorsWriter::finish() {
+  FileDigest digest{.bytes = data_begin_, .crc32c = header_crc32c_};
   for (size_t i = 0; i < tensors_.size(); ++i) {
-    SPANWISE_CHECK(written_[i] == tensors_[i].bytes, "tensor '{}' of {} has {} of its {} bytes",
-                   tensors_[i].name, file_.path().string(), written_[i], tensors_[i].bytes);
+    const Written& written = written_[i];
+    SPANWISE_CHECK(written.bytes == tensors_[i].bytes, "tensor '{}' of {} has {} of its {} bytes",
+                   tensors_[i].name, file_.path().string(), written.bytes, tensors_[i].bytes);
+    digest.bytes += written.bytes;
+    digest.crc32c = crc32c_combine(digest.crc32c, written.crc32c, written.bytes);
   }
   file_.sync();
+  return digest;
 }
 
 void write_safetensors(const std::filesystem::path& path, const std::vector<SafetensorsView>& tensors,
@@ -108,8 +116,9 @@ SafetensorsReader::SafetensorsReader(const std::filesystem::path& path) : file_(
   }
   std::string header(header_bytes, '\0');
   file_.read_at(sizeof(header_bytes), header.data(), header.size());
-  data_begin_ = sizeof(header_bytes) + header_bytes;
-  tensors_ = parse_safetensors_header(path, header, file_bytes - data_begin_, metadata_);
+  header_.bytes = sizeof(header_bytes) + header_bytes;
+  header_.crc32c = crc32c(header.data(), header.size(), crc32c(&header_bytes, sizeof(header_bytes)));
+  tensors_ = parse_safetensors_header(path, header, file_bytes - header_.bytes, metadata_);
   for (size_t i = 0; i < tensors_.size(); ++i) index_.emplace(tensors_[i].name, i);
 }
 
@@ -132,7 +141,7 @@ void SafetensorsReader::read_part(std::string_view name, uint64_t offset, void* 
   const SafetensorsInfo& tensor = info(name);
   SPANWISE_CHECK(offset <= tensor.bytes && bytes <= tensor.bytes - offset,
                  "tensor '{}' has {} bytes, asked for {} from {}", name, tensor.bytes, bytes, offset);
-  file_.read_at(data_begin_ + tensor.offset + offset, data, bytes);
+  file_.read_at(header_.bytes + tensor.offset + offset, data, bytes);
 }
 
 }  // namespace spanwise

@@ -54,15 +54,21 @@ class SafetensorsWriter {
   const std::vector<SafetensorsInfo>& tensors() const { return tensors_; }
   /// The next `bytes` bytes of tensor `name`. Tensors may be interleaved.
   void append(std::string_view name, const void* data, size_t bytes);
-  /// Checks that every tensor is complete and syncs the file.
-  void finish();
+  /// Checks that every tensor is complete and syncs the file. Returns what it holds, summed as it was
+  /// written.
+  FileDigest finish();
 
  private:
   File file_;
   std::vector<SafetensorsInfo> tensors_;
   std::unordered_map<std::string, size_t> index_;
-  std::vector<uint64_t> written_;  ///< Bytes so far, by tensor.
+  struct Written {
+    uint64_t bytes = 0;
+    uint32_t crc32c = 0;
+  };
+  std::vector<Written> written_;  ///< So far, by tensor.
   uint64_t data_begin_ = 0;
+  uint32_t header_crc32c_ = 0;
 };
 
 /// Writes all of `tensors` and syncs the file.
@@ -76,6 +82,8 @@ class SafetensorsReader {
   /// In file order.
   const std::vector<SafetensorsInfo>& tensors() const { return tensors_; }
   const SafetensorsMetadata& metadata() const { return metadata_; }
+  /// Of everything before the tensors; these follow each other to the end of the file.
+  FileDigest header() const { return header_; }
   bool contains(std::string_view name) const { return index_.count(std::string(name)) > 0; }
   /// UserError if the file has no such tensor.
   const SafetensorsInfo& info(std::string_view name) const;
@@ -89,7 +97,7 @@ class SafetensorsReader {
   std::vector<SafetensorsInfo> tensors_;
   std::unordered_map<std::string, size_t> index_;
   SafetensorsMetadata metadata_;
-  uint64_t data_begin_ = 0;
+  FileDigest header_;
 };
 
 }  // namespace spanwise

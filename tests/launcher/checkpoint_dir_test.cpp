@@ -69,6 +69,16 @@ TEST_F(CheckpointDir, WhatIsCommittedReadsBack) {
   EXPECT_EQ(names(), (std::set<std::string>{"step_00000100"}));
 }
 
+TEST_F(CheckpointDir, AFileWhoseDigestWasAddedIsNotReadAgain) {
+  CheckpointWriter writer(root(), 100);
+  write_file(writer.path("model.safetensors"), "weights");
+  writer.add("model.safetensors", {.bytes = 7, .crc32c = crc32c("weights", 7)});
+  write_file(writer.path("model.safetensors"), "changed");  // what a second read would sum
+  const auto directory = writer.commit({});
+  EXPECT_EQ(read_manifest(directory).files(0).crc32c(), crc32c("weights", 7));
+  EXPECT_CONTAINS(user_error_of([&] { verify_checkpoint(directory); }), "model.safetensors");
+}
+
 TEST_F(CheckpointDir, EveryByteFlippedInEveryFileIsFoundAndTheFileNamed) {
   const auto directory = save(100);
   for (const std::string name : {"model.safetensors", "optimizer.safetensors", "manifest.textproto"}) {
