@@ -11,7 +11,7 @@
 #include "launcher/build_model.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
 #include "launcher/checkpoint/load_state.h"
-#include "launcher/checkpoint/save_state.h"
+#include "launcher/checkpoint/run_manifest.h"
 #include "launcher/config_derived.h"
 #include "launcher/evaluate.h"
 
@@ -60,8 +60,8 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
     load_checkpoint(resume_from, config, loader_, params_, optimizer_, state_);
     newest_checkpoint_ = resume_from;
   }
+  saver_.emplace(config_, mesh, params_, optimizer_);
   if (world.rank() == 0) {
-    check_checkpoint_dir(config, params_, state_);
     metrics_ = std::make_unique<MetricsWriter>(MetricsOptions{.run_dir = config.run().dir(),
                                                               .total_steps = config.train().steps(),
                                                               .resume_step = state_.step,
@@ -101,6 +101,7 @@ TrainSummary Trainer::run() {
     write_metrics(step, result, step_ms, held_out);
     const int64_t every = config_.checkpoint().every();
     if (step == steps || (every > 0 && step % every == 0)) save(step);
+    report(step == steps ? saver_->finish() : saver_->poll());
   }
   summary.checkpoint = newest_checkpoint_;
   return summary;
@@ -214,21 +215,23 @@ void Trainer::end_trace(int64_t step) {
 }
 
 void Trainer::save(int64_t step) {
-  std::string failure;
+  report(saver_->finish());
   if (metrics_) metrics_->sync();
-  try {
-    const std::string written = save_checkpoint(config_, loader_, params_, optimizer_, state_);
-    if (!written.empty()) newest_checkpoint_ = written;
-  } catch (const UserError& error) {
-    // A full disk must not end a run whose weights are only in memory; the last step has nothing left to wait
-    // for.
-    if (step == config_.train().steps()) throw;
-    failure = error.what();
+  saver_->begin(manifest_of(config_, loader_.cursor(step), params_, state_), step);
+}
+
+void Trainer::report(const std::optional<SaveOutcome>& outcome) {
+  if (!outcome) return;
+  if (!outcome->failed) {
+    newest_checkpoint_ = outcome->directory;
+    say(fmt::format("saved {}", newest_checkpoint_));
+    return;
   }
-  mesh_.world().broadcast("newest_checkpoint", newest_checkpoint_);
-  say(failure.empty()
-          ? fmt::format("saved {}", newest_checkpoint_)
-          : fmt::format("warning: no checkpoint at step {}; training goes on. {}", step, failure));
+  // A full disk must not end a run whose weights are only in memory; the last step has nothing left to wait
+  // for.
+  if (outcome->step == config_.train().steps()) fail_user("{}", outcome->failure);
+  say(fmt::format("warning: no checkpoint at step {}; training goes on. {}", outcome->step,
+                  outcome->failure));
 }
 
 }  // namespace spanwise

@@ -15,6 +15,7 @@
 #include "core/optim/schedule.h"
 #include "data/loader.h"
 #include "data/tokenizer.h"
+#include "launcher/checkpoint/checkpoint_saver.h"
 #include "launcher/checkpoint/training_state.h"
 #include "launcher/config.h"
 #include "launcher/metrics/metrics.h"
@@ -55,6 +56,7 @@ class Trainer {
   void begin_trace(int64_t step);
   void end_trace(int64_t step);
   void save(int64_t step);
+  void report(const std::optional<SaveOutcome>& outcome);
   void say(std::string_view text);
 
   RunConfig config_;
@@ -65,6 +67,7 @@ class Trainer {
   ParamStore params_;
   GradientReducer reducer_;
   ShardedAdamW optimizer_;
+  std::optional<CheckpointSaver> saver_;
   TrainingState state_;
   Schedule schedule_;
   Loader loader_;

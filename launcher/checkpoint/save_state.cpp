@@ -5,7 +5,6 @@
 #include <optional>
 
 #include "launcher/checkpoint/checkpoint_dir.h"
-#include "launcher/checkpoint/run_manifest.h"
 #include "launcher/checkpoint/state_files.h"
 #include "launcher/config_derived.h"
 #include "models/hf/safetensors.h"
@@ -66,21 +65,21 @@ uint64_t needed_bytes(const ParamStore& params) {
 
 }  // namespace
 
-void check_checkpoint_dir(const RunConfig& config, const ParamStore& params, const TrainingState& state) {
-  CheckpointWriter(checkpoint_dir(config), state.step, needed_bytes(params));
+void check_checkpoint_dir(const RunConfig& config, const ParamStore& params) {
+  CheckpointWriter(checkpoint_dir(config), 0, needed_bytes(params));
 }
 
-std::string save_checkpoint(const RunConfig& config, const Loader& loader, const ParamStore& params,
-                            const ShardedAdamW& optimizer, const TrainingState& state) {
+std::string save_checkpoint(const RunConfig& config, Manifest manifest, int64_t step,
+                            const ParamStore& params, const ShardedAdamW& optimizer) {
   const std::string root = checkpoint_dir(config);
   OnRankZero on_rank_zero(params.data_sequence().rank() == 0 && params.tensor().rank() == 0);
   std::optional<CheckpointWriter> writer;
-  on_rank_zero([&] { writer.emplace(root, state.step, needed_bytes(params)); });
+  on_rank_zero([&] { writer.emplace(root, step, needed_bytes(params)); });
   write_file(on_rank_zero, writer, kModelFile, params, model_buffers(params));
   write_file(on_rank_zero, writer, kOptimizerFile, params, optimizer_buffers(optimizer));
   std::filesystem::path written;
   on_rank_zero([&] {
-    written = writer->commit(manifest_of(config, loader.cursor(state.step), params, state));
+    written = writer->commit(std::move(manifest));
     prune_checkpoints(root, size_t(config.checkpoint().keep_last()), written);
   });
   on_rank_zero.rethrow();

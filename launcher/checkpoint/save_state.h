@@ -6,8 +6,7 @@
 
 #include <string>
 
-#include "data/loader.h"
-#include "launcher/checkpoint/training_state.h"
+#include "launcher/checkpoint/manifest.pb.h"
 #include "launcher/config.h"
 #include "parallel/sharded_adamw.h"
 
@@ -15,12 +14,12 @@ namespace spanwise {
 
 /// UserError if checkpoint_dir cannot take a checkpoint: not writable, or too little free space. Leaves
 /// nothing but the directory.
-void check_checkpoint_dir(const RunConfig& config, const ParamStore& params, const TrainingState& state);
+void check_checkpoint_dir(const RunConfig& config, const ParamStore& params);
 
 /// Writes checkpoint_dir/step_…; keeps checkpoint.keep_last. Collective: rank 0 gets the others'
 /// parts piece by piece, writes the files and returns the directory; the others return "". An error of rank 0
 /// is thrown there once all ranks are done; what was there stays.
-std::string save_checkpoint(const RunConfig& config, const Loader& loader, const ParamStore& params,
-                            const ShardedAdamW& optimizer, const TrainingState& state);
+std::string save_checkpoint(const RunConfig& config, Manifest manifest, int64_t step,
+                            const ParamStore& params, const ShardedAdamW& optimizer);
 
 }  // namespace spanwise
