@@ -55,6 +55,12 @@ class SentencePieceTokenizer : public Tokenizer {
     return text;
   }
 
+  // A byte's piece is its number: "<0x0A>".
+  std::optional<uint8_t> byte(int32_t id) const override {
+    if (id < 0 || id >= vocab_size() || !processor_.IsByte(id)) return std::nullopt;
+    return uint8_t(std::stoi(processor_.IdToPiece(id).substr(3, 2), nullptr, 16));
+  }
+
  private:
   std::string path_;
   sentencepiece::SentencePieceProcessor processor_;

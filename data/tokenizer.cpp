@@ -29,6 +29,10 @@ class ByteTokenizer : public Tokenizer {
     }
     return text;
   }
+
+  std::optional<uint8_t> byte(int32_t id) const override {
+    return id < kNumBytes ? std::optional(uint8_t(id)) : std::nullopt;
+  }
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,9 +20,11 @@ class Tokenizer {
   /// The id that ends every document; encode never yields it.
   virtual int32_t end_of_document() const = 0;
   virtual std::vector<int32_t> encode(std::string_view text) const = 0;
-  /// The text of a whole list of ids. End-of-document gives no text. A character may span several ids, so a
-  /// caller that prints as it generates decodes the whole list again and prints what is new.
+  /// The text of a whole list of ids. End-of-document gives no text. A character may span several ids:
+  /// incremental_decoder.h gives the text of ids as they come.
   virtual std::string decode(std::span<const int32_t> ids) const = 0;
+  /// The byte that an id stands for; empty for one that has a text of whole characters, or none.
+  virtual std::optional<uint8_t> byte(int32_t id) const = 0;
   /// For messages and logs: "bytes", or the model's path.
   virtual std::string name() const = 0;
 };

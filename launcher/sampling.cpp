@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/rng.h"
+#include "data/incremental_decoder.h"
 
 namespace spanwise {
 
@@ -26,16 +27,6 @@ std::vector<double> probabilities(const Tensor& logits, double temperature) {
   for (double& x : p) sum += x = std::exp((x - largest) / temperature);
   for (double& x : p) x /= sum;
   return p;
-}
-
-// Length of the longest prefix of `text` that does not end inside a UTF-8 character.
-size_t whole_characters(const std::string& text) {
-  size_t end = text.size(), back = 0;
-  while (back < 4 && back < end && (static_cast<unsigned char>(text[end - 1 - back]) & 0xC0) == 0x80) ++back;
-  if (back == end || back == 4) return end;
-  const unsigned char lead = static_cast<unsigned char>(text[end - 1 - back]);
-  const size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
-  return length > back + 1 ? end - 1 - back : end;
 }
 
 }  // namespace
@@ -66,23 +57,20 @@ std::string generate(const LanguageModel& model, const Tokenizer& tokenizer, Con
   GenerationState state;
   Tensor logits = model.next_logits(ctx, ids, state);
 
-  // Decoding everything again for each token keeps characters that span tokens whole.
-  const size_t prompt_bytes = tokenizer.decode(ids).size();
-  size_t shown = prompt_bytes;
-  std::string text = tokenizer.decode(ids);
+  IncrementalDecoder decoder(tokenizer, ids);
+  std::string text;
+  const auto show = [&](const std::string& piece) {
+    if (emit && !piece.empty()) emit(piece);
+    text += piece;
+  };
   for (int64_t i = 0; i < options.num_tokens; ++i) {
     const int32_t next = sample_token(known_logits(logits, tokenizer), options, i);
     if (next == tokenizer.end_of_document()) break;
-    ids.push_back(next);
-    text = tokenizer.decode(ids);
-    const size_t whole = i + 1 == options.num_tokens ? text.size() : whole_characters(text);
-    if (emit && whole > shown) {
-      emit(text.substr(shown, whole - shown));
-      shown = whole;
-    }
+    show(decoder.push(next));
     if (i + 1 < options.num_tokens) logits = model.next_logits(ctx, {next}, state);
   }
-  return text.substr(std::min(prompt_bytes, text.size()));
+  show(decoder.finish());
+  return text;
 }
 
 }  // namespace spanwise

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <iostream>
 
+#include "data/incremental_decoder.h"
 #include "data/prepare.h"
 #include "data/sentencepiece_trainer.h"
 #include "data/statistics.h"
@@ -56,6 +57,14 @@ void prepare(const Arguments& arguments, std::vector<std::string> inputs) {
     std::cout << fmt::format("{} empty documents left out\n", result.num_empty_documents);
 }
 
+// The text of a document's first ids, without a character of which they hold a part.
+std::string whole_characters(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
+  IncrementalDecoder decoder(tokenizer);
+  std::string text;
+  for (const int32_t id : ids) text += decoder.push(id);
+  return text;
+}
+
 void inspect(const Arguments& arguments, const std::string& prefix) {
   const IndexedDataset dataset(prefix);
   std::cout << fmt::format(
@@ -72,7 +81,7 @@ void inspect(const Arguments& arguments, const std::string& prefix) {
     std::vector<int32_t> ids(size_t(std::min<int64_t>(dataset.document_size(i), 48)));
     dataset.read(dataset.document_begin(i), int64_t(ids.size()), ids.data());
     std::cout << fmt::format("document {} ({} tokens): {}…\n", i, dataset.document_size(i),
-                             tokenizer->decode(ids));
+                             whole_characters(*tokenizer, ids));
   }
 }
 
