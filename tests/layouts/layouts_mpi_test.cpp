@@ -62,26 +62,24 @@ double loss_bound(DType dtype) {
   return dtype == DType::kF64 ? 1e-10 : 1e-5;
 }
 
-/// max|a - b| / max|b|; infinite where a number is not finite or sizes differ.
-double relative_error(const Tensor& actual, const Tensor& expected) {
-  if (actual.numel() != expected.numel()) return INFINITY;
-  return dispatch_float(expected.dtype(), [&](auto zero) {
-    const auto *a = actual.data<decltype(zero)>(), *b = expected.data<decltype(zero)>();
-    double error = 0, largest = 0;
-    for (int64_t i = 0; i < expected.numel(); ++i) {
-      if (!std::isfinite(a[i]) || !std::isfinite(b[i])) return double(INFINITY);
-      error = std::max(error, std::abs(double(a[i]) - double(b[i])));
-      largest = std::max(largest, std::abs(double(b[i])));
-    }
-    return error == 0 ? 0 : error / largest;
-  });
+/// max|a - b|; infinite where a number is not finite or sizes differ.
+double difference(const Tensor& actual, const Tensor& expected) {
+  const std::vector<double> a = to_doubles(actual), b = to_doubles(expected);
+  if (a.size() != b.size()) return INFINITY;
+  double largest = 0;
+  for (size_t i = 0; i < b.size(); ++i) {
+    if (!std::isfinite(a[i]) || !std::isfinite(b[i])) return INFINITY;
+    largest = std::max(largest, std::abs(a[i] - b[i]));
+  }
+  return largest;
 }
 
 /// The one-rank run.
 struct Expected {
   double loss;
   std::vector<WholeTensor> values, gradients;
-  std::vector<double> gradient_bounds;  ///< relative
+  double rounding;                      ///< of sums of the size of all gradients
+  std::vector<double> gradient_bounds;  ///< on the difference
 };
 
 Expected run_alone(const Task& task) {
@@ -89,7 +87,11 @@ Expected run_alone(const Task& task) {
   Expected run{.values = alone.values()};
   run.loss = alone.forward_backward(0);
   run.gradients = alone.gradients();
-  run.gradient_bounds.assign(run.gradients.size(), 1e-10);
+  std::vector<Tensor> all;
+  for (const WholeTensor& gradient : run.gradients) all.push_back(gradient.values);
+  run.rounding = rounding_of(task.dtype, size_of(all));
+  for (const Tensor& gradient : all)
+    run.gradient_bounds.push_back(1e-10 * size_of({gradient}) + run.rounding);
   return run;
 }
 
@@ -100,11 +102,9 @@ void widen_bounds(const Task& task, Expected& run) {
   exact.dtype = DType::kF64;
   const Expected reference = run_alone(exact);
   for (size_t i = 0; i < run.gradients.size(); ++i) {
-    const Tensor& gradient = run.gradients[i].values;
-    const Tensor as_double = Tensor::empty(layout_context(), gradient.shape(), DType::kF64);
-    std::copy_n(gradient.data<float>(), gradient.numel(), as_double.data<double>());
-    const double rounding = relative_error(as_double, reference.gradients[i].values);
-    run.gradient_bounds[i] = std::max(kTolerance32.gradient, 4 * rounding);
+    const Tensor &gradient = run.gradients[i].values, &exact_gradient = reference.gradients[i].values;
+    run.gradient_bounds[i] = run.rounding + std::max(kTolerance32.gradient * size_of({exact_gradient}),
+                                                     4 * difference(gradient, exact_gradient));
   }
 }
 
@@ -141,10 +141,11 @@ void compare(const Row& row, double loss, const std::vector<WholeTensor>& values
   ASSERT_EQ(gradients.size(), expected.gradients.size());
   for (size_t i = 0; i < gradients.size(); ++i) {
     ASSERT_EQ(gradients[i].name, expected.gradients[i].name);
-    EXPECT_EQ(relative_error(values[i].values, expected.values[i].values), 0) << "initial " << values[i].name;
-    const double error = relative_error(gradients[i].values, expected.gradients[i].values);
+    EXPECT_EQ(difference(values[i].values, expected.values[i].values), 0) << "initial " << values[i].name;
+    const double error = difference(gradients[i].values, expected.gradients[i].values);
     EXPECT_LE(error, expected.gradient_bounds[i]) << "gradient of " << gradients[i].name;
-    report.gradient[precision].take(error, gradients[i].name + " " + row.str());
+    report.gradient[precision].take(error / (size_of({expected.gradients[i].values}) + expected.rounding),
+                                    gradients[i].name + " " + row.str());
   }
 }
 

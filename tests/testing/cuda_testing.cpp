@@ -53,6 +53,24 @@ double rms_ratio(const Tensor& actual, const Tensor& expected) {
   return std::sqrt(error / norm);
 }
 
+::testing::AssertionResult rms_near(const Tensor& actual, const Tensor& expected, double bound,
+                                    double rounding) {
+  const std::vector<double> a = to_doubles(to_cpu64(actual)), e = to_doubles(to_cpu64(expected));
+  SPANWISE_CHECK(a.size() == e.size(), "shapes {} and {} differ", actual.shape().str(),
+                 expected.shape().str());
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    error += (a[i] - e[i]) * (a[i] - e[i]);
+    norm += e[i] * e[i];
+  }
+  error = std::sqrt(error);
+  norm = std::sqrt(norm);
+  const double allowed = bound * norm + std::sqrt(double(a.size())) * rounding;
+  if (error <= allowed) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure() << fmt::format(
+             "|error| {:.3g} > {:.3g}, {:.1g} of {:.3g} and rounding", error, allowed, bound, norm);
+}
+
 namespace {
 
 struct Result {
@@ -149,9 +167,10 @@ void check_on_cuda(const OpFunction& op, const std::vector<CudaOperand>& operand
     }
     expect_bitwise("output", i, first.outputs[i], second.outputs[i]);
   }
+  const double rounding = rounding_of(DType::kF32, size_of(expected.gradients));
   for (size_t i = 0; i < operands.size(); ++i) {
     if (!first.gradients[i].defined()) continue;
-    EXPECT_LE(rms_ratio(first.gradients[i], expected.gradients[i]), operands[i].gradient_bound)
+    EXPECT_TRUE(rms_near(first.gradients[i], expected.gradients[i], operands[i].gradient_bound, rounding))
         << "gradient of operand " << i;
     expect_bitwise("gradient of operand", i, first.gradients[i], second.gradients[i]);
   }

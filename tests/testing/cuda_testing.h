@@ -10,6 +10,10 @@ Context& cuda_context();
 
 /// ‖actual − expected‖ / ‖expected‖ over all elements; NaN if any is. Any dtypes and devices.
 double rms_ratio(const Tensor& actual, const Tensor& expected);
+/// ‖actual − expected‖ ≤ bound · ‖expected‖ + √n · rounding, no NaN: `rounding` an element, of the F32 sums
+/// behind a result whose terms may cancel (rounding_of).
+::testing::AssertionResult rms_near(const Tensor& actual, const Tensor& expected, double bound,
+                                    double rounding);
 
 struct CudaOperand {
   Tensor value;              ///< F64, on the CPU; undefined stays so
@@ -24,9 +28,10 @@ struct CudaOperand {
 /// to be launched, each on little, and values need no second opinion.
 bool under_checker();
 
-/// Outputs of op, and gradients of Σ ⟨outputs, fixed random⟩, lie within the bounds of the fp64 op's; two
-/// runs are bitwise equal. `output_bounds`: one an output; 0: not compared. The op makes what else it needs
-/// in tape.context(). Under a checker: one run on the GPU of the smaller cases, nothing compared.
+/// Outputs of op, and gradients of Σ ⟨outputs, fixed random⟩, lie within the bounds of the fp64 op's,
+/// gradients up to the rounding of F32 sums of the size of all of them; two runs are bitwise equal.
+/// `output_bounds`: one an output; 0: not compared. The op makes what else it needs in tape.context(). Under
+/// a checker: one run on the GPU of the smaller cases, nothing compared.
 void check_on_cuda(const OpFunction& op, const std::vector<CudaOperand>& operands,
                    const std::vector<double>& output_bounds);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace spanwise::testing {
 
@@ -53,22 +54,24 @@ std::string coordinate(const Shape& shape, int64_t index) {
   return fmt::format("[{}]", fmt::join(at, ", "));
 }
 
-double dot(const Tensor& a, const Tensor& b) {
-  const auto x = to_doubles(a), y = to_doubles(b);
-  double sum = 0;
-  for (size_t i = 0; i < x.size(); ++i) sum += x[i] * y[i];
-  return sum;
-}
-
 Tensor weight_of(const Tensor& output, size_t index) {
   return random_tensor(output.shape(), output.dtype(), fmt::format("loss weight {}", index));
 }
 
-double loss_of(const OpFunction& op, const std::vector<Tensor>& operands) {
+struct Loss {
+  double value = 0;
+  double summed = 0;  ///< absolute values of its terms
+};
+Loss loss_of(const OpFunction& op, const std::vector<Tensor>& operands) {
   const std::vector<Tensor> outputs = evaluate(op, operands);
-  double loss = 0;
+  Loss loss;
   for (size_t i = 0; i < outputs.size(); ++i) {
-    if (outputs[i].defined()) loss += dot(outputs[i], weight_of(outputs[i], i));
+    if (!outputs[i].defined()) continue;
+    const auto x = to_doubles(outputs[i]), w = to_doubles(weight_of(outputs[i], i));
+    for (size_t e = 0; e < x.size(); ++e) {
+      loss.value += x[e] * w[e];
+      loss.summed += std::abs(x[e] * w[e]);
+    }
   }
   return loss;
 }
@@ -81,7 +84,23 @@ std::vector<Var> make_leaves(const std::vector<Tensor>& operands, bool requires_
 
 }  // namespace
 
-::testing::AssertionResult near(const Tensor& actual, const Tensor& expected, double tolerance) {
+double rounding_of(DType dtype, double summed) {
+  const double epsilon =
+      dtype == DType::kF64 ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
+  return 16 * epsilon * summed;
+}
+
+double size_of(const std::vector<Tensor>& tensors) {
+  double largest = 0;
+  for (const Tensor& t : tensors) {
+    if (!t.defined()) continue;
+    for (const double v : to_doubles(t)) largest = std::max(largest, std::abs(v));
+  }
+  return largest;
+}
+
+::testing::AssertionResult near(const Tensor& actual, const Tensor& expected, double tolerance,
+                                double rounding) {
   if (!(actual.shape() == expected.shape())) {
     return ::testing::AssertionFailure()
            << "shape " << actual.shape().str() << " is not " << expected.shape().str();
@@ -98,10 +117,10 @@ std::vector<Var> make_leaves(const std::vector<Tensor>& operands, bool requires_
       if (std::isnan(error)) break;
     }
   }
-  if (worst <= tolerance * largest) return ::testing::AssertionSuccess();
-  return ::testing::AssertionFailure()
-         << fmt::format("at {}: got {:.12g}, expected {:.12g}; relative error {:.3g} > {:.1g}",
-                        coordinate(actual.shape(), int64_t(at)), a[at], b[at], worst / largest, tolerance);
+  if (worst <= tolerance * largest + rounding) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure() << fmt::format(
+             "at {}: got {:.12g}, expected {:.12g}; error {:.3g} > {:.1g} of {:.3g} + rounding {:.1g}",
+             coordinate(actual.shape(), int64_t(at)), a[at], b[at], worst, tolerance, largest, rounding);
 }
 
 ::testing::AssertionResult bitwise_equal(const Tensor& a, const Tensor& b) {
@@ -148,13 +167,15 @@ std::vector<Tensor> gradients(const OpFunction& op, const std::vector<Tensor>& o
 void check_gradients(const OpFunction& op, const std::vector<Tensor>& operands, GradientCheck options) {
   const std::vector<Tensor> analytic = gradients(op, operands);
   const std::vector<Tensor> again = gradients(op, operands);
+  // A difference is 1.5 times the loss's rounding off, over the step; 4 epsilon of its terms.
+  const double noise =
+      4 * std::numeric_limits<double>::epsilon() * loss_of(op, operands).summed * 1.5 / options.step;
   for (size_t o = 0; o < operands.size(); ++o) {
     if (!operands[o].defined()) continue;
     SCOPED_TRACE(fmt::format("operand {}", o));
     EXPECT_TRUE(bitwise_equal(analytic[o], again[o]));
     const std::vector<double> grad = to_doubles(analytic[o]);
-    double largest = 1e-12;
-    for (double g : grad) largest = std::max(largest, std::abs(g));
+    const double bound = options.tolerance * size_of({analytic[o]}) + noise;
 
     std::vector<Tensor> moved = operands;
     moved[o] = Tensor::empty(test_context(), operands[o].shape(), DType::kF64);
@@ -166,15 +187,16 @@ void check_gradients(const OpFunction& op, const std::vector<Tensor>& operands, 
       const double kept = x[i];
       const auto moved_by = [&](double steps) {
         x[i] = kept + steps * options.step;
-        return loss_of(op, moved);
+        return loss_of(op, moved).value;
       };
       const double near_difference = moved_by(1) - moved_by(-1), far_difference = moved_by(2) - moved_by(-2);
       x[i] = kept;
       const double numeric = (8 * near_difference - far_difference) / (12 * options.step);
-      const double error = std::abs(numeric - grad[i]) / largest;
-      EXPECT_TRUE(error <= options.tolerance)
-          << fmt::format("at {}: analytic {:.12g}, finite difference {:.12g}; relative error {:.3g} > {:.1g}",
-                         coordinate(operands[o].shape(), i), grad[i], numeric, error, options.tolerance);
+      const double error = std::abs(numeric - grad[i]);
+      EXPECT_TRUE(error <= bound) << fmt::format(
+          "at {}: analytic {:.12g}, finite difference {:.12g}; error {:.3g} > {:.3g}, of which rounding "
+          "{:.1g}",
+          coordinate(operands[o].shape(), i), grad[i], numeric, error, bound, noise);
     }
   }
 }
@@ -183,14 +205,16 @@ void check_fp32(const OpFunction& op, const std::vector<Tensor>& operands) {
   std::vector<Tensor> low;
   for (const Tensor& t : operands) low.push_back(cast(t, DType::kF32));
   const auto values64 = evaluate(op, operands), values32 = evaluate(op, low);
+  const double value_rounding = rounding_of(DType::kF32, size_of(values64));
   for (size_t i = 0; i < values64.size(); ++i) {
     if (!values64[i].defined()) continue;
-    EXPECT_TRUE(near(values32[i], values64[i], kTolerance32.value)) << "output " << i;
+    EXPECT_TRUE(near(values32[i], values64[i], kTolerance32.value, value_rounding)) << "output " << i;
   }
   const auto grads64 = gradients(op, operands), grads32 = gradients(op, low);
+  const double gradient_rounding = rounding_of(DType::kF32, size_of(grads64));
   for (size_t i = 0; i < grads64.size(); ++i) {
     if (!grads64[i].defined()) continue;
-    EXPECT_TRUE(near(grads32[i], grads64[i], kTolerance32.gradient)) << "operand " << i;
+    EXPECT_TRUE(near(grads32[i], grads64[i], kTolerance32.gradient, gradient_rounding)) << "operand " << i;
   }
 }
 

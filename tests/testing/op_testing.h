@@ -28,6 +28,14 @@ inline Tolerance tolerance_of(DType dtype) {
   return dtype == DType::kF64 ? kTolerance64 : kTolerance32;
 }
 
+/// What rounding may move a sum by, in any order of its terms, if its largest terms have the size `summed`:
+/// 64 roundings. A gradient that is zero in truth (of queries with one key, of what lies behind a norm) is
+/// that much noise, so a bound relative to the result alone holds for one order of sums and not for another.
+double rounding_of(DType dtype, double summed);
+/// The largest element of all; undefined ones count nothing. The gradients of one loss are sums of the same
+/// adjoints: the size of all of them together is what was summed for each.
+double size_of(const std::vector<Tensor>& tensors);
+
 /// A Context whose allocations are poisoned with NaN. num_threads 2, so that races have a chance to show.
 Context& test_context();
 
@@ -38,8 +46,10 @@ Tensor random_tensor(const Shape& shape, DType dtype, const std::string& name, d
 Tensor cast(const Tensor& t, DType dtype);
 std::vector<double> to_doubles(const Tensor& t);
 
-/// max|a − b| / max(max|b|, tiny) ≤ tolerance, no NaN; a failure names the coordinate and both values.
-::testing::AssertionResult near(const Tensor& actual, const Tensor& expected, double tolerance);
+/// max|a − b| ≤ tolerance · max|b| + rounding, no NaN; a failure names the coordinate and both values. Where
+/// terms may cancel in all of b, as in gradients, `rounding` is their rounding_of.
+::testing::AssertionResult near(const Tensor& actual, const Tensor& expected, double tolerance,
+                                double rounding = 0);
 ::testing::AssertionResult bitwise_equal(const Tensor& a, const Tensor& b);
 
 /// A function from operands to outputs. Undefined operands stay undefined.
@@ -52,8 +62,9 @@ struct GradientCheck {
   int64_t max_elements = 40;
 };
 /// fp64: for loss = Σ_i ⟨outputs_i, fixed random_i⟩, compares the analytic gradient of every defined operand
-/// with five-point central differences; relative to the largest gradient element of that operand. Also runs backward
-/// twice and demands bitwise equal gradients.
+/// with five-point central differences; relative to the largest gradient element of that operand, and up to
+/// what rounding Σ |outputs_i · random_i| moves a difference by. Also runs backward twice and demands bitwise
+/// equal gradients.
 void check_gradients(const OpFunction& op, const std::vector<Tensor>& operands, GradientCheck options = {});
 
 /// Analytic gradients of the same loss for every operand (undefined where the operand is).
@@ -61,8 +72,8 @@ std::vector<Tensor> gradients(const OpFunction& op, const std::vector<Tensor>& o
 /// Outputs of op, without recording.
 std::vector<Tensor> evaluate(const OpFunction& op, const std::vector<Tensor>& operands);
 
-/// Outputs and gradients of op in fp32 lie within kTolerance32 of those in fp64 (operands are fp64; cast
-/// inside).
+/// Outputs and gradients of op in fp32 lie within kTolerance32, and the rounding of sums of the size of all
+/// outputs or all gradients, of those in fp64 (operands are fp64; cast inside).
 void check_fp32(const OpFunction& op, const std::vector<Tensor>& operands);
 
 }  // namespace spanwise::testing
