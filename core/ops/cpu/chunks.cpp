@@ -241,7 +241,7 @@ namespace {
 template <class T>
 double state_key_gradients(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay,
                            const T* state_in, const T* dstate_out, const ChunkGradients<T>& out) {
-  const auto [K, V, C] = dims;
+  const int64_t K = dims.K, V = dims.V;
   gemm<T>(Trans::kNo, Trans::kYes, x.n, K, V, 1, x.v.data, x.v.stride, dstate_out, V, 0, out.dk.data,
           out.dk.stride);
   const Strided<const T> with = out.dlog_sum ? x.k : Strided<const T>{};
@@ -266,7 +266,7 @@ template <class T>
 void chunk_backward(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay, T scale,
                     const T* state_in, const T* dstate_out, Strided<const T> dout,
                     const ChunkBuffers<T>& buffers, const ChunkGradients<T>& out) {
-  const auto [K, V, C] = dims;
+  const int64_t K = dims.K, V = dims.V;
   const int64_t n = x.n;
   T* B = buffers.dtile;
   lower_scores<T>(dims, n, V, dout, x.v, B);
@@ -311,7 +311,7 @@ template <class T>
 void chunk_value_gradients(const StateDims& dims, const ChunkOperands<T>& x, const ChunkDecay<T>& decay,
                            T scale, const T* dstate_out, Strided<const T> dout,
                            const ChunkBuffers<T>& buffers, Strided<T> dv) {
-  const auto [K, V, C] = dims;
+  const int64_t K = dims.K, V = dims.V;
   T* A = buffers.tile;
   lower_scores<T>(dims, x.n, K, x.q, x.k, A);
   mask_and_decay<T>(dims, x.n, decay, scale, {}, Diagonal::kIncluded, A);

@@ -26,7 +26,7 @@ class DeltaValues {
 
   /// N = Θ (β∘(V − e^G∘(K S₀)))
   Strided<const T> make(const ChunkOperands<T>& x, const ChunkDecay<T>& decay, const T* state_in) {
-    const auto [K, V, C] = dims_;
+    const int64_t K = dims_.K, V = dims_.V;
     make_lambda(x, decay);
     if (state_in) {
       gemm<T>(Trans::kNo, Trans::kNo, x.n, V, K, 1, x.k.data, x.k.stride, state_in, V, 0, n_, V);
@@ -57,7 +57,7 @@ class DeltaValues {
   /// z_ holds dN; N and Λ are those of the last make().
   void backward(const ChunkOperands<T>& x, const ChunkDecay<T>& decay, const T* state_in,
                 const ChunkGradients<T>& grads, Strided<T> dv, Strided<T> dbeta) {
-    const auto [K, V, C] = dims_;
+    const int64_t K = dims_.K, V = dims_.V;
     solve_gradients(x);
     lower_scores<T>(dims_, x.n, V, {z_, V}, {n_, V}, dscores_);
     mask_and_decay<T>(dims_, x.n, decay, -1, {}, Diagonal::kExcluded, dscores_);
@@ -100,7 +100,7 @@ class DeltaValues {
 
   /// dS₀ −= (β e^G∘K)ᵀ Z, with what backward() or begin_retreat() left.
   void retreat(const ChunkOperands<T>& x, const ChunkDecay<T>& decay, T* dstate) {
-    const auto [K, V, C] = dims_;
+    const int64_t K = dims_.K, V = dims_.V;
     for (int64_t i = 0; i < x.n; ++i) {
       const T from_start = decay.from_start(i);
       T* row = scaled_k_ + i * K;
