@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <cstring>
 #include <system_error>
-#include <utility>
 #include <vector>
 
 #include "core/check.h"
@@ -66,8 +65,25 @@ void check_kind(int fd, const std::filesystem::path& path, const char* action, b
   if (flags < 0 || ::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0) fail_io(action, path, errno);
 }
 
+// Opens `name` in `directory` (AT_FDCWD: a path); what follows from the descriptor is checked by the caller.
+int open_at(int directory, const char* name, int flags) {
+  int fd;
+  do fd = ::openat(directory, name, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666);
+  while (fd < 0 && errno == EINTR);
+  return fd;
+}
+
+void check_kind_or_close(int fd, const std::filesystem::path& path, const char* action, bool reads) {
+  try {
+    check_kind(fd, path, action, reads);
+  } catch (...) {
+    ::close(fd);
+    throw;
+  }
+}
+
 int open_or_fail(const std::filesystem::path& path, FileMode mode) {
-  int flags = O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+  int flags = 0;
   const bool reads = mode == FileMode::kRead;
   const char* action = reads ? "read" : "write";
   switch (mode) {
@@ -84,19 +100,12 @@ int open_or_fail(const std::filesystem::path& path, FileMode mode) {
       flags |= O_RDWR | O_CREAT | O_APPEND;
       break;
   }
-  int fd;
-  do fd = ::open(path.c_str(), flags, 0666);
-  while (fd < 0 && errno == EINTR);
+  const int fd = open_at(AT_FDCWD, path.c_str(), flags);
   if (fd < 0 && errno == ELOOP && (flags & O_NOFOLLOW)) {
     fail_user("cannot write {}: it is a symbolic link, which is not followed; remove it", path.string());
   }
   if (fd < 0) fail_io(action, path, errno);
-  try {
-    check_kind(fd, path, action, reads);
-  } catch (...) {
-    ::close(fd);
-    throw;
-  }
+  check_kind_or_close(fd, path, action, reads);
   return fd;
 }
 
@@ -170,11 +179,52 @@ void File::sync() {
   if (::fsync(fd_) != 0) fail_io("write", path_, errno);
 }
 
-std::string read_file(const std::filesystem::path& path) {
-  const File file(path, FileMode::kRead);
+File File::duplicate() const {
+  const int fd = ::fcntl(fd_, F_DUPFD_CLOEXEC, 0);
+  if (fd < 0) fail_io("open", path_, errno);
+  return File(path_, fd);
+}
+
+OpenDirectory::OpenDirectory(std::filesystem::path path)
+    : path_(std::move(path)), fd_(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+  if (fd_ < 0) fail_io("open directory", path_, errno);
+}
+
+OpenDirectory::~OpenDirectory() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+OpenDirectory::OpenDirectory(OpenDirectory&& other) noexcept
+    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)) {}
+
+OpenDirectory& OpenDirectory::operator=(OpenDirectory&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(fd_, other.fd_);
+  return *this;
+}
+
+std::optional<File> OpenDirectory::open(const std::string& name) const {
+  const int fd = open_at(fd_, name.c_str(), O_RDONLY);
+  if (fd < 0 && errno == ENOENT) return std::nullopt;
+  if (fd < 0) fail_io("read", path_ / name, errno);
+  check_kind_or_close(fd, path_ / name, "read", true);
+  return File(path_ / name, fd);
+}
+
+bool OpenDirectory::in_place() const {
+  struct stat held, found;
+  return ::fstat(fd_, &held) == 0 && ::stat(path_.c_str(), &found) == 0 && held.st_dev == found.st_dev &&
+         held.st_ino == found.st_ino;
+}
+
+std::string read_file(const File& file) {
   std::string content(file.size(), '\0');
   file.read_at(0, content.data(), content.size());
   return content;
+}
+
+std::string read_file(const std::filesystem::path& path) {
+  return read_file(File(path, FileMode::kRead));
 }
 
 namespace {
@@ -232,7 +282,10 @@ void make_new_directory(const std::filesystem::path& directory) {
 }
 
 FileDigest digest_file(const std::filesystem::path& path) {
-  const File file(path, FileMode::kRead);
+  return digest_file(File(path, FileMode::kRead));
+}
+
+FileDigest digest_file(const File& file) {
   FileDigest digest;
   const uint64_t total = file.size();
   std::vector<char> block(std::min<uint64_t>(kBlockBytes, total));

@@ -5,8 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace spanwise {
 
@@ -38,6 +40,31 @@ class File {
   void truncate(uint64_t bytes);
   /// Returns once the content is on stable storage.
   void sync();
+  /// The same open file again; offsets of write_all are shared.
+  File duplicate() const;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  friend class OpenDirectory;
+  File(std::filesystem::path path, int fd) : path_(std::move(path)), fd_(fd) {}
+
+  std::filesystem::path path_;
+  int fd_ = -1;
+};
+
+/// A directory held open: its files can be opened after it was renamed, and until they are removed. Does not
+/// copy.
+class OpenDirectory {
+ public:
+  explicit OpenDirectory(std::filesystem::path path);
+  ~OpenDirectory();
+  OpenDirectory(OpenDirectory&& other) noexcept;
+  OpenDirectory& operator=(OpenDirectory&& other) noexcept;
+
+  /// The file `name` for reading; nothing if there is none. Other failures as File's.
+  std::optional<File> open(const std::string& name) const;
+  /// False once the path leads elsewhere or nowhere.
+  bool in_place() const;
   const std::filesystem::path& path() const { return path_; }
 
  private:
@@ -46,6 +73,7 @@ class File {
 };
 
 /// The whole content of a file.
+std::string read_file(const File& file);
 std::string read_file(const std::filesystem::path& path);
 /// Creates or empties `path` (kCreate), writes `content` and syncs it.
 void write_file(const std::filesystem::path& path, std::string_view content);
@@ -67,6 +95,7 @@ struct FileDigest {
   uint32_t crc32c = 0;
 };
 /// Length and CRC-32C of a file, read in blocks.
+FileDigest digest_file(const File& file);
 FileDigest digest_file(const std::filesystem::path& path);
 
 }  // namespace spanwise

@@ -5,7 +5,6 @@
 #include "core/file_io.h"
 #include "launcher/build_info.h"
 #include "launcher/build_model.h"
-#include "launcher/checkpoint/checkpoint_dir.h"
 #include "launcher/checkpoint/load_state.h"
 #include "launcher/config_derived.h"
 #include "launcher/runtime.h"
@@ -44,15 +43,9 @@ std::unique_ptr<Context> start_context(const RunConfig& config, Comm& world) {
 TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, Comm& world) {
   TrainedModel trained;
   trained.tokenizer = checked_tokenizer(config, world.size());
-  trained.checkpoint = checkpoint;
-  if (checkpoint.empty()) {
-    const auto newest = newest_checkpoint(checkpoint_dir(config));
-    if (!newest) {
-      fail_user("There is no checkpoint in {}; train first, or name one with --checkpoint.",
-                checkpoint_dir(config));
-    }
-    trained.checkpoint = newest->string();
-  }
+  const OpenCheckpoint opened =
+      checkpoint.empty() ? open_newest_checkpoint(checkpoint_dir(config), world) : OpenCheckpoint(checkpoint);
+  trained.checkpoint = opened.directory().string();
   trained.ctx = start_context(config, world);
   trained.mesh = std::make_unique<Mesh>(world, mesh_shape(config, world.size()));
   trained.model = std::make_unique<LanguageModel>(
@@ -62,7 +55,7 @@ TrainedModel load_trained_model(const RunConfig& config, const std::string& chec
   options.zero_stage = 0;
   trained.params = std::make_unique<ParamStore>(*trained.ctx, *trained.model, options,
                                                 trained.mesh->data_sequence(), trained.mesh->tensor());
-  load_model(trained.checkpoint, *trained.params);
+  load_model(opened, *trained.params);
   return trained;
 }
 

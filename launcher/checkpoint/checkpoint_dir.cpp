@@ -26,18 +26,14 @@ constexpr std::string_view kTemporaryPrefix = ".tmp-";
 // A checkpoint moved aside while another takes its name.
 constexpr std::string_view kReplacedPrefix = ".old-";
 
+constexpr int kMostListings = 20;
+
 template <class Integer>
 std::optional<Integer> whole_number(std::string_view text) {
   Integer value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
   return value;
-}
-
-std::optional<int64_t> step_of_name(std::string_view name) {
-  if (!name.starts_with(kStepPrefix) || name.size() < kStepPrefix.size() + kStepDigits) return std::nullopt;
-  const std::optional<int64_t> step = whole_number<int64_t>(name.substr(kStepPrefix.size()));
-  return step && *step >= 0 ? step : std::nullopt;
 }
 
 fs::path temporary_path(const fs::path& root, const fs::path& name) {
@@ -58,6 +54,14 @@ std::optional<pid_t> maker_of(std::string_view name) {
 // own number is an earlier process's, since there is one writer at a time: in containers, numbers repeat.
 bool runs_elsewhere(pid_t pid) {
   return pid != ::getpid() && (::kill(pid, 0) == 0 || errno == EPERM);
+}
+
+// UserError where it cannot be told.
+bool is_there(const fs::path& path) {
+  std::error_code error;
+  const bool found = fs::exists(path, error);
+  if (error) fail_user("cannot look at {}: {}; check its permissions", path.string(), error.message());
+  return found;
 }
 
 void remove_or_warn(const fs::path& path) {
@@ -93,7 +97,7 @@ void tidy(const fs::path& root) {
     if (name.starts_with(kReplacedPrefix) &&
         step_of_name(std::string_view(name).substr(kReplacedPrefix.size()))) {
       const fs::path original = root / name.substr(kReplacedPrefix.size());
-      if (fs::exists(original)) {
+      if (is_there(original)) {
         remove_or_warn(entry);
       } else {
         rename_path(entry, original);
@@ -111,20 +115,6 @@ void check_free_space(const fs::path& root, uint64_t needed_bytes) {
       needed_bytes >> 20, root.string(), space.available >> 20);
 }
 
-// What is wrong with a file; empty if nothing is.
-std::string problem_of(const fs::path& directory, const Manifest::File& file) {
-  const fs::path path = directory / file.name();
-  if (!fs::exists(path)) return file.name() + " is missing";
-  const FileDigest digest = digest_file(path);
-  if (digest.bytes != file.bytes()) {
-    return fmt::format("{} has {} bytes instead of {}", file.name(), digest.bytes, file.bytes());
-  }
-  if (digest.crc32c != file.crc32c()) {
-    return fmt::format("{} has CRC-32C {:08x} instead of {:08x}", file.name(), digest.crc32c, file.crc32c());
-  }
-  return "";
-}
-
 }  // namespace
 
 CheckpointWriter::CheckpointWriter(fs::path root, int64_t step, uint64_t needed_bytes)
@@ -134,7 +124,7 @@ CheckpointWriter::CheckpointWriter(fs::path root, int64_t step, uint64_t needed_
   tidy(root_);
   check_free_space(root_, needed_bytes);
   temporary_ = temporary_path(root_, checkpoint_path(root_, step).filename());
-  make_directories(temporary_);
+  make_new_directory(temporary_);
 }
 
 CheckpointWriter::~CheckpointWriter() {
@@ -144,9 +134,7 @@ CheckpointWriter::~CheckpointWriter() {
 }
 
 fs::path CheckpointWriter::path(std::string_view name) const {
-  SPANWISE_CHECK(
-      !name.empty() && name.find('/') == name.npos && !name.starts_with('.') && name != kManifestName,
-      "'{}' is not a plain file name, or reserved", name);
+  SPANWISE_CHECK(is_checkpoint_file_name(name), "'{}' is not a plain file name, or reserved", name);
   return temporary_ / name;
 }
 
@@ -184,7 +172,7 @@ fs::path CheckpointWriter::commit(Manifest manifest) {
 
   const fs::path final_path = checkpoint_path(root_, step_);
   const fs::path replaced = root_ / (std::string(kReplacedPrefix) + final_path.filename().string());
-  const bool replaces = fs::exists(final_path);
+  const bool replaces = is_there(final_path);
   if (replaces) rename_path(final_path, replaced);
   try {
     rename_path(temporary_, final_path);
@@ -198,16 +186,33 @@ fs::path CheckpointWriter::commit(Manifest manifest) {
   return final_path;
 }
 
+std::optional<int64_t> step_of_name(std::string_view name) {
+  if (!name.starts_with(kStepPrefix) || name.size() < kStepPrefix.size() + kStepDigits) return std::nullopt;
+  const std::optional<int64_t> step = whole_number<int64_t>(name.substr(kStepPrefix.size()));
+  return step && *step >= 0 ? step : std::nullopt;
+}
+
 fs::path checkpoint_path(const fs::path& root, int64_t step) {
   return root / fmt::format("{}{:0{}}", kStepPrefix, step, kStepDigits);
 }
 
 std::vector<CheckpointEntry> list_checkpoints(const fs::path& root) {
   std::vector<CheckpointEntry> checkpoints;
-  if (!fs::exists(root)) return checkpoints;
-  for (const fs::path& entry : entries_of(root)) {
-    const std::optional<int64_t> step = step_of_name(entry.filename().string());
-    if (step && fs::exists(entry / kManifestName)) checkpoints.push_back({*step, entry});
+  if (!is_there(root)) return checkpoints;
+  // A training may rename a new checkpoint in and an old one out while the names are read one by one, and
+  // then neither is seen.
+  bool settled = false;
+  for (int listings = 0; checkpoints.empty() && !settled && listings < kMostListings; ++listings) {
+    settled = true;
+    for (const fs::path& entry : entries_of(root)) {
+      const std::string name = entry.filename().string();
+      const std::optional<int64_t> step = step_of_name(name);
+      if (step && is_there(entry / kManifestName)) {
+        checkpoints.push_back({*step, entry});
+      } else if (step ? !is_there(entry) : maker_of(name).has_value()) {
+        settled = false;
+      }
+    }
   }
   std::sort(checkpoints.begin(), checkpoints.end(),
             [](const auto& a, const auto& b) { return a.step < b.step; });
@@ -220,35 +225,15 @@ std::optional<fs::path> newest_checkpoint(const fs::path& root) {
   return checkpoints.back().directory;
 }
 
-Manifest read_manifest(const fs::path& directory) {
-  if (!fs::exists(directory / kManifestName)) {
-    fail_user("{} is not a complete checkpoint: it has no {}; name a directory step_... that has one",
-              directory.string(), kManifestName);
-  }
-  return read_manifest_file(directory / kManifestName);
-}
-
-Manifest verify_checkpoint(const fs::path& directory) {
-  Manifest manifest = read_manifest(directory);
-  std::string problems;
-  for (const Manifest::File& file : manifest.files()) {
-    const std::string problem = problem_of(directory, file);
-    if (problem.empty()) continue;
-    if (!problems.empty()) problems += ", ";
-    problems += problem;
-  }
-  if (!problems.empty()) {
-    fail_user(
-        "checkpoint {} is damaged: {}; bring back a copy, or move the directory away to resume from the one "
-        "before it",
-        directory.string(), problems);
-  }
-  return manifest;
-}
-
 void prune_checkpoints(const fs::path& root, size_t keep, const fs::path& just_written) {
   if (keep == 0) return;
-  std::vector<CheckpointEntry> checkpoints = list_checkpoints(root);
+  std::vector<CheckpointEntry> checkpoints;
+  try {
+    checkpoints = list_checkpoints(root);
+  } catch (const std::exception& error) {
+    spdlog::warn("old checkpoints are kept: {}", error.what());
+    return;
+  }
   for (size_t i = 0; i + keep < checkpoints.size(); ++i) {
     const fs::path& directory = checkpoints[i].directory;
     if (directory.filename() == just_written.filename()) continue;

@@ -75,14 +75,11 @@ std::vector<CheckpointEntry> list_checkpoints(const std::filesystem::path& root)
 /// The directory of the highest step.
 std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& root);
 
-/// Reads the manifest and checks its own checksum and version; UserError naming it.
-Manifest read_manifest(const std::filesystem::path& directory);
-/// Reads every file and compares length and checksum; UserError naming each damaged file. Returns the
-/// manifest.
-Manifest verify_checkpoint(const std::filesystem::path& directory);
+/// The step in the name of a checkpoint's directory; nothing for other names.
+std::optional<int64_t> step_of_name(std::string_view name);
 
-/// Removes all but the newest `keep` checkpoints (0 keeps all), never `just_written`. What cannot be removed
-/// is a warning, not an error: training goes on.
+/// Removes all but the newest `keep` checkpoints (0 keeps all), never `just_written`. What cannot be listed
+/// or removed is a warning, not an error: the checkpoint just written is there, and training goes on.
 void prune_checkpoints(const std::filesystem::path& root, size_t keep,
                        const std::filesystem::path& just_written = {});
 

@@ -38,10 +38,10 @@ void check_tensors(const std::filesystem::path& file, const SafetensorsReader& r
   }
 }
 
-void read_file(const std::filesystem::path& file, const ParamStore& params,
+void read_file(const OpenCheckpoint& checkpoint, const std::string& name, const ParamStore& params,
                const std::vector<NamedBuffer>& buffers) {
-  const SafetensorsReader reader(file);
-  check_tensors(file, reader, params, buffers);
+  const SafetensorsReader reader(checkpoint.file(name));
+  check_tensors(checkpoint.directory() / name, reader, params, buffers);
   for_each_tensor(params, buffers, [&](const std::string& name, const Tensor& flat, int entry) {
     for_each_piece(params, entry, [&](FlatRange piece) {
       if (!holds_piece(params, flat, entry, piece)) return;
@@ -92,7 +92,9 @@ std::string checkpoint_to_resume(const RunConfig& config) {
 
 void load_checkpoint(const std::filesystem::path& directory, const RunConfig& config, const Loader& loader,
                      const ParamStore& params, const ShardedAdamW& optimizer, TrainingState& state) {
-  const Manifest manifest = verify_checkpoint(directory);
+  const OpenCheckpoint checkpoint(directory);
+  checkpoint.verify();
+  const Manifest& manifest = checkpoint.manifest();
   // F32 and BF16 go on from each other's checkpoints: both hold F32.
   const std::string precision = config::TrainConfig::Precision_Name(config.train().precision());
   if ((manifest.precision() == "F64") != (precision == "F64")) {
@@ -101,14 +103,14 @@ void load_checkpoint(const std::filesystem::path& directory, const RunConfig& co
   }
   state.step = step_to_resume(directory, manifest, config, loader);
   state.tokens_seen = manifest.tokens_seen();
-  read_file(directory / kModelFile, params, model_buffers(params));
-  read_file(directory / kOptimizerFile, params, optimizer_buffers(optimizer));
+  read_file(checkpoint, kModelFile, params, model_buffers(params));
+  read_file(checkpoint, kOptimizerFile, params, optimizer_buffers(optimizer));
   params.publish_values();
 }
 
-void load_model(const std::filesystem::path& directory, const ParamStore& params) {
-  verify_checkpoint(directory);
-  read_file(directory / kModelFile, params, model_buffers(params));
+void load_model(const OpenCheckpoint& checkpoint, const ParamStore& params) {
+  checkpoint.verify({kModelFile});
+  read_file(checkpoint, kModelFile, params, model_buffers(params));
   params.publish_values();
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "data/loader.h"
+#include "launcher/checkpoint/open_checkpoint.h"
 #include "launcher/checkpoint/training_state.h"
 #include "launcher/config.h"
 #include "parallel/sharded_adamw.h"
@@ -21,7 +22,7 @@ std::string checkpoint_to_resume(const RunConfig& config);
 void load_checkpoint(const std::filesystem::path& directory, const RunConfig& config, const Loader& loader,
                      const ParamStore& params, const ShardedAdamW& optimizer, TrainingState& state);
 
-/// Parameters only, for evaluation and generation.
-void load_model(const std::filesystem::path& directory, const ParamStore& params);
+/// Parameters only, for evaluation and generation: verifies and reads nothing else.
+void load_model(const OpenCheckpoint& checkpoint, const ParamStore& params);
 
 }  // namespace spanwise

@@ -3,8 +3,8 @@
 #include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/text_format.h>
 
+#include <set>
 #include <string>
-#include <string_view>
 
 #include "core/check.h"
 #include "core/crc32c.h"
@@ -26,7 +26,25 @@ class FirstError : public google::protobuf::io::ErrorCollector {
   std::string text;
 };
 
+// A name with directories in it would have another directory's files verified in place of this one's.
+void check_file_names(const std::filesystem::path& path, const Manifest& manifest) {
+  std::set<std::string_view> names;
+  for (const Manifest::File& file : manifest.files()) {
+    if (is_checkpoint_file_name(file.name()) && names.insert(file.name()).second) continue;
+    fail_user(
+        "{} lists a file '{}', which is not a plain name of its directory, or is listed twice; bring back "
+        "the "
+        "manifest that was written there",
+        path.string(), file.name());
+  }
+}
+
 }  // namespace
+
+bool is_checkpoint_file_name(std::string_view name) {
+  return !name.empty() && name.find('/') == name.npos && name.find('\0') == name.npos &&
+         !name.starts_with('.') && name != kManifestName;
+}
 
 void write_manifest_file(const std::filesystem::path& path, const Manifest& manifest) {
   std::string text;
@@ -34,8 +52,9 @@ void write_manifest_file(const std::filesystem::path& path, const Manifest& mani
   write_file(path, text + checksum_line(text));
 }
 
-Manifest read_manifest_file(const std::filesystem::path& path) {
-  const std::string content = read_file(path);
+Manifest read_manifest_file(const File& file) {
+  const std::filesystem::path& path = file.path();
+  const std::string content = read_file(file);
   const size_t line_bytes = checksum_line("").size();
   const size_t text_bytes = content.size() > line_bytes ? content.size() - line_bytes : 0;
   const std::string text = content.substr(0, text_bytes);
@@ -59,6 +78,7 @@ Manifest read_manifest_file(const std::filesystem::path& path) {
         path.string(), parsed ? fmt::format("format {}", manifest.format_version()) : error.text,
         kOldestCheckpointFormatVersion, kCheckpointFormatVersion);
   }
+  check_file_names(path, manifest);
   return manifest;
 }
 

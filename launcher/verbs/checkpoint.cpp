@@ -3,7 +3,7 @@
 #include <iostream>
 
 #include "launcher/arguments.h"
-#include "launcher/checkpoint/checkpoint_dir.h"
+#include "launcher/checkpoint/open_checkpoint.h"
 #include "launcher/verb.h"
 #include "models/hf/safetensors.h"
 

@@ -103,7 +103,11 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Safe
   writer.finish();
 }
 
-SafetensorsReader::SafetensorsReader(const std::filesystem::path& path) : file_(path, FileMode::kRead) {
+SafetensorsReader::SafetensorsReader(const std::filesystem::path& path)
+    : SafetensorsReader(File(path, FileMode::kRead)) {}
+
+SafetensorsReader::SafetensorsReader(File file) : file_(std::move(file)) {
+  const std::filesystem::path& path = file_.path();
   const uint64_t file_bytes = file_.size();
   uint64_t header_bytes = 0;
   if (file_bytes < sizeof(header_bytes)) {

@@ -79,6 +79,7 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Safe
 class SafetensorsReader {
  public:
   explicit SafetensorsReader(const std::filesystem::path& path);
+  explicit SafetensorsReader(File file);
   /// In file order.
   const std::vector<SafetensorsInfo>& tensors() const { return tensors_; }
   const SafetensorsMetadata& metadata() const { return metadata_; }

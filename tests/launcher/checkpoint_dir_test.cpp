@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -11,6 +12,9 @@
 
 #include "core/crc32c.h"
 #include "core/file_io.h"
+#include "launcher/checkpoint/manifest_file.h"
+#include "launcher/checkpoint/open_checkpoint.h"
+#include "parallel/comm.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/user_error.h"
 
@@ -102,6 +106,100 @@ TEST_F(CheckpointDir, CutMissingAndGrownFilesAreAllNamedAtOnce) {
   EXPECT_CONTAINS(message, "model.safetensors has 6 bytes instead of 7");
   EXPECT_CONTAINS(message, "optimizer.safetensors is missing");
   EXPECT_CONTAINS(message, "step_00000100");
+}
+
+TEST_F(CheckpointDir, AManifestThatNamesAnotherDirectorysFilesIsRefused) {
+  const auto directory = save(100);
+  save(200);
+  for (const std::string name : {"../step_00000200/model.safetensors", "/etc/passwd", "..", "", ".hidden",
+                                 "sub/x", "manifest.textproto", "model.safetensors"}) {
+    Manifest manifest = read_manifest(root() / "step_00000200");
+    manifest.set_step(100);
+    manifest.mutable_files(1)->set_name(name);
+    write_manifest_file(directory / "manifest.textproto", manifest);
+    EXPECT_CONTAINS(user_error_of([&] { verify_checkpoint(directory); }), "'" + name + "'");
+  }
+}
+
+TEST_F(CheckpointDir, AFileThatTheManifestDoesNotListIsNotRead) {
+  const auto directory = save(100);
+  write_file(directory / "planted.safetensors", "x");
+  const OpenCheckpoint checkpoint(directory);
+  checkpoint.verify();
+  EXPECT_CONTAINS(user_error_of([&] { checkpoint.file("planted.safetensors"); }), "planted.safetensors");
+  EXPECT_EQ(read_file(checkpoint.file("model.safetensors")), "weights");
+}
+
+TEST_F(CheckpointDir, ADirectoryUnderAnotherStepsNameIsRefused) {
+  save(100);
+  std::filesystem::rename(root() / "step_00000100", root() / "step_00000200");
+  const std::string message = user_error_of([&] { read_manifest(root() / "step_00000200/"); });
+  EXPECT_CONTAINS(message, "step 100");
+  EXPECT_CONTAINS(message, "step_00000100");
+  std::filesystem::rename(root() / "step_00000200", root() / "best");
+  verify_checkpoint(root() / "best");  // a name that claims nothing
+}
+
+TEST_F(CheckpointDir, APipeInPlaceOfAFileIsRefusedAtOnce) {
+  const auto directory = save(100);
+  for (const std::string name : {"model.safetensors", "manifest.textproto"}) {
+    std::filesystem::remove(directory / name);
+    ASSERT_EQ(::mkfifo((directory / name).c_str(), 0600), 0);
+    EXPECT_CONTAINS(user_error_of([&] { verify_checkpoint(directory); }), name);
+  }
+}
+
+TEST_F(CheckpointDir, ACheckpointThatIsPrunedOrReplacedWhileOpenIsReadToItsEnd) {
+  save(100);
+  const OpenCheckpoint pruned(root() / "step_00000100");
+  save(200);
+  prune_checkpoints(root(), 1);
+  ASSERT_EQ(names(), (std::set<std::string>{"step_00000200"}));
+  pruned.verify();
+  const OpenCheckpoint replaced(root() / "step_00000200");
+  save(200, "other weights");
+  replaced.verify();
+  EXPECT_EQ(read_file(replaced.file("model.safetensors")), "weights");
+  EXPECT_THROW(OpenCheckpoint(root() / "step_00000100"), CheckpointGone);
+}
+
+TEST_F(CheckpointDir, TheNewestOpensWholeBesideAWriterThatKeepsOne) {
+  save(1);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    for (int64_t step = 2;; ++step) prune_checkpoints(root(), 1, save(step));
+  }
+  const auto world = make_self_comm();
+  std::string problem;
+  std::set<int64_t> steps;
+  for (int i = 0; i < 2000 && problem.empty(); ++i) {
+    problem = user_error_of([&] {
+      const OpenCheckpoint checkpoint = open_newest_checkpoint(root(), *world);
+      checkpoint.verify();
+      steps.insert(checkpoint.manifest().step());
+    });
+    if (problem == "no UserError") problem.clear();
+  }
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  EXPECT_EQ(problem, "");
+  EXPECT_GT(steps.size(), 3);  // else nothing was pruned meanwhile
+}
+
+TEST_F(CheckpointDir, WhatCannotBePrunedLeavesTheCheckpointWritten) {
+  write_file(dir_ / "file", "");
+  prune_checkpoints(dir_ / "file", 1, dir_ / "file/step_00000100");  // its root cannot be listed
+}
+
+TEST_F(CheckpointDir, ALinkUnderATemporaryDirectorysNameIsNotFollowed) {
+  save(100);
+  std::filesystem::create_directories(dir_ / "elsewhere");
+  write_file(dir_ / "elsewhere/model.safetensors", "mine");
+  std::filesystem::create_directory_symlink(dir_ / "elsewhere",
+                                            root() / (".tmp-step_00000200-" + std::to_string(::getpid())));
+  save(200);
+  EXPECT_EQ(read_file(dir_ / "elsewhere/model.safetensors"), "mine");
+  verify_checkpoint(root() / "step_00000200");
 }
 
 TEST_F(CheckpointDir, ACutManifestIsFoundAtEveryLength) {

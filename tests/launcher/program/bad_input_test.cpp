@@ -132,8 +132,12 @@ TEST_F(ProgramBadInput, CheckpointWithAChangedByteInAnyFile) {
     fs::copy(path("run"), path("spoilt"), fs::copy_options::recursive);
     damage(checkpoint("spoilt") / file);
     expect_refused({file, {"train", "spoilt", "--set", "train.steps=3"}, {file, "damaged", "step_00000002"}});
-    expect_refused({file, {"eval", "spoilt"}, {file, "damaged"}});
-    expect_refused({file, {"generate", "spoilt"}, {file, "damaged"}}, {0});
+    if (std::string_view(file) == "optimizer.safetensors") {  // training alone reads it
+      EXPECT_EQ(spanwise({"eval", "spoilt"}).exit_code, 0);
+    } else {
+      expect_refused({file, {"eval", "spoilt"}, {file, "damaged"}});
+      expect_refused({file, {"generate", "spoilt"}, {file, "damaged"}}, {0});
+    }
     fs::remove_all(path("spoilt"));
   }
   fs::resize_file(checkpoint("run") / "model.safetensors", 1000);

@@ -6,6 +6,7 @@
 #include "core/check.h"
 #include "core/file_io.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
+#include "launcher/checkpoint/open_checkpoint.h"
 #include "tests/launcher/program/tiny_run.h"
 
 namespace spanwise::testing {
