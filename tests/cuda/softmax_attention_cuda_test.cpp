@@ -152,6 +152,27 @@ TEST(CudaSoftmaxAttention, SharpSoftmaxesStayFinite) {
           4.0);
 }
 
+// Rows behind the last key have scores of zero: their P must not be computed where a query's own scores, and
+// its log-sum-exp, lie below what exp's inverse holds in fp32 (−88). 200 keys: the last block has 72.
+TEST(CudaSoftmaxAttention, LogitsFarBelowZeroStayFiniteInATailBlock) {
+  // Scores of −181 ± 6. The bound: dS, rounded to BF16, is multiplied by keys that are four times as large as
+  // what they differ by.
+  constexpr double kBound = 0.05;
+  const KeyRanges all{std::vector<int64_t>(64, 0), std::vector<int64_t>(64, 200)};
+  for (const Kernels kernels : {kMma, kWgmma, kTwice}) {
+    for (const int64_t width : {64, 128, 256}) {
+      SCOPED_TRACE(fmt::format("width {}, path {}", width, int(kernels.path)));
+      const auto operand = [&](const char* name, int64_t length, double shift) {
+        return CudaOperand{.value = random_tensor({1, length, 1, width}, DType::kF64, name, 1.0, shift),
+                           .dtype = kernels.dtype,
+                           .gradient_bound = kBound};
+      };
+      check_on_cuda(attend(all, 1 / std::sqrt(128.0) * (128.0 / double(width)), kernels.path),
+                    {operand("q", 64, 4.0), operand("k", 200, -4.0), operand("v", 200, 0.0)}, {kBoundsBF16.output});
+    }
+  }
+}
+
 TEST(CudaSoftmaxAttention, ReadsColumnBlocks) {
   const KeyRanges ranges = causal_key_ranges(SequenceLayout(2, 130), 0);
   for (const Kernels kernels : {kF32, kMma, kWgmma, kTwice}) {

@@ -39,7 +39,9 @@ __device__ __forceinline__ BlockBounds joined_bounds(const BlockBounds* row_boun
 }
 
 /// The blocks of queries that read some of keys [begin, end), in ascending order. All lanes of a warp call
-/// next() together.
+/// next() together. `end` is that of a whole block of keys, also where there are fewer: rows behind the last
+/// key have scores of zero, of which P is infinite where all of a query's logits lie far below zero, and only
+/// a block that is not read by all is masked.
 class ReadingBlocks {
  public:
   __device__ ReadingBlocks(const BlockBounds* row_bounds, int num, int begin, int end)

@@ -72,8 +72,7 @@ __global__ void __launch_bounds__(Traits<kDim>::kThreads) dkdv_kernel(const Atte
 
   // One group of copies a step; with two stages the next step's are under way during this one's products.
   for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    ReadingBlocks blocks(a.bounds + int64_t(batch) * a.num_bounds, a.num_bounds, first,
-                         min(first + kMmaRows, a.num_keys));
+    ReadingBlocks blocks(a.bounds + int64_t(batch) * a.num_bounds, a.num_bounds, first, first + kMmaRows);
     int block = blocks.next(), stage = 0;
     bool masked = blocks.masked();
     if (block >= 0) load_queries(0, head, block);

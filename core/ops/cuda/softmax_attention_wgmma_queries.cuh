@@ -51,7 +51,7 @@ __device__ __forceinline__ void for_each_step(const AttentionArgsBf16& a, const 
   const int group = a.heads / a.kv_heads;
   for (int head = place.kv_head * group; head < (place.kv_head + 1) * group; ++head) {
     ReadingBlocks blocks(a.bounds + int64_t(place.batch) * a.num_bounds, a.num_bounds, place.first,
-                         min(place.first + kRows, a.num_keys));
+                         place.first + kRows);
     for (int block = blocks.next(); block >= 0; block = blocks.next()) visit(head, block, blocks.masked());
   }
 }
