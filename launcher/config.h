@@ -44,6 +44,10 @@ std::vector<std::string> config_problems(const RunConfig& config, int world_size
                                          std::optional<int64_t> tokenizer_vocab_size = std::nullopt,
                                          ConfigUse use = ConfigUse::kRun);
 
+/// What the GPU's kernels do not take of a config's sizes (core/ops/gpu_limits.h): of those problems, where
+/// the config computes on a GPU and its model and layout have no others.
+std::vector<std::string> gpu_problems(const RunConfig& config);
+
 /// Throws UserError with all of config_problems.
 void validate(const RunConfig& config, int world_size,
               std::optional<int64_t> tokenizer_vocab_size = std::nullopt, ConfigUse use = ConfigUse::kRun);

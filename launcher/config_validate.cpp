@@ -55,8 +55,12 @@ class Validator {
     check_device();
     check_metrics();
     check_train();
+    const size_t before = problems_.size();
     check_layout();
     check_model();
+    if (problems_.size() == before && compute_device(config_) == Device::kCUDA) {
+      for (std::string& sentence : gpu_problems(config_)) problems_.push_back(std::move(sentence));
+    }
     check_data();
     check_optimizer();
     check_checkpoint();
@@ -226,6 +230,9 @@ class Validator {
       if (parallel.attention() == config::AttentionExchange::ULYSSES && attention.num_heads() % tensor == 0) {
         check_division("model.attention.num_heads (a tensor rank)", attention.num_heads() / tensor,
                        "parallel.sequence", sequence, false);
+        check_division("model.attention.num_kv_heads (a tensor rank)",
+                       std::max<int64_t>(attention_kv_heads(attention) / tensor, 1), "parallel.sequence",
+                       sequence, true);
       }
     }
     if (model_.layer_pattern().find('L') != std::string::npos) {

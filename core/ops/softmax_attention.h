@@ -12,7 +12,7 @@
 // block and writes (=) every gradient. Blocks that no query of a block reads are skipped, so windows and
 // documents cost what they should. q, k and v may be column blocks. F32, F64 or, on CUDA, BF16, all equal; L
 // is of their accumulation_dtype. On CUDA scale > 0, and head dims are 64, 128 or 256 with V = D in BF16,
-// multiples of 4 up to 256 in F32.
+// any up to 256 in F32 (core/ops/gpu_limits.h).
 
 #include <vector>
 

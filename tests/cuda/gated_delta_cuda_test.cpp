@@ -68,6 +68,16 @@ TEST(CudaGatedDelta, DocumentsRowsAndSharedKeyHeads) {
   check_case(c, DType::kBF16);
 }
 
+// More documents than a grid's second axis takes blocks.
+TEST(CudaGatedDelta, F32TakesManyDocuments) {
+  LinearCase c = shape("many documents", 66000, 8, 8);
+  c.H = c.HV = 1;
+  c.initial = false;
+  c.starts.clear();
+  for (int64_t t = 0; t < c.T; ++t) c.starts.push_back(t);
+  check_case(c, DType::kF32);
+}
+
 // Few heads and long segments: parts of them are scanned side by side.
 TEST(CudaGatedDelta, LongDocumentsScannedInParts) {
   LinearCase c = shape("parts", 2000, 128, 64);

@@ -173,6 +173,23 @@ TEST(CudaSoftmaxAttention, LogitsFarBelowZeroStayFiniteInATailBlock) {
   }
 }
 
+// Heads that do not lie on 16 bytes.
+TEST(CudaSoftmaxAttention, F32TakesHeadsOfAnyWidth) {
+  const KeyRanges ranges = causal_key_ranges(SequenceLayout(2, 70), 0);
+  for (const auto& [width, value_width] :
+       {std::pair{50, 50}, {100, 2}, {2, 100}, {1, 1}, {33, 255}, {256, 254}, {24, 50}}) {
+    const Sizes sizes{.batch = 2,
+                      .queries = 70,
+                      .keys = 70,
+                      .heads = 2,
+                      .kv_heads = 1,
+                      .width = width,
+                      .value_width = value_width};
+    check(sizes, ranges, kF32);
+    check(sizes, ranges, kF32, 1.0, 3);
+  }
+}
+
 TEST(CudaSoftmaxAttention, ReadsColumnBlocks) {
   const KeyRanges ranges = causal_key_ranges(SequenceLayout(2, 130), 0);
   for (const Kernels kernels : {kF32, kMma, kWgmma, kTwice}) {

@@ -298,6 +298,16 @@ TEST(ConfigValidate, EveryCrossFieldErrorNamesItsFieldsAndTheWayOut) {
        "model.linear's value heads (a tensor rank) 4 cannot be divided over parallel.sequence 3; set "
        "parallel.sequence: 2",
        3},
+      {{"parallel.attention=ULYSSES", "parallel.sequence=3", "model.attention.num_heads=12",
+        "model.attention.num_kv_heads=2", "model.attention.head_dim=64"},
+       "model.attention.num_kv_heads (a tensor rank) 2 cannot be divided over parallel.sequence 3; set "
+       "parallel.sequence: 2",
+       3},
+      {{"parallel.attention=ULYSSES", "parallel.sequence=2", "parallel.tensor=2", "train.global_batch=8",
+        "model.attention.num_heads=12", "model.attention.num_kv_heads=6", "model.attention.head_dim=64"},
+       "model.attention.num_kv_heads (a tensor rank) 3 cannot be divided over parallel.sequence 2; set "
+       "parallel.sequence: 1",
+       4},
       {{"parallel.data=4"},
        "parallel.data 4 x parallel.sequence 1 x parallel.tensor 1 is not the number of ranks, 2; "
        "start 4 ranks or set parallel.data: 0",

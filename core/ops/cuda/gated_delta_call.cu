@@ -1,6 +1,7 @@
 #include "core/ops/cuda/gated_delta_call.h"
 
 #include "core/ops/cuda/common/rows.cuh"
+#include "core/ops/gpu_limits.h"
 #include "core/shared_upload.h"
 
 namespace spanwise::cuda::delta {
@@ -19,12 +20,9 @@ std::vector<Tensor> allocate_saved(Context& ctx, const LinearStateCall& call, in
 
 void check_supported(const LinearStateCall& call) {
   const int64_t K = call.q.dim(3), V = call.v.dim(3);
-  const auto supported = [](int64_t width) { return width == 64 || width == 128 || width == 256; };
-  SPANWISE_CHECK(
-      supported(K) && supported(V),
-      "gated_delta in BF16 on a GPU has keys and values of 64, 128 or 256 columns a head, got {} and "
-      "{}; use one of those or F32",
-      K, V);
+  SPANWISE_CHECK(gpu_limits::kGatedDeltaHeads.takes(DType::kBF16, K, V),
+                 "gated_delta on a GPU takes heads of {} channels, got {} and {}",
+                 gpu_limits::kGatedDeltaHeads.taken(DType::kBF16), K, V);
   SPANWISE_CHECK(
       call.chunks.max_length() <= kChunk,
       "gated_delta in BF16 on a GPU computes chunks of at most {} tokens, got {}; lower chunk_size", kChunk,

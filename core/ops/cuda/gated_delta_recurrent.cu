@@ -64,8 +64,9 @@ unsigned blocks_of(const Args& a) {
 /// fn(rows of the state a thread holds)
 template <class F>
 void dispatch_rows(int K, F&& fn) {
-  SPANWISE_CHECK(K <= 256,
-                 "gated_delta token by token on a GPU has keys of at most 256 columns a head, got {}", K);
+  SPANWISE_CHECK(K <= gpu_limits::kGatedDeltaHeads.most_f32_keys,
+                 "gated_delta token by token on a GPU has keys of at most {} columns a head, got {}",
+                 gpu_limits::kGatedDeltaHeads.most_f32_keys, K);
   switch (rows_of_thread(K)) {
     case 8:
       return fn(std::integral_constant<int, 8>());
@@ -86,7 +87,7 @@ void launch_forward(Context& ctx, const Args& a) {
 
 void sum_parts(Context& ctx, const DeviceSegments& segments, const SumParts& sum) {
   const int64_t most = ceil_div(int64_t(segments.longest) * sum.H * sum.width, kThreads);
-  const dim3 grid(unsigned(std::min<int64_t>(most, 1024)), unsigned(segments.count));
+  const dim3 grid(unsigned(segments.count), unsigned(std::min<int64_t>(most, 1024)));
   sum_parts_kernel<<<grid, kThreads, 0, stream_of(ctx)>>>(sum);
   check_launch("gated_delta_sum_parts");
 }

@@ -231,10 +231,10 @@ struct SumParts {
   float* out;
 };
 inline __global__ void __launch_bounds__(kThreads) sum_parts_kernel(SumParts a) {
-  const Segment segment = a.segments[blockIdx.y];
+  const Segment segment = a.segments[blockIdx.x];
   const int group = a.HV / a.H;
-  const int64_t count = int64_t(segment.length) * a.H * a.width, stride = int64_t(gridDim.x) * kThreads;
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count; i += stride) {
+  const int64_t count = int64_t(segment.length) * a.H * a.width, stride = int64_t(gridDim.y) * kThreads;
+  for (int64_t i = int64_t(blockIdx.y) * kThreads + threadIdx.x; i < count; i += stride) {
     const int64_t row = int64_t(segment.begin) * a.H + i / a.width, col = i % a.width;
     float sum = 0;
     for (int j = 0; j < group; ++j) {

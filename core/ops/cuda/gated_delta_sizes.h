@@ -4,14 +4,15 @@
 
 #include <vector>
 
+#include "core/ops/gpu_limits.h"
 #include "core/ops/linear_state.h"
 
 namespace spanwise::cuda {
 
 namespace delta {
 
-inline constexpr int kChunk = 64;                ///< tokens, at most
-inline constexpr int kFactorElems = 4 * kChunk;  ///< of a chunk and value head
+inline constexpr int kChunk = int(gpu_limits::kMostGatedDeltaChunk);  ///< tokens, at most
+inline constexpr int kFactorElems = 4 * kChunk;                       ///< of a chunk and value head
 
 /// Columns of K that one block of the gradients kernel takes.
 constexpr int key_part(int K) {

@@ -18,13 +18,13 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     column_sums_kernel(const T* __restrict__ dy, int64_t rows, int64_t columns, int64_t stride,
                        float* __restrict__ sums) {
-  const int64_t c = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t c = int64_t(blockIdx.y) * kThreads + threadIdx.x;
   if (c >= columns) return;
-  const int64_t begin = blockIdx.y * kRowsPerBlock, end = min(begin + kRowsPerBlock, rows);
+  const int64_t begin = int64_t(blockIdx.x) * kRowsPerBlock, end = min(begin + kRowsPerBlock, rows);
   float sum = 0;
 #pragma unroll 8
   for (int64_t r = begin; r < end; ++r) sum += to_float(dy[r * stride + c]);
-  sums[blockIdx.y * columns + c] = sum;
+  sums[int64_t(blockIdx.x) * columns + c] = sum;
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -107,7 +107,7 @@ void linear_bwd_bias(Context& ctx, const Tensor& dy, const Tensor& dbias) {
   const unsigned blocks = unsigned(ceil_div(columns, kThreads));
   dispatch_cuda(dy.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    column_sums_kernel<T><<<dim3(blocks, unsigned(parts)), kThreads, 0, stream_of(ctx)>>>(
+    column_sums_kernel<T><<<dim3(unsigned(parts), blocks), kThreads, 0, stream_of(ctx)>>>(
         pointer<T>(dy), rows, columns, dy.row_stride(columns), pointer<float>(sums));
   });
   add_partial_sums_kernel<<<blocks, kThreads, 0, stream_of(ctx)>>>(pointer<float>(sums), parts, columns,

@@ -1,5 +1,6 @@
 #include "core/ops/cuda/common/pack.cuh"
 #include "core/ops/cuda/common/rows.cuh"
+#include "core/ops/gpu_limits.h"
 #include "core/ops/rope.h"
 
 namespace spanwise::cuda {
@@ -8,7 +9,7 @@ namespace {
 
 constexpr int kThreads = 256;
 // Angles of a block's tokens, two floats each: 16 KB.
-constexpr int kMaxAngles = 2048;
+constexpr int kMaxAngles = int(gpu_limits::kMostRopeAngles);
 
 template <class T>
 struct RopeOperands {

@@ -8,6 +8,7 @@
 
 #include "core/ops/cuda/common/vector.cuh"
 #include "core/ops/cuda/softmax_attention_args.h"
+#include "core/ops/gpu_limits.h"
 #include "core/shared_upload.h"
 
 namespace spanwise::cuda {
@@ -39,11 +40,11 @@ __global__ void bounds_kernel(const int2* ranges, int num_queries, int num_bound
 constexpr int kStatisticsWarps = 8, kTokensOfWarp = kQueryPad / 16;
 
 // padded_lse and delta [B, H, padded] from lse, out and dout [B, Tq, H(, V)]. kLanes lanes read a token's
-// head in vectors; a warp takes kTokensOfWarp tokens, all of whose loads are under way at once.
-template <class T, int kLanes, int kVectors>
+// head, kV elements an access; a warp takes kTokensOfWarp tokens, all of whose loads are under way at once.
+template <class T, int kV, int kLanes, int kVectors>
 __global__ void __launch_bounds__(32 * kStatisticsWarps)
     statistics_kernel(AttentionArgs<T> a, HeadRows<const T> out, float* padded_lse, float* delta) {
-  constexpr int kTokens = 32 / kLanes, kPasses = kTokensOfWarp / kTokens, kV = kVector<T>;
+  constexpr int kTokens = 32 / kLanes, kPasses = kTokensOfWarp / kTokens;
   const int head = blockIdx.y, batch = blockIdx.z, lane = threadIdx.x % kLanes;
   const int first =
       (blockIdx.x * kStatisticsWarps + threadIdx.x / 32) * kTokensOfWarp + threadIdx.x % 32 / kLanes;
@@ -58,8 +59,12 @@ __global__ void __launch_bounds__(32 * kStatisticsWarps)
       const int column = (i * kLanes + lane) * kV;
       float x[kV], y[kV];
       if (column >= a.value_width) break;
-      load_vector(o + column, x);
-      load_vector(g + column, y);
+      if constexpr (kV == 1) {
+        x[0] = to_float(o[column]), y[0] = to_float(g[column]);
+      } else {
+        load_vector(o + column, x);
+        load_vector(g + column, y);
+      }
 #pragma unroll
       for (int c = 0; c < kV; ++c) dot[pass] = fmaf(x[c], y[c], dot[pass]);
     }
@@ -80,6 +85,13 @@ __global__ void __launch_bounds__(32 * kStatisticsWarps)
   }
 }
 
+/// Whether every head of every token starts and ends on 16 bytes.
+template <class T>
+bool has_vectors(const HeadRows<const T>& rows, int width) {
+  return width % kVector<T> == 0 && rows.stride % kVector<T> == 0 &&
+         reinterpret_cast<uintptr_t>(rows.data) % 16 == 0;
+}
+
 template <class T>
 void compute_statistics(cudaStream_t stream, const AttentionArgs<T>& a, HeadRows<const T> out,
                         float* padded_lse, float* delta) {
@@ -87,13 +99,16 @@ void compute_statistics(cudaStream_t stream, const AttentionArgs<T>& a, HeadRows
   const auto launch = [&](auto* kernel) {
     kernel<<<grid, 32 * kStatisticsWarps, 0, stream>>>(a, out, padded_lse, delta);
   };
-  const int vectors = int(ceil_div(a.value_width, kVector<T>));
-  if (vectors <= 8) {
-    launch(statistics_kernel<T, 8, 1>);
+  constexpr int kV = kVector<T>;
+  const int vectors = a.value_width / kV;
+  if (!has_vectors(out, a.value_width) || !has_vectors(a.dout, a.value_width)) {
+    if constexpr (sizeof(T) == 4) launch(statistics_kernel<T, 1, 32, 8>);
+  } else if (vectors <= 8) {
+    launch(statistics_kernel<T, kV, 8, 1>);
   } else if (vectors <= 16) {
-    launch(statistics_kernel<T, 16, 1>);
+    launch(statistics_kernel<T, kV, 16, 1>);
   } else {
-    launch(statistics_kernel<T, 32, 2>);
+    launch(statistics_kernel<T, kV, 32, 2>);
   }
   check_launch("softmax_attention_statistics");
 }
@@ -109,7 +124,8 @@ int num_processors() {
   return num;
 }
 
-/// q, k, v as kernels with 16-byte accesses can read them; others are copied, and live as long as this.
+/// q, k, v as kernels with 16-byte accesses, those of BF16, can read them; others are copied, and live as
+/// long as this.
 template <class T>
 class Operands {
  public:
@@ -136,8 +152,7 @@ class Operands {
     return {pointer<T>(t), t.row_stride(t.dim(2) * t.dim(3))};
   }
   static Tensor aligned(Context& ctx, const Tensor& t) {
-    const int64_t stride = t.row_stride(t.dim(2) * t.dim(3)) * int64_t(sizeof(T));
-    if (stride % 16 == 0 && reinterpret_cast<uintptr_t>(t.raw()) % 16 == 0) return t;
+    if (sizeof(T) == 4 || has_vectors(rows(t), int(t.dim(3)))) return t;
     const Tensor copy = Tensor::empty(ctx, t.shape(), t.dtype());
     copy.copy_from(t);
     return copy;
@@ -201,21 +216,14 @@ bool use_wgmma(AttentionPath path) {
 void check_supported(const AttentionInputs& in) {
   SPANWISE_CHECK(in.scale > 0, "attention on CUDA takes a positive scale, got {}", in.scale);
   const int64_t width = in.q.dim(3), value_width = in.v.dim(3);
-  if (in.q.dtype() == DType::kBF16) {
-    SPANWISE_CHECK(
-        (width == 64 || width == 128 || width == 256) && value_width == width,
-        "attention on CUDA supports head dims 64, 128 and 256, equal for keys and values, in BF16; "
-        "got {} and {}",
-        width, value_width);
-  } else {
-    SPANWISE_CHECK(width <= 256 && value_width <= 256,
-                   "attention on CUDA supports head dims up to 256 in F32, got {} and {}", width,
-                   value_width);
-  }
-  SPANWISE_CHECK(in.q.dim(1) < INT_MAX / 2 && in.k.dim(1) < INT_MAX / 2,
+  SPANWISE_CHECK(gpu_limits::kAttentionHeads.takes(in.q.dtype(), width, value_width) &&
+                     (in.q.dtype() != DType::kBF16 || width == value_width),
+                 "attention on CUDA takes heads of {}, keys and values alike in BF16; got {} and {}",
+                 gpu_limits::kAttentionHeads.taken(in.q.dtype()), width, value_width);
+  SPANWISE_CHECK(in.q.dim(1) <= gpu_limits::kMostTokens && in.k.dim(1) <= gpu_limits::kMostTokens,
                  "{} queries, {} keys: too many a row", in.q.dim(1), in.k.dim(1));
-  SPANWISE_CHECK(in.q.dim(0) < 65536 && in.q.dim(2) < 65536, "{} rows, {} heads: at most 65535", in.q.dim(0),
-                 in.q.dim(2));
+  SPANWISE_CHECK(in.q.dim(0) <= gpu_limits::kMostGrid && in.q.dim(2) <= gpu_limits::kMostGrid,
+                 "{} rows, {} heads: at most {}", in.q.dim(0), in.q.dim(2), gpu_limits::kMostGrid);
 }
 
 template <class T>

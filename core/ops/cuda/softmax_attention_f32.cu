@@ -3,13 +3,15 @@
 
 #include "core/ops/cuda/common/vector.cuh"
 #include "core/ops/cuda/softmax_attention_args.h"
+#include "core/ops/gpu_limits.h"
 
 namespace spanwise::cuda {
 
 namespace {
 
 using Args = AttentionArgs<float>;
-constexpr int kWarps = 4, kMaxWidth = 256, kLaneColumns = kMaxWidth / 32;
+constexpr int kWarps = 4, kMaxWidth = int(gpu_limits::kAttentionHeads.most_f32_keys),
+              kLaneColumns = kMaxWidth / 32;
 
 __device__ __forceinline__ float dot(const float* a, const float* b, int n) {
   float sum = 0;

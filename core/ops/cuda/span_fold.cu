@@ -86,10 +86,10 @@ __global__ void __launch_bounds__(kThreads)
     multiply_heads_kernel(const float* __restrict__ a, const float* __restrict__ b,
                           const float* __restrict__ added, float* __restrict__ out, HeadSizes n) {
   __shared__ __align__(16) float a_tile[2][kInner][kRows + kPad], b_tile[2][kInner][kColumns + kPad];
-  const int64_t head = blockIdx.z, out_base = head * n.rows * n.columns;
+  const int64_t head = blockIdx.x, out_base = head * n.rows * n.columns;
   a += head * n.rows * n.inner;
   b += head * n.inner * n.columns;
-  const int row0 = blockIdx.y * kRows, column0 = blockIdx.x * kColumns;
+  const int row0 = blockIdx.z * kRows, column0 = blockIdx.y * kColumns;
   const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
   float sum[4][4] = {};
   Stage<kOp, kWidth> next;
@@ -124,10 +124,10 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(256)
     decay_heads_kernel(const float* __restrict__ log_decay, const float* __restrict__ state,
                        const float* __restrict__ added, float* __restrict__ out, int64_t elems) {
-  const int64_t head = blockIdx.y, base = head * elems;
+  const int64_t head = blockIdx.x, base = head * elems;
   const float decay = log_decay ? expf(log_decay[head]) : 1.f;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < elems;
-       i += int64_t(gridDim.x) * blockDim.x)
+  for (int64_t i = int64_t(blockIdx.y) * blockDim.x + threadIdx.x; i < elems;
+       i += int64_t(gridDim.y) * blockDim.x)
     out[base + i] = fmaf(decay, state[base + i], added[base + i]);
 }
 
@@ -147,8 +147,8 @@ void multiply_heads(const Context& ctx, const Tensor& a, HeadOperand op, const T
   check_single(out);
   if (out.numel() == 0) return;
   const HeadSizes n{int(out.dim(1)), int(out.dim(2)), int(b.dim(1))};
-  const dim3 grid(unsigned(ceil_div(n.columns, kColumns)), unsigned(ceil_div(n.rows, kRows)),
-                  unsigned(out.dim(0)));
+  const dim3 grid(unsigned(out.dim(0)), unsigned(ceil_div(n.columns, kColumns)),
+                  unsigned(ceil_div(n.rows, kRows)));
   const bool by_vectors = (n.rows | n.columns | n.inner) % 4 == 0 && aligned(a) && aligned(b);
   const auto launch = [&](auto* kernel) {
     kernel<<<grid, kThreads, 0, stream_of(ctx)>>>(a.data<float>(), b.data<float>(), pointer<float>(added),
@@ -169,7 +169,7 @@ void decay_heads(const Context& ctx, const Tensor& log_decay, const Tensor& stat
   check_single(out);
   if (out.numel() == 0) return;
   const int64_t elems = out.dim(1) * out.dim(2);
-  const dim3 grid(unsigned(std::min<int64_t>(ceil_div(elems, 256), 64)), unsigned(out.dim(0)));
+  const dim3 grid(unsigned(out.dim(0)), unsigned(std::min<int64_t>(ceil_div(elems, 256), 64)));
   decay_heads_kernel<<<grid, 256, 0, stream_of(ctx)>>>(pointer<float>(log_decay), state.data<float>(),
                                                        added.data<float>(), out.data<float>(), elems);
   check_launch("decay_heads");

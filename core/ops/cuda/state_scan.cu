@@ -1,10 +1,10 @@
 #include "core/ops/cuda/state_scan.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "core/ops/cuda/common/launch.h"
 #include "core/ops/cuda/state_scan_device.h"
+#include "core/ops/gpu_limits.h"
 #include "core/shared_upload.h"
 
 namespace spanwise::cuda {
@@ -111,9 +111,9 @@ class WorkBuilder {
 /// states[cut] = the piece's state from zero + e^{Σ g} states[the cut before it], along a chain.
 __global__ void __launch_bounds__(256)
     join_cuts(float* states, const float* logs, const Chain* chains, int heads, int elems) {
-  const int element = blockIdx.x * 256 + threadIdx.x, head = blockIdx.y;
+  const int element = blockIdx.y * 256 + threadIdx.x, head = blockIdx.z;
   if (element >= elems) return;
-  const Chain chain = chains[blockIdx.z];
+  const Chain chain = chains[blockIdx.x];
   float state = 0;
   for (int i = 0; i < chain.count; ++i) {
     const int64_t unit = int64_t(chain.first + i * chain.step) * heads + head;
@@ -157,12 +157,11 @@ void launch_scan(Context& ctx, DType dtype, ScanParams params, const Work& work)
 }
 
 void check_supported(DType dtype, int64_t DK, int64_t DV) {
-  if (dtype == DType::kF32) return;
-  SPANWISE_CHECK(dtype == DType::kBF16, "scalar_decay on CUDA takes BF16 and F32, not {}", name_of(dtype));
-  for (const int64_t width : {DK, DV}) {
-    SPANWISE_CHECK(width == 64 || width == 128 || width == 256,
-                   "scalar_decay in BF16 has kernels for head dims 64, 128 and 256, not {}", width);
-  }
+  SPANWISE_CHECK(dtype == DType::kBF16 || dtype == DType::kF32,
+                 "scalar_decay on CUDA takes BF16 and F32, not {}", name_of(dtype));
+  SPANWISE_CHECK(gpu_limits::kScalarDecayHeads.takes(dtype, DK, DV),
+                 "scalar_decay on CUDA takes heads of {} channels, not {} and {}",
+                 gpu_limits::kScalarDecayHeads.taken(dtype), DK, DV);
 }
 
 }  // namespace
@@ -178,8 +177,7 @@ void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanPlan& p
   const int64_t DK = scan.k.dim(3), DV = scan.v.dim(3), heads = call.v.dim(2),
                 tokens = scan.k.dim(0) * scan.k.dim(1);
   check_supported(dtype, DK, DV);
-  SPANWISE_CHECK(tokens <= std::numeric_limits<int32_t>::max(), "{} tokens are more than kernels can count",
-                 tokens);
+  SPANWISE_CHECK(tokens <= gpu_limits::kMostTokens, "{} tokens are more than kernels can count", tokens);
   const std::vector<ScanPlan::Segment> segments = plan.select(which);
   if (segments.empty()) return;
 
@@ -219,7 +217,7 @@ void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanPlan& p
     p.cut_logs = pointer<float>(logs);
     launch_scan(ctx, dtype, p, WorkBuilder(plan, scan, Pass::kCuts).build(segments));
     const int elems = int(DK * DV);
-    join_cuts<<<dim3(unsigned(ceil_div(elems, 256)), unsigned(heads), unsigned(chains.size())), 256, 0,
+    join_cuts<<<dim3(unsigned(chains.size()), unsigned(ceil_div(elems, 256)), unsigned(heads)), 256, 0,
                 stream_of(ctx)>>>(p.cut_states, p.cut_logs, chains_on_device.data(), int(heads), elems);
     check_launch("join_cuts");
   }

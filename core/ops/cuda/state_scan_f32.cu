@@ -3,6 +3,7 @@
 #include "core/ops/cuda/common/launch.h"
 #include "core/ops/cuda/common/vector.cuh"
 #include "core/ops/cuda/state_scan_device.h"
+#include "core/ops/gpu_limits.h"
 
 namespace spanwise::cuda {
 
@@ -97,9 +98,8 @@ __global__ void __launch_bounds__(kThreads) state_scan_f32_kernel(const __grid_c
 }  // namespace
 
 void launch_state_scan_f32(const ScanParams& params, cudaStream_t stream) {
-  constexpr int kMaxKeys = 1024, kRowBytes = kScanSlabF32 * int(sizeof(float));
-  SPANWISE_CHECK(params.DK <= kMaxKeys, "scalar_decay in F32 on CUDA takes head dims up to {}, not {}",
-                 kMaxKeys, params.DK);
+  constexpr int kMaxKeys = int(gpu_limits::kScalarDecayHeads.most_f32_keys),
+                kRowBytes = kScanSlabF32 * int(sizeof(float));
   static const bool allowed = (allow_shared_memory(state_scan_f32_kernel, kMaxKeys * kRowBytes), true);
   static_cast<void>(allowed);
   const int64_t blocks = int64_t(params.num_runs) * params.heads * params.slabs;

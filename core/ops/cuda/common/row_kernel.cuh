@@ -17,6 +17,7 @@
 #include "core/ops/cuda/common/partial_sums.h"
 #include "core/ops/cuda/common/rows.cuh"
 #include "core/ops/dim_part.h"
+#include "core/ops/gpu_limits.h"
 
 namespace spanwise::cuda {
 
@@ -210,8 +211,11 @@ inline float inverse_width(const Tensor& x, const DimPart& part) {
 template <class T, class F>
 void with_row_shape(const char* op, bool aligned, int64_t width, F&& fn) {
   constexpr int kWide = kVector<T>;
+  constexpr DType kDType = sizeof(T) == 2 ? DType::kBF16 : DType::kF32;
+  constexpr int64_t kMost = gpu_limits::most_row_elems(kDType, true),
+                    kMostUnaligned = gpu_limits::most_row_elems(kDType, false);
   const int64_t packs = width / kWide;
-  if (aligned && packs <= 2048) {
+  if (aligned && width <= kMost) {
     if (packs <= 8) return fn(RowShape<kWide, 8, 1>{});
     if (packs <= 16) return fn(RowShape<kWide, 16, 1>{});
     if (packs <= 32) return fn(RowShape<kWide, 32, 1>{});
@@ -222,11 +226,10 @@ void with_row_shape(const char* op, bool aligned, int64_t width, F&& fn) {
     if (packs <= 1024) return fn(RowShape<kWide, 512, 2>{});
     return fn(RowShape<kWide, 512, 4>{});
   }
-  SPANWISE_CHECK(
-      width <= 4096,
-      "{}: rows of {} elements are not supported on CUDA (up to {} in rows aligned to 16 bytes, up "
-      "to 4096 in others are)",
-      op, width, 2048 * kWide);
+  SPANWISE_CHECK(width <= kMostUnaligned,
+                 "{}: rows of {} elements are not supported on CUDA (up to {} in rows aligned to 16 bytes, "
+                 "up to {} in others are)",
+                 op, width, kMost, kMostUnaligned);
   if (width <= 32) return fn(RowShape<1, 32, 1>{});
   if (width <= 256) return fn(RowShape<1, 128, 2>{});
   return fn(RowShape<1, 512, 8>{});
