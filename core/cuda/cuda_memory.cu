@@ -12,29 +12,46 @@ namespace spanwise::cuda {
 
 namespace {
 
-/// Host memory that copies to the GPU read while the host goes on.
+/// Host memory that copies to the GPU read while the host goes on. Arrays of more than kPiece, a model's
+/// parameters, go piece by piece through kPieces blocks that wait for their last copy; smaller ones get a
+/// block each, of which there are as many as are under way at once.
 class PinnedBlocks {
  public:
   ~PinnedBlocks() {
-    for (const Block& block : blocks_) {
-      cudaEventDestroy(block.copied);
-      cudaFreeHost(block.data);
+    for (const std::vector<Block>* list : {&blocks_, &pieces_}) {
+      for (const Block& block : *list) {
+        cudaEventDestroy(block.copied);
+        cudaFreeHost(block.data);
+      }
     }
   }
 
   void copy(void* to, const void* from, size_t bytes, cudaStream_t stream) {
-    Block& block = free_block(bytes);
-    std::memcpy(block.data, from, bytes);
-    SPANWISE_CUDA(cudaMemcpyAsync(to, block.data, bytes, cudaMemcpyHostToDevice, stream));
-    SPANWISE_CUDA(cudaEventRecord(block.copied, stream));
+    if (bytes <= kPiece) return copy(free_block(bytes), to, from, bytes, stream);
+    for (size_t done = 0, piece = 0; done < bytes; done += kPiece, ++piece) {
+      if (pieces_.size() < kPieces) pieces_.push_back(new_block(kPiece));
+      Block& block = pieces_[piece % kPieces];
+      SPANWISE_CUDA(cudaEventSynchronize(block.copied));
+      copy(block, static_cast<char*>(to) + done, static_cast<const char*>(from) + done,
+           std::min(kPiece, bytes - done), stream);
+    }
   }
 
+  size_t bytes() const { return bytes_; }
+
  private:
+  static constexpr size_t kPiece = kMostPinnedPiece, kPieces = 2;
   struct Block {
     void* data;
     size_t bytes;
     cudaEvent_t copied;
   };
+
+  static void copy(Block& block, void* to, const void* from, size_t bytes, cudaStream_t stream) {
+    std::memcpy(block.data, from, bytes);
+    SPANWISE_CUDA(cudaMemcpyAsync(to, block.data, bytes, cudaMemcpyHostToDevice, stream));
+    SPANWISE_CUDA(cudaEventRecord(block.copied, stream));
+  }
 
   /// The smallest one that is large enough and whose copy is done, else a new one.
   Block& free_block(size_t bytes) {
@@ -46,13 +63,19 @@ class PinnedBlocks {
     if (best) return *best;
     size_t size = 4096;
     while (size < bytes) size *= 2;
+    return blocks_.emplace_back(new_block(size));
+  }
+
+  Block new_block(size_t size) {
     Block block{nullptr, size, nullptr};
     SPANWISE_CUDA(cudaMallocHost(&block.data, size));
     SPANWISE_CUDA(cudaEventCreateWithFlags(&block.copied, cudaEventDisableTiming));
-    return blocks_.emplace_back(block);
+    bytes_ += size;
+    return block;
   }
 
-  std::vector<Block> blocks_;
+  std::vector<Block> blocks_, pieces_;
+  size_t bytes_ = 0;
 };
 
 template <class T>
@@ -105,6 +128,11 @@ class CudaMemory final : public Memory {
     SPANWISE_CUDA(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved));
     stats.reserved_bytes = size_t(reserved);
     return stats;
+  }
+
+  size_t pinned_bytes() const {
+    const std::lock_guard lock(mutex_);
+    return pinned_.bytes();
   }
 
   void reset_peak() override {
@@ -208,6 +236,10 @@ std::string gpu_id(int gpu) {
   cudaDeviceProp properties;
   SPANWISE_CUDA(cudaGetDeviceProperties(&properties, gpu));
   return std::string(properties.uuid.bytes, sizeof(properties.uuid.bytes));
+}
+
+size_t pinned_bytes(const Memory& memory) {
+  return dynamic_cast<const CudaMemory&>(memory).pinned_bytes();
 }
 
 void synchronize(CUstream_st* stream) {
