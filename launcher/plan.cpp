@@ -83,9 +83,9 @@ RankPlan plan_rank(const RunConfig& config, int64_t tokenizer_vocab_size, int wo
   RankPlan plan{.rank = rank};
   for (const ParamEntry& entry : params.entries()) plan.num_parameters += entry.param->global_shape().numel();
   const GradientSizes gradients(params, model, options.dtype, stage);
-  plan.memory =
-      plan_memory(params, options.dtype, stage, gradients, plan_activations(config, mesh, model, gradients),
-                  accumulation_passes(config, world_size), model.options().tie_embeddings);
+  plan.memory = plan_memory(params, options.dtype, stage, gradients,
+                            plan_activations(config, mesh, model, params, gradients),
+                            accumulation_passes(config, world_size), model.options().tie_embeddings);
   plan.traffic = plan_traffic(config, mesh, model, params, stage);
   return plan;
 }

@@ -56,7 +56,7 @@ std::vector<PlannedTraffic> plan_traffic(const RunConfig& config, const Mesh& me
 
 /// Rows being one document each (size_tape.h, block_sizes.h, exchange_sizes.h).
 PlannedActivations plan_activations(const RunConfig& config, const Mesh& mesh, const LanguageModel& model,
-                                    const GradientSizes& gradients);
+                                    const ParamLayout& params, const GradientSizes& gradients);
 
 /// The config whose run is planned: AUTO in BF16, which only GPUs run, is CUDA whether this machine has any
 /// or not. Otherwise AUTO stays what it is for a run on this machine.

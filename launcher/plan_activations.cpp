@@ -48,9 +48,19 @@ SizedStream add_checkpointed(SizeTape& tape, const BlockSizes& blocks, MixerKind
   return {delta, sum};
 }
 
+/// The largest part of a weight's gradient that choosing an algorithm for it takes beside it, once.
+int64_t trial_bytes(const ParamLayout& params, Device device, int64_t tokens) {
+  int64_t most = 0;
+  for (const ParamEntry& entry : params.entries()) {
+    const Shape& shape = entry.param->shape;
+    if (shape.num_dims() == 2) most = std::max(most, linear_trial_bytes(device, tokens, shape[0], shape[1]));
+  }
+  return most;
+}
+
 /// In elements. `gradients`: of parameters, in the backward of a part of the model (GradientSizes::during).
 int64_t most_held(const RunConfig& config, const Mesh& mesh, const LanguageModel& model,
-                  const std::function<int64_t(int)>& gradients) {
+                  const ParamLayout& params, const std::function<int64_t(int)>& gradients) {
   const LanguageModelOptions& o = model.options();
   const DType dtype = compute_dtype(config);
   const ComputeKind compute{compute_device(config), dtype};
@@ -80,7 +90,8 @@ int64_t most_held(const RunConfig& config, const Mesh& mesh, const LanguageModel
   }
   blocks.enter(tape, blocks.norm(tape, blocks.sum(tape, residual)));
   end_part(norm, true);
-  return compute.elems_of(linear_workspace_bytes(compute.device)) +
+  return compute.elems_of(linear_workspace_bytes(compute.device) +
+                          trial_bytes(params, compute.device, blocks.tokens())) +
          std::max({peak, tape.forward_peak(), tape.live() + loss + logits,
                    tape.live() + loss + gradients(head), tape.backward_peak() + stream});
 }
@@ -88,12 +99,12 @@ int64_t most_held(const RunConfig& config, const Mesh& mesh, const LanguageModel
 }  // namespace
 
 PlannedActivations plan_activations(const RunConfig& config, const Mesh& mesh, const LanguageModel& model,
-                                    const GradientSizes& gradients) {
+                                    const ParamLayout& params, const GradientSizes& gradients) {
   const auto element_bytes = int64_t(size_of(compute_dtype(config)));
   const auto none = [](int) { return int64_t{0}; };
   const auto some = [&](int part) { return gradients.during(part) / element_bytes; };
-  return {.bytes = most_held(config, mesh, model, none) * element_bytes,
-          .with_gradients = most_held(config, mesh, model, some) * element_bytes};
+  return {.bytes = most_held(config, mesh, model, params, none) * element_bytes,
+          .with_gradients = most_held(config, mesh, model, params, some) * element_bytes};
 }
 
 }  // namespace spanwise

@@ -55,6 +55,13 @@ int64_t linear_workspace_bytes(Device device) {
   return device == Device::kCUDA ? int64_t(cuda::kGemmWorkspaceBytes) : 0;
 }
 
+int64_t linear_trial_bytes(Device device, int64_t rows, int64_t outputs, int64_t inputs) {
+  if (device != Device::kCUDA || outputs == 0 || inputs == 0) return 0;
+  const int64_t row_bytes = inputs * int64_t(sizeof(float)),
+                block = cuda::gemm_rows_at_once(outputs, row_bytes);
+  return cuda::gemm_is_measured(block, inputs, rows) ? block * row_bytes : 0;
+}
+
 Var linear(Tape& tape, const Var& x, const Var& weight, const Var& bias, Recompute recompute) {
   Context& ctx = tape.context();
   Var y = tape.output(linear_fwd(ctx, x.value(), weight.value(), bias.defined() ? bias.value() : Tensor()),

@@ -29,6 +29,9 @@ Tensor linear_bwd_bias(Context& ctx, const Tensor& dy);
 
 /// What products work in: bytes that the first one takes, for all that follow.
 int64_t linear_workspace_bytes(Device device);
+/// What choosing an algorithm for the gradient of a weight [outputs, inputs] over so many rows takes, once,
+/// beside that: memory for a part of the gradient, at most cuda::kGemmTrialBytes.
+int64_t linear_trial_bytes(Device device, int64_t rows, int64_t outputs, int64_t inputs);
 
 namespace cpu {
 void linear_fwd(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y);

@@ -1,6 +1,7 @@
 #include "core/ops/linear.h"
 
-#include "tests/testing/cuda_testing.h"
+#include "core/ops/cuda/gemm.h"
+#include "tests/testing/cuda_precisions.h"
 
 namespace spanwise::testing {
 namespace {
@@ -67,6 +68,50 @@ TEST(LinearCuda, WeightGradientsAddToAnF32Buffer) {
   linear_bwd_weight(test_context(), to_cpu64(dy), to_cpu64(x), {expected, true});
   // Sums of 300 products stay in fp32 from the first to the last: bf16 anywhere would be off by 1e-3.
   EXPECT_LE(rms_ratio(buffer, expected), 1e-6);
+}
+
+// Measuring a product that adds to a gradient takes memory as large as what it adds to at once. Integers and
+// quarters of them: sums are exact in any order.
+TEST(LinearCuda, LargeWeightGradientsAreChosenForWithinABound) {
+  Context& ctx = cuda_context();
+  const int64_t tokens = 128, outputs = 100'000, inputs = 1024;
+  ASSERT_GT(outputs * inputs * 4, 3 * cuda::kGemmTrialBytes / 2);
+  std::vector<double> x, dy, column_sums(inputs);
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t i = 0; i < inputs; ++i) x.push_back(double((t * 7 + i * 3) % 11 - 5));
+    for (int64_t i = 0; i < inputs; ++i) column_sums[size_t(i)] += x[size_t(t * inputs + i)];
+    for (int64_t o = 0; o < outputs; ++o) dy.push_back(double(o % 7 - 3) / 4);
+  }
+  const Tensor gpu_x = to_cuda(Tensor::from(test_context(), {tokens, inputs}, x), DType::kBF16),
+               gpu_dy = to_cuda(Tensor::from(test_context(), {tokens, outputs}, dy), DType::kBF16),
+               dweight = Tensor::empty(ctx, {outputs, inputs}, DType::kF32);
+  dweight.fill(1.0);
+  linear_fwd(ctx, to_cuda(normal64({1, 8}, "x"), DType::kBF16), to_cuda(normal64({8, 8}, "w"), DType::kBF16),
+             Tensor());  // the workspace is there
+  const int64_t before = int64_t(ctx.memory().live_bytes);
+  ctx.reset_peak();
+  linear_bwd_weight(ctx, gpu_dy, gpu_x, {dweight, true});
+  EXPECT_LE(int64_t(ctx.memory().peak_bytes) - before,
+            linear_trial_bytes(Device::kCUDA, tokens, outputs, inputs) + 4096);
+  EXPECT_LE(linear_trial_bytes(Device::kCUDA, tokens, outputs, inputs), cuda::kGemmTrialBytes);
+
+  const std::vector<float> actual = dweight.to_vector<float>();
+  int64_t wrong = 0;
+  for (int64_t o = 0; o < outputs; ++o) {
+    for (int64_t i = 0; i < inputs; ++i)
+      wrong += actual[size_t(o * inputs + i)] != float(1 + double(o % 7 - 3) / 4 * column_sums[size_t(i)]);
+  }
+  EXPECT_EQ(wrong, 0);
+}
+
+// More blocks of rows than a grid's second axis takes. Sums of ones are exact.
+TEST(LinearCuda, BiasGradientsOfManyRows) {
+  Context& ctx = cuda_context();
+  const int64_t rows = 65536 * 256 + 300;
+  const Tensor dy = Tensor::empty(ctx, {rows, 2}, DType::kBF16), dbias = Tensor::empty(ctx, {2}, DType::kF32);
+  dy.fill(1.0);
+  cuda::linear_bwd_bias(ctx, dy, dbias);
+  EXPECT_EQ(dbias.to_vector<float>(), (std::vector<float>{float(rows), float(rows)}));
 }
 
 TEST(LinearCuda, InputGradientsOfTwoLayersAddUp) {

@@ -1,6 +1,8 @@
 // Plans of runs on GPUs, which need none.
 
+#include "core/ops/cuda/gemm.h"
 #include "core/ops/gated_delta.h"
+#include "core/ops/linear.h"
 #include "core/ops/scalar_decay.h"
 #include "core/ops/softmax_attention.h"
 #include "launcher/config.h"
@@ -130,6 +132,22 @@ TEST(OpBytesOnGpus, AttentionInOneKernelSumsItsQueriesGradientInF32) {
   s.staggered = false;
   EXPECT_EQ(softmax_attention_bwd_bytes(Device::kCUDA, s), queries * 4 * 2);
   EXPECT_EQ(softmax_attention_bwd_bytes(Device::kCPU, s), 0);
+}
+
+// A head of 131,072 x 4,096: 2 GiB of gradient, of which as much is added to at once as is measured beside
+// it.
+TEST(OpBytesOnGpus, ChoosingAProductForAGradientTakesABoundedPartOfIt) {
+  const int64_t vocabulary = 131072, hidden = 4096, row = hidden * 4;
+  EXPECT_EQ(linear_trial_bytes(Device::kCUDA, 4096, vocabulary, hidden), int64_t{256} << 20);
+  EXPECT_EQ(cuda::gemm_rows_at_once(vocabulary, row) * row, cuda::kGemmTrialBytes);
+  EXPECT_EQ(linear_trial_bytes(Device::kCUDA, 4096, 2048, hidden), 2048 * row);
+  EXPECT_EQ(linear_trial_bytes(Device::kCUDA, 1, 2048, hidden), 0);  // not worth measuring
+  EXPECT_EQ(linear_trial_bytes(Device::kCPU, 4096, vocabulary, hidden), 0);
+  for (const int64_t rows : {65537, 70001, 131072, 200000}) {
+    const int64_t at_once = cuda::gemm_rows_at_once(rows, row);
+    EXPECT_LE(at_once * row, cuda::kGemmTrialBytes) << rows;
+    EXPECT_EQ(at_once % 256, 0) << rows;
+  }
 }
 
 }  // namespace

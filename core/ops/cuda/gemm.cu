@@ -107,8 +107,7 @@ class Plan {
     }
     const std::vector<Algorithm> candidates = heuristic(handle, call);
     algorithm_ = candidates[0];
-    constexpr double kWorthMeasuring = 1e10;  // operations: tens of microseconds
-    if (candidates.size() > 1 && 2.0 * double(call.m) * double(call.n) * double(call.k) > kWorthMeasuring)
+    if (candidates.size() > 1 && gemm_is_measured(call.m, call.n, call.k))
       algorithm_ = fastest_equal(ctx, handle, call, workspace, candidates);
   }
   ~Plan() { cublasLtMatmulDescDestroy(operation_); }
@@ -268,7 +267,16 @@ class CublasLt {
 
 void gemm(Context& ctx, const GemmCall& call) {
   if (call.m == 0 || call.n == 0) return;
-  ctx.attached<CublasLt>().run(call);
+  const int64_t element_bytes = int64_t(size_of(call.dtype)), c_bytes = int64_t(size_of(call.c_dtype)),
+                rows = call.accumulate ? gemm_rows_at_once(call.m, call.c_stride * c_bytes) : call.m;
+  for (int64_t begin = 0; begin < call.m; begin += rows) {
+    GemmCall block = call;
+    block.m = std::min(rows, call.m - begin);
+    block.a.data = static_cast<const char*>(call.a.data) +
+                   begin * (call.a.transposed ? 1 : call.a.stride) * element_bytes;
+    block.c = static_cast<char*>(call.c) + begin * call.c_stride * c_bytes;
+    ctx.attached<CublasLt>().run(block);
+  }
 }
 
 }  // namespace spanwise::cuda

@@ -9,8 +9,10 @@
 // An algorithm is chosen once per shape: of cuBLASLt's candidates the fastest, measured on the first call's
 // operands, that gives the bits of its first choice. So results are bitwise equal from run to run although
 // times are not. Split-k is allowed only where it adds its partial results in fp32, in a separate pass and a
-// fixed order. The first large product of a shape waits for the GPU; no other does.
+// fixed order. The first large product of a shape waits for the GPU; no other does. Where it adds to c, it is
+// measured on memory of its own, as large as what it adds to: larger results are computed in blocks of rows.
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/tensor.h"
@@ -19,6 +21,24 @@ namespace spanwise::cuda {
 
 /// Held from a Context's first product on. What cuBLAS recommends for Hopper.
 inline constexpr size_t kGemmWorkspaceBytes = size_t{32} << 20;
+
+/// Most bytes that a product which adds to c (accumulate) adds to at once, and that measuring it takes, once,
+/// beside the workspace.
+inline constexpr int64_t kGemmTrialBytes = int64_t{256} << 20;
+
+/// Whether candidates are worth measuring: tens of microseconds.
+constexpr bool gemm_is_measured(int64_t m, int64_t n, int64_t k) {
+  return 2.0 * double(m) * double(n) * double(k) > 1e10;
+}
+
+/// Rows of c, of row_bytes each, that are added to at once: all m, or equal blocks of whole tiles.
+constexpr int64_t gemm_rows_at_once(int64_t m, int64_t row_bytes) {
+  constexpr int64_t kTile = 256;
+  if (m * row_bytes <= kGemmTrialBytes) return m;
+  const int64_t most = std::max<int64_t>(kGemmTrialBytes / row_bytes / kTile, 1) * kTile,
+                blocks = (m + most - 1) / most;
+  return ((m + blocks - 1) / blocks + kTile - 1) / kTile * kTile;
+}
 
 struct GemmOperand {
   const void* data;
