@@ -1,6 +1,7 @@
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/descriptor.pb.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <sstream>
@@ -40,21 +41,9 @@ std::string comment(const T& descriptor) {
   return descriptor.GetSourceLocation(&location) ? location.leading_comments : "";
 }
 
-/// Lines of at most kWidth columns: the first after `head`, the others indented as deep as it.
-std::string wrap(const std::string& head, const std::string& text) {
-  std::istringstream words(text);
-  std::string lines, line = head, word;
-  bool at_start = true;
-  while (words >> word) {
-    if (!at_start && line.size() + 1 + word.size() > kWidth) {
-      lines += line + "\n";
-      line = std::string(head.size(), ' ');
-      at_start = true;
-    }
-    line += (at_start ? "" : " ") + word;
-    at_start = false;
-  }
-  return lines + line + "\n";
+std::string wrap(const std::string& head, std::string text) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text.empty() ? head + "\n" : wrap_words(head, text, head.size(), kWidth);
 }
 
 std::string type_name(const FieldDescriptor& field) {

@@ -28,20 +28,6 @@ std::string join_path(const std::string& path, const std::string& name) {
   return path.empty() ? name : path + "." + name;
 }
 
-/// The candidate nearest to `name`, "" if none is near enough to be a slip of the keyboard.
-std::string nearest(const std::string& name, const std::vector<std::string>& candidates) {
-  std::string best;
-  int best_distance = std::max<int>(2, name.size() / 3) + 1;
-  for (const std::string& candidate : candidates) {
-    const int distance = edit_distance(name, candidate);
-    if (distance < best_distance && distance < int(candidate.size())) {
-      best_distance = distance;
-      best = candidate;
-    }
-  }
-  return best;
-}
-
 void find_by_name(const Descriptor& message, const std::string& path, const std::string& name,
                   std::vector<std::string>& found) {
   for (int i = 0; i < message.field_count(); ++i) {
@@ -57,7 +43,7 @@ std::string unknown_value(const EnumDescriptor& type, const std::string& path, c
   for (int i = 0; i < type.value_count(); ++i) values.push_back(type.value(i)->name());
   std::string upper = got;
   for (char& c : upper) c = char(std::toupper(static_cast<unsigned char>(c)));
-  const std::string near = nearest(upper, values);
+  const std::string near = nearest_word(upper, values);
   return fmt::format("{} has no value '{}'; {}it is one of {}", path, got,
                      near.empty() ? "" : fmt::format("did you mean '{}'? ", near), join(values, ", "));
 }
@@ -308,25 +294,9 @@ std::string unknown_field(const Descriptor& message, const std::string& path, co
   for (int i = 0; i < message.field_count(); ++i) fields.push_back(message.field(i)->name());
   find_by_name(root, "", name, elsewhere);
   if (!elsewhere.empty()) return head + "did you mean " + join(elsewhere, " or ") + "?";
-  const std::string near = nearest(name, fields);
+  const std::string near = nearest_word(name, fields);
   if (!near.empty()) return head + "did you mean '" + near + "'?";
   return head + "it has " + join(fields, ", ");
-}
-
-int edit_distance(std::string_view a, std::string_view b) {
-  // Three rows of the table d[i][j] = distance of a's first i and b's first j letters.
-  std::vector<int> before, above(b.size() + 1), row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) above[j] = int(j);
-  for (size_t i = 1; i <= a.size(); ++i) {
-    row[0] = int(i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      row[j] = std::min({above[j] + 1, row[j - 1] + 1, above[j - 1] + (a[i - 1] != b[j - 1])});
-      const bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-      if (swapped) row[j] = std::min(row[j], before[j - 2] + 1);
-    }
-    before = std::exchange(above, row);
-  }
-  return above[b.size()];
 }
 
 }  // namespace spanwise

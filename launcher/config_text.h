@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "launcher/words.h"
+
 namespace spanwise {
 
 struct TextProblem {
@@ -31,8 +33,5 @@ std::vector<TextProblem> check_value_text(const std::string& text,
 /// distance, else fields of this very name in other groups, else the list of what there is.
 std::string unknown_field(const google::protobuf::Descriptor& message, const std::string& path,
                           const std::string& name, const google::protobuf::Descriptor& root);
-
-/// Insertions, deletions, substitutions and swaps of neighbours that turn one word into the other.
-int edit_distance(std::string_view a, std::string_view b);
 
 }  // namespace spanwise

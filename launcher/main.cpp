@@ -2,46 +2,43 @@
 
 #include <google/protobuf/stubs/common.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
+#include <memory>
+#include <optional>
 #include <thread>
 
 #include "core/check.h"
-#include "launcher/build_info.h"
+#include "launcher/program_text.h"
 #include "launcher/verb.h"
 
 namespace spanwise {
 namespace {
 
-constexpr Verb kVerbs[] = {
-    {"train", "train a model from a config", run_train},
-    {"plan", "memory and traffic of a config on any number of ranks, without running it", run_plan},
-    {"eval", "held-out perplexity of a trained model", run_eval},
-    {"generate", "continue a prompt", run_generate},
-    {"data", "prepare or inspect datasets", run_data},
-    {"checkpoint", "inspect and verify a checkpoint", run_checkpoint},
-    {"config", "print a resolved config, or explain its fields", run_config},
-};
-
-std::string program_help() {
-  std::string text = fmt::format(
-      "Spanwise {}: trains linear-attention, softmax and hybrid language models.\n\nusage: spanwise VERB "
-      "…\n\n",
-      git_hash().substr(0, 12));
-  for (const Verb& verb : kVerbs) text += fmt::format("  {:<12} {}\n", verb.name, verb.summary);
-  return text + "\n'spanwise VERB --help' explains a verb.\n";
-}
-
-int run(Comm& world, const std::vector<std::string>& args) {
-  if (args.empty() || args[0] == "--help" || args[0] == "help" || args[0] == "-h") {
-    if (world.rank() == 0) std::cout << program_help();
-    return args.empty() ? 2 : 0;
+int run(Comm& world, const std::string& program, const std::vector<std::string>& args) {
+  const auto print = [&](const std::string& text) {
+    if (world.rank() == 0) std::cout << text << std::flush;
+  };
+  if (args.empty()) {
+    print(program_help(help_columns()));
+    return kExitUsage;
   }
-  for (const Verb& verb : kVerbs) {
-    if (args[0] == verb.name) return verb.run(world, {args.begin() + 1, args.end()});
+  if (args[0] == "--version" || args[0] == "-V") {
+    print(version_text());
+    return 0;
   }
-  fail_user("There is no verb '{}'.\n{}", args[0], program_help());
+  const Verb& verb = find_verb(args[0] == "--help" || args[0] == "-h" ? "help" : args[0]);
+  const Usage usage = verb.usage();
+  const bool nothing_given = args.size() == 1 && usage.min_positional > 0;
+  std::optional<Arguments> arguments;
+  if (!nothing_given) arguments.emplace(usage, std::vector(args.begin() + 1, args.end()), program);
+  if (nothing_given || arguments->has("help")) {
+    print(usage.text(help_columns()));
+    return nothing_given ? kExitUsage : 0;
+  }
+  return verb.run(world, *arguments);
 }
 
 // Every rank usually fails alike: rank 0 speaks first and ends the job; another rank is heard only if it
@@ -64,10 +61,10 @@ int main(int argc, char** argv) {
   std::unique_ptr<Comm> world;
   try {
     world = make_world_comm();
-    return run(*world, {argv + 1, argv + argc});
+    return run(*world, argc > 0 ? argv[0] : "spanwise", {argv + std::min(argc, 1), argv + argc});
   } catch (const std::exception& error) {
     if (!world) world = make_self_comm();
     report(*world, error.what());
-    world->abort(1);
+    world->abort(dynamic_cast<const UsageError*>(&error) ? kExitUsage : kExitError);
   }
 }

@@ -9,19 +9,18 @@
 
 namespace spanwise {
 
-int run_checkpoint(Comm& world, const std::vector<std::string>& args) {
-  const Usage usage{.command = "spanwise checkpoint inspect DIR [--tensors]",
-                    .description = "Verifies every file of a checkpoint (step_…) and prints its manifest.",
-                    .options = {{"tensors", nullptr, "list every tensor with dtype and shape"},
-                                {"help", nullptr, "this text"}},
-                    .min_positional = 0,
-                    .max_positional = 2};
-  const Arguments arguments(usage, args);
+Usage checkpoint_usage() {
+  return {.command = "spanwise checkpoint inspect DIR [--tensors]",
+          .description = "Verifies every file of a checkpoint (step_…) and prints its manifest.",
+          .options = {{"tensors", nullptr, "list every tensor with dtype and shape"},
+                      {"help", nullptr, "this text"}},
+          .min_positional = 1,
+          .max_positional = 2,
+          .actions = {{"inspect", "DIR", 1, 1}}};
+}
+
+int run_checkpoint(Comm& world, const Arguments& arguments) {
   const auto& words = arguments.positional();
-  if (const auto code = print_usage(usage, arguments, world)) return *code;
-  if (words[0] != "inspect" || words.size() != 2) {
-    fail_user("'spanwise checkpoint {}' is not complete.\n{}", words[0], usage.text());
-  }
   const std::filesystem::path directory = words[1];
   const Manifest manifest = verify_checkpoint(directory);
   if (world.rank() > 0) return 0;

@@ -16,13 +16,12 @@ namespace spanwise {
 namespace {
 
 void prepare(const Arguments& arguments, std::vector<std::string> inputs) {
-  if (!arguments.has("output")) fail_user("'spanwise data prepare' needs --output PREFIX.");
-  if (inputs.empty()) fail_user("'spanwise data prepare' needs at least one .txt or .jsonl file.");
+  if (!arguments.has("output")) fail_usage("'spanwise data prepare' needs --output PREFIX.");
   const Overwrite overwrite = arguments.has("overwrite") ? Overwrite::kAllow : Overwrite::kRefuse;
   std::string tokenizer_name = arguments.get("tokenizer", "bytes");
   if (arguments.has("train-tokenizer")) {
     if (!arguments.has("tokenizer"))
-      fail_user("--train-tokenizer needs --tokenizer FILE.model, the file to write.");
+      fail_usage("--train-tokenizer needs --tokenizer FILE.model, the file to write.");
     std::cout << fmt::format("training {} …\n", tokenizer_name) << std::flush;
     train_sentencepiece({.inputs = inputs,
                          .output = tokenizer_name,
@@ -38,7 +37,7 @@ void prepare(const Arguments& arguments, std::vector<std::string> inputs) {
                          .num_threads = int(arguments.integer("threads", available_cores(), 1, 1024)),
                          .overwrite = overwrite};
   if (arguments.has("holdout-documents") && arguments.has("holdout-tails")) {
-    fail_user("--holdout-documents and --holdout-tails exclude each other; give one.");
+    fail_usage("--holdout-documents and --holdout-tails exclude each other; give one.");
   }
   for (const auto& [name, kind] :
        {std::pair{"holdout-documents", Holdout::kDocuments}, std::pair{"holdout-tails", Holdout::kTails}}) {
@@ -87,15 +86,14 @@ void inspect(const Arguments& arguments, const std::string& prefix) {
 
 }  // namespace
 
-int run_data(Comm& world, const std::vector<std::string>& args) {
-  const Usage usage{
+Usage data_usage() {
+  return {
       .command =
           "spanwise data prepare --output PREFIX [options] FILE…\n       spanwise data inspect PREFIX "
           "[--tokenizer T]",
       .description =
           "prepare: .txt and .jsonl files to an indexed dataset (PREFIX.bin, PREFIX.idx), the same for any "
-          "number of\n"
-          "threads; with a holdout, PREFIX_train and PREFIX_valid.\n"
+          "number of threads; with a holdout, PREFIX_train and PREFIX_valid.\n"
           "inspect: sizes, unigram entropy, and with a tokenizer the first documents.",
       .options = {{"output", "PREFIX", "dataset to write, without .bin and .idx"},
                   {"tokenizer", "bytes|FILE", "'bytes' (default) or a SentencePiece .model"},
@@ -108,20 +106,18 @@ int run_data(Comm& world, const std::vector<std::string>& args) {
                   {"threads", "N", "default: all cores"},
                   {"overwrite", nullptr, "replace what exists"},
                   {"help", nullptr, "this text"}},
-      .min_positional = 0,
-      .max_positional = size_t{1} << 20};
-  const Arguments arguments(usage, args);
+      .min_positional = 1,
+      .max_positional = size_t{1} << 20,
+      .actions = {{"prepare", "at least one .txt or .jsonl file", 1, size_t{1} << 20},
+                  {"inspect", "PREFIX", 1, 1}}};
+}
+
+int run_data(Comm& world, const Arguments& arguments) {
   const auto& words = arguments.positional();
-  if (const auto code = print_usage(usage, arguments, world)) return *code;
   if (world.size() > 1)
     fail_user("'data' runs on one rank, not on {}; start it without mpirun.", world.size());
-  if (words[0] == "prepare") {
-    prepare(arguments, {words.begin() + 1, words.end()});
-  } else if (words[0] == "inspect" && words.size() == 2) {
-    inspect(arguments, words[1]);
-  } else {
-    fail_user("'spanwise data {}' is not complete.\n{}", words[0], usage.text());
-  }
+  if (words[0] == "prepare") prepare(arguments, {words.begin() + 1, words.end()});
+  if (words[0] == "inspect") inspect(arguments, words[1]);
   return 0;
 }
 

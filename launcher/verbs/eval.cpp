@@ -10,18 +10,19 @@
 
 namespace spanwise {
 
-int run_eval(Comm& world, const std::vector<std::string>& args) {
-  const Usage usage{.command = "[mpirun -n RANKS] spanwise eval CONFIG|RUN_DIR [options]",
-                    .description = "Held-out loss and perplexity of a trained model.",
-                    .options = {{"checkpoint", "DIR", "a step_… directory; default: the run's newest"},
-                                {"data", "PREFIX", "dataset without .bin and .idx; default: data.validation"},
-                                {"sequences", "N", "first N sequences; default: all"},
-                                {"set", "FIELD=VALUE", "override a config field; may be repeated"},
-                                {"help", nullptr, "this text"}},
-                    .min_positional = 0,
-                    .max_positional = 1};
-  const Arguments arguments(usage, args);
-  if (const auto code = print_usage(usage, arguments, world)) return *code;
+Usage eval_usage() {
+  return {.command = "[mpirun -n RANKS] spanwise eval CONFIG|RUN_DIR [options]",
+          .description = "Held-out loss and perplexity of a trained model.",
+          .options = {{"checkpoint", "DIR", "a step_… directory; default: the run's newest"},
+                      {"data", "PREFIX", "dataset without .bin and .idx; default: data.validation"},
+                      {"sequences", "N", "first N sequences; default: all"},
+                      {"set", "FIELD=VALUE", "override a config field; may be repeated"},
+                      {"help", nullptr, "this text"}},
+          .min_positional = 1,
+          .max_positional = 1};
+}
+
+int run_eval(Comm& world, const Arguments& arguments) {
   const int64_t sequences = arguments.integer("sequences", 0, 1, INT64_MAX);
   const RunConfig config = load_run_config(arguments.positional()[0], arguments);
   const TrainedModel trained = load_trained_model(config, arguments.get("checkpoint"), world);

@@ -8,8 +8,8 @@
 
 namespace spanwise {
 
-int run_generate(Comm& world, const std::vector<std::string>& args) {
-  const Usage usage{
+Usage generate_usage() {
+  return {
       .command = "spanwise generate CONFIG|RUN_DIR [options]",
       .description = "Continues a prompt with a trained model.",
       .options = {{"prompt", "TEXT", "text to continue; default: a new document"},
@@ -20,10 +20,11 @@ int run_generate(Comm& world, const std::vector<std::string>& args) {
                   {"checkpoint", "DIR", "a step_… directory; default: the run's newest"},
                   {"set", "FIELD=VALUE", "override a config field; may be repeated"},
                   {"help", nullptr, "this text"}},
-      .min_positional = 0,
+      .min_positional = 1,
       .max_positional = 1};
-  const Arguments arguments(usage, args);
-  if (const auto code = print_usage(usage, arguments, world)) return *code;
+}
+
+int run_generate(Comm& world, const Arguments& arguments) {
   if (world.size() > 1)
     fail_user("'generate' runs on one rank, not on {}; start it without mpirun.", world.size());
   const SamplingOptions options{.num_tokens = arguments.integer("tokens", 100, 1, int64_t{1} << 40),

@@ -66,20 +66,21 @@ std::string most_of_any_rank(const std::vector<RankPlan>& plans) {
 
 }  // namespace
 
-int run_plan(Comm& world, const std::vector<std::string>& args) {
-  const Usage usage{.command = "spanwise plan CONFIG|RUN_DIR [--ranks N] [--rank R] [--set FIELD=VALUE …]",
-                    .description =
-                        "What training would need on each of N ranks, without running it: bytes of memory "
-                        "on the config's device, and bytes received by every collective. It needs no GPU: "
-                        "device AUTO is planned for GPUs in BF16, and as a run here would have it else.",
-                    .options = {{"ranks", "N", "ranks of the run; default: as many as this is started with"},
-                                {"rank", "R", "the rank whose tables are printed; default: 0"},
-                                {"set", "FIELD=VALUE", "override a config field; may be repeated"},
-                                {"help", nullptr, "this text"}},
-                    .min_positional = 0,
-                    .max_positional = 1};
-  const Arguments arguments(usage, args);
-  if (const auto code = print_usage(usage, arguments, world)) return *code;
+Usage plan_usage() {
+  return {.command = "spanwise plan CONFIG|RUN_DIR [--ranks N] [--rank R] [--set FIELD=VALUE …]",
+          .description =
+              "What training would need on each of N ranks, without running it: bytes of memory "
+              "on the config's device, and bytes received by every collective. It needs no GPU: "
+              "device AUTO is planned for GPUs in BF16, and as a run here would have it else.",
+          .options = {{"ranks", "N", "ranks of the run; default: as many as this is started with"},
+                      {"rank", "R", "the rank whose tables are printed; default: 0"},
+                      {"set", "FIELD=VALUE", "override a config field; may be repeated"},
+                      {"help", nullptr, "this text"}},
+          .min_positional = 1,
+          .max_positional = 1};
+}
+
+int run_plan(Comm& world, const Arguments& arguments) {
   const int ranks = int(arguments.integer("ranks", world.size(), 1, kMaxRanks));
   const int rank = int(arguments.integer("rank", 0, 0, ranks - 1));
   const RunConfig given = load_run_config(arguments.positional()[0], arguments);

@@ -50,18 +50,19 @@ void print_summary(const RunConfig& config, const TrainSummary& summary) {
 
 }  // namespace
 
-int run_train(Comm& world, const std::vector<std::string>& args) {
-  const Usage usage{
+Usage train_usage() {
+  return {
       .command = "[mpirun -n RANKS] spanwise train CONFIG|RUN_DIR [--set FIELD=VALUE …]",
       .description =
           "Trains the model of a config, going on from the newest checkpoint of its run.dir; RUN_DIR goes "
           "on with the config of that run.",
       .options = {{"set", "FIELD=VALUE", "override a field; may be repeated"},
                   {"help", nullptr, "this text"}},
-      .min_positional = 0,
+      .min_positional = 1,
       .max_positional = 1};
-  const Arguments arguments(usage, args);
-  if (const auto code = print_usage(usage, arguments, world)) return *code;
+}
+
+int run_train(Comm& world, const Arguments& arguments) {
   const RunConfig config = load_run_config(arguments.positional()[0], arguments);
   const std::unique_ptr<Tokenizer> tokenizer = checked_tokenizer(config, world.size());
   const std::unique_ptr<Context> ctx = start_context(config, world);

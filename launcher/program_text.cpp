@@ -1,0 +1,157 @@
+#include "launcher/program_text.h"
+
+#include <algorithm>
+#include <set>
+#include <vector>
+
+#include "core/dispatch.h"
+#include "launcher/build_info.h"
+#include "launcher/config.h"
+#include "launcher/metrics/metrics.h"
+#include "launcher/verb.h"
+#include "launcher/words.h"
+
+namespace spanwise {
+
+namespace {
+
+struct ExitCode {
+  int code;
+  const char* meaning;
+};
+constexpr ExitCode kExitCodes[] = {
+    {0, "all is done"},
+    {kExitError, "an error, said in one sentence on standard error"},
+    {kExitUsage, "the command line is wrong"},
+    {75, "train was asked to end by a signal, and what it had trained is saved; the same command goes on"},
+};
+
+constexpr const char* kWhat = "trains linear-attention, softmax and hybrid language models";
+
+// "  left   text", wrapped.
+std::string row(const std::string& left, size_t width, std::string_view text, size_t columns) {
+  return wrap_words(fmt::format("  {:<{}} ", left, width), text, width + 3, columns);
+}
+
+}  // namespace
+
+size_t help_columns() {
+  const int columns = stdout_terminal_columns();
+  return columns > 0 ? size_t(std::clamp(columns, 40, 100)) : 80;
+}
+
+std::string version_text() {
+  return fmt::format("spanwise {} ({}), for {}\n", SPANWISE_VERSION, git_hash().substr(0, 12),
+                     kHasCuda ? "GPUs and the CPU" : "the CPU");
+}
+
+std::string program_help(size_t columns) {
+  std::string text = wrap_words("", fmt::format("Spanwise {}: {}.", SPANWISE_VERSION, kWhat), 0, columns);
+  text += "\nusage: spanwise VERB …\n\n";
+  for (const Verb& verb : verbs()) text += row(verb.name, 12, verb.summary, columns);
+  text += "\nexit codes:\n";
+  for (const ExitCode& exit : kExitCodes) text += row(std::to_string(exit.code), 12, exit.meaning, columns);
+  return text + "\n" +
+         wrap_words("", "'spanwise help VERB' explains a verb; 'spanwise --version' says what this is.", 0,
+                    columns);
+}
+
+namespace {
+
+// Text for man(7): a backslash, a dash and a control character at a line's beginning mean themselves.
+std::string roff(std::string_view text) {
+  std::string escaped;
+  for (const char c : text) {
+    const bool at_line = escaped.empty() || escaped.back() == '\n';
+    if (at_line && (c == '.' || c == '\'')) escaped += "\\&";
+    escaped += c == '\\' ? "\\e" : c == '-' ? "\\-" : std::string(1, c);
+  }
+  return escaped;
+}
+
+std::string man_verb(const Verb& verb) {
+  const Usage usage = verb.usage();
+  std::string text = fmt::format(".SS {}\n{}.\n", roff(verb.name), roff(verb.summary));
+  for (size_t begin = 0; begin < usage.command.size();) {
+    const size_t end = std::min(usage.command.find('\n', begin), usage.command.size());
+    const size_t word = usage.command.find_first_not_of(' ', begin);
+    text += fmt::format(".PP\n.B {}\n", roff(usage.command.substr(word, end - word)));
+    begin = end + 1;
+  }
+  text += fmt::format(".PP\n{}\n", roff(usage.description));
+  for (const OptionSpec& option : usage.options) {
+    text += fmt::format(".TP\n\\fB\\-\\-{}\\fR", roff(option.name));
+    if (option.value) text += fmt::format(" \\fI{}\\fR", roff(option.value));
+    text += fmt::format("\n{}\n", roff(option.help));
+  }
+  return text;
+}
+
+void add_field_paths(const google::protobuf::Descriptor& message, const std::string& path,
+                     std::vector<std::string>& paths) {
+  for (int i = 0; i < message.field_count(); ++i) {
+    const auto& field = *message.field(i);
+    paths.push_back(path + field.name());
+    if (field.message_type() && !field.is_repeated())
+      add_field_paths(*field.message_type(), path + field.name() + ".", paths);
+  }
+}
+
+}  // namespace
+
+std::string man_page() {
+  std::string text = fmt::format(
+      ".TH SPANWISE 1 \"\" \"Spanwise {}\"\n.SH NAME\nspanwise \\- {}\n.SH SYNOPSIS\n.B spanwise\n.I "
+      "VERB\n…\n"
+      ".SH VERBS\n",
+      SPANWISE_VERSION, roff(kWhat));
+  for (const Verb& verb : verbs()) text += man_verb(verb);
+  text += ".SH \"EXIT STATUS\"\n";
+  for (const ExitCode& exit : kExitCodes)
+    text += fmt::format(".TP\n.B {}\n{}\n", exit.code, roff(exit.meaning));
+  text += ".SH FILES\n.TP\n.I CONFIG\nA text file of the fields that\n.B spanwise config help\nexplains.\n";
+  text += ".TP\n.I RUN_DIR\nThe directory " + roff("run.dir") +
+          " of a training: its config, metrics and checkpoints.\n";
+  return text;
+}
+
+std::string bash_completion() {
+  std::vector<std::string> names, fields;
+  std::string cases;
+  for (const Verb& verb : verbs()) {
+    names.push_back(verb.name);
+    const Usage usage = verb.usage();
+    std::string options, actions;
+    for (const OptionSpec& option : usage.options) options += fmt::format(" --{}", option.name);
+    if (verb.usage == help_usage) actions = "$verbs";
+    for (const ActionSpec& action : usage.actions) actions += fmt::format(" {}", action.name);
+    cases += fmt::format("    {}) options='{}' actions=\"{}\" ;;\n", verb.name, options, actions);
+  }
+  add_field_paths(*RunConfig::descriptor(), "", fields);
+  std::string text =
+      "# Completion for spanwise: source <(spanwise completion bash)\n"
+      "_spanwise() {{\n"
+      "  local word=${{COMP_WORDS[COMP_CWORD]}} options='' actions=''\n"
+      "  local verbs='{verbs}'\n"
+      "  COMPREPLY=()\n"
+      "  case ${{COMP_WORDS[1]}} in\n"
+      "{cases}"
+      "  esac\n"
+      "  if [ \"$COMP_CWORD\" = 1 ]; then\n"
+      "    COMPREPLY=($(compgen -W \"$verbs --help --version\" -- \"$word\"))\n"
+      "  elif [ \"${{COMP_WORDS[COMP_CWORD - 1]}}\" = --set ]; then\n"
+      "    COMPREPLY=($(compgen -S = -W '{fields}' -- \"$word\"))\n"
+      "    compopt -o nospace 2>/dev/null\n"
+      "  elif [[ $word == -* ]]; then\n"
+      "    COMPREPLY=($(compgen -W \"$options\" -- \"$word\"))\n"
+      "  elif [ \"$COMP_CWORD\" = 2 ]; then\n"
+      "    COMPREPLY=($(compgen -W \"$actions\" -- \"$word\"))\n"
+      "  fi\n"
+      "}}\n"
+      "# Without a match: names of files.\n"
+      "complete -o bashdefault -o default -F _spanwise spanwise\n";
+  return fmt::format(fmt::runtime(text), fmt::arg("verbs", fmt::format("{}", fmt::join(names, " "))),
+                     fmt::arg("cases", cases), fmt::arg("fields", fmt::format("{}", fmt::join(fields, " "))));
+}
+
+}  // namespace spanwise
