@@ -60,6 +60,9 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
     load_checkpoint(resume_from, config, loader_, params_, optimizer_, state_);
     newest_checkpoint_ = resume_from;
   }
+  if (resume_from.empty()) state_.document_start = choose_document_start(tokenizer, loader_.datasets());
+  loader_.set_documents(document_rule(state_.document_start, tokenizer));
+  if (validation_) validation_->set_documents(document_rule(state_.document_start, tokenizer));
   saver_.emplace(config_, mesh, params_, optimizer_);
   if (world.rank() == 0) {
     metrics_ = std::make_unique<MetricsWriter>(MetricsOptions{.run_dir = config.run().dir(),
@@ -72,6 +75,8 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   say(fmt::format("{:.2f} M parameters in {}, {} rank{} x {}", double(params_.num_parameters()) / 1e6,
                   name_of(compute_dtype(config)), world.size(), world.size() == 1 ? "" : "s", workers(ctx)));
   if (!resume_from.empty()) say(fmt::format("resumed step {} from {}", state_.step, resume_from));
+  if (state_.document_start == DocumentStart::kFirstToken)
+    say("this run is older than starts of documents: it goes on without a loss for a document's first token");
 }
 
 void Trainer::say(std::string_view text) {

@@ -6,11 +6,15 @@
 
 #include <cstdint>
 
+#include "data/document_start.h"
+
 namespace spanwise {
 
 struct TrainingState {
   int64_t step = 0;         ///< optimizer steps done
   int64_t tokens_seen = 0;  ///< over all ranks
+  /// Of the run since its first step.
+  DocumentStart document_start = DocumentStart::kFirstToken;
 };
 
 }  // namespace spanwise

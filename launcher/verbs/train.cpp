@@ -23,7 +23,9 @@ void print_sample(const RunConfig& config, const std::string& checkpoint) {
   const TrainedModel trained = load_trained_model(one_rank, checkpoint, *self);
   const std::string text =
       generate(*trained.model, *trained.tokenizer, *trained.ctx, prompt,
-               {.num_tokens = config.train().sample_tokens(), .seed = config.run().seed()});
+               {.num_tokens = config.train().sample_tokens(),
+                .seed = config.run().seed(),
+                .document_start = start_token(trained.document_start, *trained.tokenizer)});
   std::cout << "\nSample:\n  " << prompt << text << "\n";
 }
 
