@@ -179,6 +179,8 @@ void Trainer::write_metrics(int64_t step, const StepResult& result, double step_
                             std::optional<double> held_out) {
   if (!metrics_) return;
   const double tokens = double(config_.train().global_batch() * config_.train().sequence_length());
+  std::vector<std::pair<std::string, double>> extra = traffic();
+  if (const double ms = saver_->take_wait_ms(); ms > 0) extra.emplace_back("checkpoint/wait_ms", ms);
   metrics_->write({.step = step,
                    .loss = result.loss,
                    .grad_norm = result.grad_norm,
@@ -189,7 +191,7 @@ void Trainer::write_metrics(int64_t step, const StepResult& result, double step_
                    .data_ms = result.data_ms,
                    .memory_bytes = int64_t(ctx_.memory().peak_bytes),
                    .validation_loss = held_out,
-                   .extra = traffic()});
+                   .extra = std::move(extra)});
 }
 
 std::vector<std::pair<std::string, double>> Trainer::traffic() const {
@@ -226,6 +228,7 @@ void Trainer::save(int64_t step) {
 }
 
 void Trainer::report(const std::optional<SaveOutcome>& outcome) {
+  if (const std::string notice = saver_->take_notice(); !notice.empty()) say(notice);
   if (!outcome) return;
   if (!outcome->failed) {
     newest_checkpoint_ = outcome->directory;

@@ -2,7 +2,7 @@
 // What training needs to go on where it stopped, besides parameters and moments. Random numbers and the
 // schedule are pure functions of the seed and the step, so the step, the data cursor and the tensors are all
 // there is: N + N steps equal 2N steps byte for byte.
-//   save_state.h  writes it, load_state.h reads it; state_files.h: which tensors are in which file
+//   checkpoint_saver.h  writes it, load_state.h reads it; shard_plan.h: which tensors are in which file
 
 #include <cstdint>
 
