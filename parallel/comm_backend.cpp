@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "parallel/stop_request.h"
+
 namespace spanwise {
 
 namespace {
@@ -80,7 +82,7 @@ void CommFailure::set(std::string text, bool terminated) {
 void CommFailure::check(const Collective& collective, const std::string& axis, const char* verb) const {
   if (!happened()) return;
   const std::lock_guard lock(mutex_);
-  if (terminated_ && explained_()) ::raise(SIGTERM);
+  if (terminated_ && explained_()) end_by_signal(SIGTERM);
   SPANWISE_FAIL("{} cannot {}: {}", describe(collective, axis), verb, text_);
 }
 

@@ -16,6 +16,7 @@
 
 #include "core/dispatch.h"
 #include "parallel/comm_backend.h"
+#include "parallel/stop_request.h"
 #include "parallel/termination_watch.h"
 
 namespace spanwise {
@@ -371,9 +372,9 @@ void MpiCollective::wait() {
                        runtime_.timeout_seconds, awaited_ranks()));
     }
     if (watch && watch->came()) {
-      // Where another rank has explained the end, SIGTERM stays with the watch and ends this process
-      // silently.
-      if (!runtime_.somebody_said_goodbye()) watch->take();
+      // Where another rank has explained the end, this one ends silently.
+      if (runtime_.somebody_said_goodbye()) end_by_signal(SIGTERM);
+      watch->take();
       fail(fmt::format("was told to end (SIGTERM) while it waited for {}", awaited_ranks()));
     }
     // Soon answered where every rank has a core; where ranks share cores, the others need this one.

@@ -2,6 +2,8 @@
 
 #include <atomic>
 
+#include "parallel/stop_request.h"
+
 namespace spanwise {
 
 namespace {
@@ -27,15 +29,15 @@ TerminationWatch::TerminationWatch() {
 
 TerminationWatch::~TerminationWatch() {
   if (installed_) ::sigaction(SIGTERM, &before_, nullptr);
-  if (take()) ::raise(SIGTERM);
+  if (terminated.exchange(false)) ::raise(SIGTERM);
 }
 
 bool TerminationWatch::came() const {
-  return terminated;
+  return terminated || mpirun_ends_this_process();
 }
 
 bool TerminationWatch::take() {
-  return terminated.exchange(false);
+  return terminated.exchange(false) || take_mpirun_signal();
 }
 
 }  // namespace spanwise

@@ -1,8 +1,9 @@
 #pragma once
 // While it lives, SIGTERM is remembered instead of ending the process: a rank that waits for others can then
 // say what for. (mpirun sends SIGTERM to all ranks when one has died, and SIGKILL a second later.) A program
-// that handles or ignores SIGTERM itself keeps doing so. Where two overlap, one of them takes it, and SIGTERM
-// does again what it did before when the first one made ends.
+// that handles or ignores SIGTERM itself keeps doing so; with StopSignals the watch sees only mpirun's own
+// SIGTERM, after a moment, and a wait that ends before goes on. Where two overlap, one of them takes it, and
+// SIGTERM does again what it did before when the first one made ends.
 
 #include <signal.h>
 
