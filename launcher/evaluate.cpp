@@ -7,8 +7,9 @@
 
 namespace spanwise {
 
-HeldOut evaluate(const LanguageModel& model, const SequentialLoader& loader, const Mesh& mesh,
-                 const SequenceOptions& sequence, Context& ctx, int64_t max_sequences, int64_t micro_batch) {
+std::optional<HeldOut> evaluate(const LanguageModel& model, const SequentialLoader& loader, const Mesh& mesh,
+                                const SequenceOptions& sequence, Context& ctx, int64_t max_sequences,
+                                int64_t micro_batch, StopRequest* stop) {
   int64_t samples = loader.num_samples();
   if (max_sequences > 0) samples = std::min(samples, max_sequences);
   std::vector<Tensor> losses;
@@ -17,6 +18,11 @@ HeldOut evaluate(const LanguageModel& model, const SequentialLoader& loader, con
   // A forward may be collective over the data axis too: a rank with none left in the last round takes part
   // with one that does not count.
   for (int64_t round = 0; round < samples; round += mesh.data().size() * micro_batch) {
+    if (stop) {
+      std::vector<double> votes{stop->vote()};
+      mesh.world().all_reduce("stop", votes);
+      if (stop->agree(votes[0])) return std::nullopt;
+    }
     const int64_t mine = round + mesh.data().rank() * micro_batch;
     const bool counts = mine < samples;
     const int64_t first = counts ? mine : 0;
@@ -31,7 +37,7 @@ HeldOut evaluate(const LanguageModel& model, const SequentialLoader& loader, con
   std::vector<double> sums{std::accumulate(values.begin(), values.end(), 0.0), targets};
   mesh.data_sequence().all_reduce("held_out", sums);
   if (sums[1] == 0) fail_user("{} has no target tokens to evaluate on.", loader.dataset().prefix());
-  return {sums[0] / sums[1], int64_t(sums[1])};
+  return HeldOut{sums[0] / sums[1], int64_t(sums[1])};
 }
 
 }  // namespace spanwise

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # mpirun on this machine alone: works as root, in containers and with fewer cores than ranks.
 #   launcher/local_mpirun.sh RANKS PROGRAM [ARG …]
+# SIGTERM, SIGINT (^C) and SIGHUP reach every rank as SIGUSR2, which asks `spanwise train` to save and end; a
+# second one ends it at once. The exit code is mpirun's.
 set -euo pipefail
 ranks=$1
 shift
@@ -17,4 +19,24 @@ fi
 # A rank cannot see whether this output is a terminal.
 export SPANWISE_TERMINAL_COLUMNS=0
 if [ -t 1 ]; then SPANWISE_TERMINAL_COLUMNS=$(tput cols 2>/dev/null || echo 80); fi
-exec mpirun "${args[@]}" "$@"
+
+# Open MPI answers a SIGTERM or SIGINT of its own with SIGKILL to every rank a second later, but forwards
+# SIGUSR2. So mpirun runs in a process group of its own, which ^C does not reach, and ends if this script dies.
+set -m
+setpriv --pdeathsig TERM mpirun "${args[@]}" "$@" &
+mpirun=$!
+forward() {
+  interrupted=yes
+  kill -s "$1" "$mpirun" 2>/dev/null || true
+}
+trap 'forward USR2' TERM INT HUP USR2
+trap 'forward USR1' USR1
+trap 'forward CONT' CONT
+trap 'forward TSTP; kill -s STOP $$' TSTP
+interrupted=yes
+while [ "$interrupted" = yes ]; do
+  interrupted=no
+  code=0
+  wait -f "$mpirun" || code=$?
+done
+exit "$code"

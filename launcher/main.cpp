@@ -1,6 +1,7 @@
 // The `spanwise` program: spanwise VERB …
 
 #include <google/protobuf/stubs/common.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <chrono>
@@ -13,6 +14,7 @@
 #include "core/check.h"
 #include "launcher/program_text.h"
 #include "launcher/verb.h"
+#include "parallel/stop_request.h"
 
 namespace spanwise {
 namespace {
@@ -58,12 +60,18 @@ void report(const Comm& world, const std::string& message) {
 int main(int argc, char** argv) {
   using namespace spanwise;
   GOOGLE_PROTOBUF_VERIFY_VERSION;
+  std::optional<StopSignals> signals;
   std::unique_ptr<Comm> world;
   try {
+    // Before MPI starts, so that no rank is lost to an early one.
+    if (argc > 1 && std::string_view(argv[1]) == "train") signals.emplace();
     world = make_world_comm();
     return run(*world, argc > 0 ? argv[0] : "spanwise", {argv + std::min(argc, 1), argv + argc});
   } catch (const std::exception& error) {
     if (!world) world = make_self_comm();
+    // mpirun ends the ranks that have nothing to add: now if it has asked for that, or before they speak.
+    if (world->rank() > 0 && mpirun_ends_this_process(MpirunSignal::kAtOnce)) end_by_signal(SIGTERM);
+    signals.reset();
     report(*world, error.what());
     world->abort(dynamic_cast<const UsageError*>(&error) ? kExitUsage : kExitError);
   }

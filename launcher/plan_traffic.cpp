@@ -7,6 +7,7 @@
 #include "launcher/config_derived.h"
 #include "launcher/exchange_sizes.h"
 #include "launcher/plan.h"
+#include "launcher/trainer.h"
 #include "parallel/gradient_reducer.h"
 #include "parallel/halo.h"
 
@@ -267,8 +268,8 @@ void add_update(TrafficTable& table, const Mesh& mesh, const ParamLayout& params
     table.all_reduce(mesh.tensor(), "grad_reduce_partial", group.numel * element_bytes);
 
   constexpr int64_t kNumberBytes = sizeof(double);
-  table.all_reduce(mesh.data_sequence(), "target_count", kNumberBytes);
-  table.all_reduce(mesh.data_sequence(), "loss", kNumberBytes);
+  table.all_reduce(mesh.world(), "target_count", kCountNumbers * kNumberBytes);
+  table.all_reduce(mesh.world(), "loss", kLossNumbers * kNumberBytes);
   if (zero_stage > 0) table.all_reduce(mesh.data_sequence(), "grad_norm", kNumberBytes);
   table.all_reduce(mesh.tensor(), "grad_norm", kNumberBytes);
 }

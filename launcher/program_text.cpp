@@ -10,6 +10,7 @@
 #include "launcher/metrics/metrics.h"
 #include "launcher/verb.h"
 #include "launcher/words.h"
+#include "parallel/stop_request.h"
 
 namespace spanwise {
 
@@ -23,6 +24,7 @@ constexpr ExitCode kExitCodes[] = {
     {0, "all is done"},
     {kExitError, "an error, said in one sentence on standard error"},
     {kExitUsage, "the command line is wrong"},
+    {kExitStopped, "a training that a signal asked to end has saved its last step: start it again to go on"},
     {75, "train was asked to end by a signal, and what it had trained is saved; the same command goes on"},
 };
 

@@ -53,7 +53,6 @@ std::string generate(const LanguageModel& model, const Tokenizer& tokenizer, Con
                      const std::string& prompt, const SamplingOptions& options,
                      const std::function<void(const std::string&)>& emit) {
   std::vector<int32_t> ids = tokenizer.encode(prompt);
-  if (options.document_start) ids.insert(ids.begin(), *options.document_start);
   if (ids.empty()) ids.push_back(tokenizer.end_of_document());
   GenerationState state;
   Tensor logits = model.next_logits(ctx, ids, state);
@@ -65,6 +64,7 @@ std::string generate(const LanguageModel& model, const Tokenizer& tokenizer, Con
     text += piece;
   };
   for (int64_t i = 0; i < options.num_tokens; ++i) {
+    if (options.stop && options.stop()) break;
     const int32_t next = sample_token(known_logits(logits, tokenizer), options, i);
     if (next == tokenizer.end_of_document()) break;
     show(decoder.push(next));

@@ -14,6 +14,7 @@
 #include "launcher/checkpoint/run_manifest.h"
 #include "launcher/config_derived.h"
 #include "launcher/evaluate.h"
+#include "parallel/rank_zero.h"
 
 namespace spanwise {
 
@@ -35,10 +36,12 @@ std::string workers(const Context& ctx) {
 
 }  // namespace
 
-Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh& mesh, Context& ctx)
+Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh& mesh, Context& ctx,
+                 StopRequest* stop)
     : config_(config),
       mesh_(mesh),
       ctx_(ctx),
+      stop_(stop),
       model_(language_model_options(config, tokenizer.vocab_size(), mesh)),
       sequence_(sequence_options(config)),
       params_(ctx, model_, param_store_options(config, model_), mesh.data_sequence(), mesh.tensor()),
@@ -53,30 +56,27 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   }
   Comm& world = mesh.world();
   // Rank 0 decides which checkpoint, so that all ranks load the same one.
-  std::string resume_from;
-  if (world.rank() == 0) resume_from = checkpoint_to_resume(config);
-  world.broadcast("resume_from", resume_from);
+  const std::string resume_from = run_on_rank_zero(
+      world, "resume_from", [&] { return checkpoint_to_resume(config); }, stop);
   if (!resume_from.empty()) {
     load_checkpoint(resume_from, config, loader_, params_, optimizer_, state_);
     newest_checkpoint_ = resume_from;
   }
-  if (resume_from.empty()) state_.document_start = choose_document_start(tokenizer, loader_.datasets());
-  loader_.set_documents(document_rule(state_.document_start, tokenizer));
-  if (validation_) validation_->set_documents(document_rule(state_.document_start, tokenizer));
   saver_.emplace(config_, mesh, params_, optimizer_);
-  if (world.rank() == 0) {
+  saved_step_ = state_.step;
+  const auto open_run = [&] {
     metrics_ = std::make_unique<MetricsWriter>(MetricsOptions{.run_dir = config.run().dir(),
                                                               .total_steps = config.train().steps(),
                                                               .resume_step = state_.step,
                                                               .tensorboard = config.metrics().tensorboard(),
                                                               .terminal_columns = stdout_terminal_columns(),
                                                               .log_every = int(config.run().log_every())});
-  }
+    return std::string();
+  };
+  run_on_rank_zero(world, "open_run", open_run, stop);
   say(fmt::format("{:.2f} M parameters in {}, {} rank{} x {}", double(params_.num_parameters()) / 1e6,
                   name_of(compute_dtype(config)), world.size(), world.size() == 1 ? "" : "s", workers(ctx)));
   if (!resume_from.empty()) say(fmt::format("resumed step {} from {}", state_.step, resume_from));
-  if (state_.document_start == DocumentStart::kFirstToken)
-    say("this run is older than starts of documents: it goes on without a loss for a document's first token");
 }
 
 void Trainer::say(std::string_view text) {
@@ -92,27 +92,42 @@ TrainSummary Trainer::run() {
                     *summary.loss_before));
   }
   summary.loss_after = summary.loss_before;
-  while (state_.step < steps) {
+  saved_at_ = Clock::now();
+  while (state_.step < steps && !stopping()) {
     const auto start = Clock::now();
     const int64_t step = state_.step + 1;
     begin_trace(step - summary.first_step);
-    const StepResult result = train_step(step);
+    const std::optional<StepResult> result = train_step(step);
+    if (!result) break;
     const double step_ms = ms_since(start);
     end_trace(step - summary.first_step);
 
     std::optional<double> held_out;
-    if (step == steps || (eval_every > 0 && step % eval_every == 0)) held_out = held_out_loss();
+    const bool evaluates = step == steps || (eval_every > 0 && step % eval_every == 0);
+    if (evaluates && !stopping()) held_out = held_out_loss();
     if (held_out) summary.loss_after = held_out;
-    write_metrics(step, result, step_ms, held_out);
+    write_metrics(step, *result, step_ms, held_out);
     const int64_t every = config_.checkpoint().every();
-    if (step == steps || (every > 0 && step % every == 0)) save(step);
-    report(step == steps ? saver_->finish() : saver_->poll());
+    const bool last = step == steps || stopping();
+    if (last || time_to_save_ || (every > 0 && step % every == 0)) save(step);
+    report(last ? saver_->finish() : saver_->poll());
   }
+  if (saved_step_ != state_.step) save(state_.step);
+  report(saver_->finish());
+  summary.last_step = state_.step;
   summary.checkpoint = newest_checkpoint_;
+  summary.stopped = stopping();
   return summary;
 }
 
-Trainer::StepResult Trainer::train_step(int64_t step) {
+bool Trainer::sum_and_agree(std::string_view name, std::vector<double>& values) {
+  // Ranks of a tensor group have the same numbers, but not the same signals.
+  if (mesh_.tensor().rank() > 0) std::fill(values.begin(), values.end() - 1, 0.0);
+  mesh_.world().all_reduce(name, values);
+  return stop_ && stop_->agree(values.back());
+}
+
+std::optional<Trainer::StepResult> Trainer::train_step(int64_t step) {
   StepResult result{};
   const auto start = Clock::now();
   const int64_t passes = accumulation_passes(config_, mesh_.world().size()),
@@ -124,8 +139,8 @@ Trainer::StepResult Trainer::train_step(int64_t step) {
     batches.emplace_back(ctx_, mesh_, sequence_, loader_.load(step - 1, first, rows));
     targets += batches.back().num_targets();
   }
-  std::vector<double> total{double(targets)};
-  mesh_.data_sequence().all_reduce("target_count", total);
+  std::vector<double> total{double(targets), stop_vote()};
+  if (sum_and_agree("target_count", total)) return std::nullopt;
   result.data_ms = ms_since(start);
 
   std::vector<Tensor> scalars;  // of the losses, then the squared norm
@@ -153,9 +168,12 @@ Trainer::StepResult Trainer::train_step(int64_t step) {
   std::vector<double> values = read_scalars(ctx_, scalars);
   result.grad_norm = std::sqrt(values.back());
   values.pop_back();
-  std::vector<double> loss{std::accumulate(values.begin(), values.end(), 0.0)};
-  mesh_.data_sequence().all_reduce("loss", loss);
+  const double minutes = ms_since(saved_at_) / 60e3, every = config_.checkpoint().every_minutes();
+  const bool due = mesh_.world().rank() == 0 && every > 0 && minutes >= every;
+  std::vector<double> loss{std::accumulate(values.begin(), values.end(), 0.0), due ? 1.0 : 0.0, stop_vote()};
+  sum_and_agree("loss", loss);
   result.loss = loss[0];
+  time_to_save_ = loss[1] > 0;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
     fail_user(
         "Step {} has loss {} and gradient norm {}: training diverged. The newest checkpoint is kept; lower "
@@ -170,17 +188,16 @@ Trainer::StepResult Trainer::train_step(int64_t step) {
 
 std::optional<double> Trainer::held_out_loss() const {
   if (!validation_) return std::nullopt;
-  return evaluate(model_, *validation_, mesh_, sequence_, ctx_, config_.train().eval_sequences(),
-                  config_.train().micro_batch())
-      .loss;
+  const std::optional<HeldOut> result =
+      evaluate(model_, *validation_, mesh_, sequence_, ctx_, config_.train().eval_sequences(),
+               config_.train().micro_batch(), stop_);
+  return result ? std::optional(result->loss) : std::nullopt;
 }
 
 void Trainer::write_metrics(int64_t step, const StepResult& result, double step_ms,
                             std::optional<double> held_out) {
   if (!metrics_) return;
   const double tokens = double(config_.train().global_batch() * config_.train().sequence_length());
-  std::vector<std::pair<std::string, double>> extra = traffic();
-  if (const double ms = saver_->take_wait_ms(); ms > 0) extra.emplace_back("checkpoint/wait_ms", ms);
   metrics_->write({.step = step,
                    .loss = result.loss,
                    .grad_norm = result.grad_norm,
@@ -191,12 +208,14 @@ void Trainer::write_metrics(int64_t step, const StepResult& result, double step_
                    .data_ms = result.data_ms,
                    .memory_bytes = int64_t(ctx_.memory().peak_bytes),
                    .validation_loss = held_out,
-                   .extra = std::move(extra)});
+                   .extra = traffic()});
 }
 
 std::vector<std::pair<std::string, double>> Trainer::traffic() const {
   std::vector<std::pair<std::string, double>> bytes;
-  for (const Comm* axis : mesh_.axes()) {
+  std::vector<Comm*> axes = mesh_.axes();
+  axes.push_back(&mesh_.world());
+  for (const Comm* axis : axes) {
     for (const auto& [name, counted] : axis->traffic()) {
       bytes.emplace_back(fmt::format("bytes/{}/{}", axis->axis(), name), double(counted.received_bytes));
     }
@@ -223,21 +242,27 @@ void Trainer::end_trace(int64_t step) {
 
 void Trainer::save(int64_t step) {
   report(saver_->finish());
-  if (metrics_) metrics_->sync();
+  const auto sync_metrics = [&] {
+    metrics_->sync();
+    return std::string();
+  };
+  run_on_rank_zero(mesh_.world(), "sync_metrics", sync_metrics, stop_);
   saver_->begin(manifest_of(config_, loader_.cursor(step), params_, state_), step);
+  saved_step_ = step;
+  saved_at_ = Clock::now();
 }
 
 void Trainer::report(const std::optional<SaveOutcome>& outcome) {
-  if (const std::string notice = saver_->take_notice(); !notice.empty()) say(notice);
   if (!outcome) return;
   if (!outcome->failed) {
     newest_checkpoint_ = outcome->directory;
     say(fmt::format("saved {}", newest_checkpoint_));
     return;
   }
-  // A full disk must not end a run whose weights are only in memory; the last step has nothing left to wait
-  // for.
-  if (outcome->step == config_.train().steps()) fail_user("{}", outcome->failure);
+  // A full disk must not end a run whose weights are only in memory; the last step, and one after which the
+  // run was asked to end, have nothing left to wait for.
+  if (outcome->step == config_.train().steps() || (stopping() && outcome->step == state_.step))
+    fail_user("{}", outcome->failure);
   say(fmt::format("warning: no checkpoint at step {}; training goes on. {}", outcome->step,
                   outcome->failure));
 }

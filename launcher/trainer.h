@@ -8,7 +8,11 @@
 // On a GPU losses and norm stay there to the end of the step, where the host waits for it once.
 // The loss and the gradients are those of the mean over the global batch's target tokens, whatever the rank
 // count and micro-batch; a rank without targets adds zero.
+//
+// The sums of targets and losses also carry what ranks have to agree on: whether one of them was asked to end
+// (parallel/stop_request.h), and whether a checkpoint is due by rank 0's clock.
 
+#include <chrono>
 #include <memory>
 #include <optional>
 
@@ -25,6 +29,7 @@
 #include "parallel/mesh.h"
 #include "parallel/param_store.h"
 #include "parallel/sharded_adamw.h"
+#include "parallel/stop_request.h"
 
 namespace spanwise {
 
@@ -33,28 +38,40 @@ struct TrainSummary {
   int64_t first_step = 0, last_step = 0;
   std::optional<double> loss_before, loss_after;  ///< held-out, nats a token
   std::string checkpoint;                         ///< the newest one
+  bool stopped = false;                           ///< asked to end, and all that was trained is saved
 };
+
+/// Numbers that each of the two sums of a step holds, for plans.
+inline constexpr int64_t kCountNumbers = 2, kLossNumbers = 3;
 
 class Trainer {
  public:
   /// Builds everything, and goes on from the newest checkpoint as checkpoint.resume says. `config` has no
   /// config_problems. UserError for anything in the files that does not fit.
-  Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh& mesh, Context& ctx);
+  Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh& mesh, Context& ctx,
+          StopRequest* stop = nullptr);
 
-  /// Trains up to train.steps.
+  /// Trains up to train.steps. Asked to end through `stop`, it finishes the step, saves it and returns; an
+  /// evaluation is broken off.
   TrainSummary run();
 
  private:
   struct StepResult {
     double loss, grad_norm, lr, data_ms;
   };
-  StepResult train_step(int64_t step);
+  /// Nothing, and nothing is trained, if a rank was asked to end before it began.
+  std::optional<StepResult> train_step(int64_t step);
   std::optional<double> held_out_loss() const;
   void write_metrics(int64_t step, const StepResult& result, double step_ms, std::optional<double> held_out);
   std::vector<std::pair<std::string, double>> traffic() const;
   /// Begins or ends the timeline of collectives around step number `step` of this start, counted from 1.
   void begin_trace(int64_t step);
   void end_trace(int64_t step);
+  bool stopping() const { return stop_ && stop_->agreed(); }
+  double stop_vote() const { return stop_ ? stop_->vote() : 0; }
+  /// Adds up `values` over the data and sequence ranks, for all ranks of the world; the last of them is the
+  /// votes to stop, of all ranks. True if a rank was asked to end.
+  bool sum_and_agree(std::string_view name, std::vector<double>& values);
   void save(int64_t step);
   void report(const std::optional<SaveOutcome>& outcome);
   void say(std::string_view text);
@@ -62,6 +79,7 @@ class Trainer {
   RunConfig config_;
   const Mesh& mesh_;
   Context& ctx_;
+  StopRequest* stop_;
   LanguageModel model_;
   SequenceOptions sequence_;
   ParamStore params_;
@@ -74,6 +92,9 @@ class Trainer {
   std::optional<SequentialLoader> validation_;
   std::unique_ptr<MetricsWriter> metrics_;  ///< rank 0 only
   std::string newest_checkpoint_;
+  int64_t saved_step_ = 0;  ///< of the newest save, done or under way
+  std::chrono::steady_clock::time_point saved_at_;
+  bool time_to_save_ = false;  ///< checkpoint.every_minutes have passed; the same on every rank
 };
 
 }  // namespace spanwise

@@ -2,19 +2,21 @@
 
 #include <cmath>
 #include <iostream>
+#include <optional>
 
 #include "launcher/build_model.h"
 #include "launcher/run_setup.h"
 #include "launcher/sampling.h"
 #include "launcher/trainer.h"
 #include "launcher/verb.h"
+#include "parallel/rank_zero.h"
 
 namespace spanwise {
 
 namespace {
 
 // From the checkpoint, which any layout writes and one rank reads.
-void print_sample(const RunConfig& config, const std::string& checkpoint) {
+void print_sample(const RunConfig& config, const std::string& checkpoint, const StopRequest& stop) {
   const std::string& prompt = config.train().sample_prompt();
   if (prompt.empty()) return;
   RunConfig one_rank = config;
@@ -23,9 +25,9 @@ void print_sample(const RunConfig& config, const std::string& checkpoint) {
   const TrainedModel trained = load_trained_model(one_rank, checkpoint, *self);
   const std::string text =
       generate(*trained.model, *trained.tokenizer, *trained.ctx, prompt,
-               {.num_tokens = config.train().sample_tokens(),
-                .seed = config.run().seed(),
-                .document_start = start_token(trained.document_start, *trained.tokenizer)});
+               {.num_tokens = config.train().sample_tokens(), .seed = config.run().seed(), .stop = [&stop] {
+                  return stop.agreed();
+                }});
   std::cout << "\nSample:\n  " << prompt << text << "\n";
 }
 
@@ -50,6 +52,16 @@ void print_summary(const RunConfig& config, const TrainSummary& summary) {
   std::cout << std::flush;
 }
 
+void print_stop(const RunConfig& config, const TrainSummary& summary) {
+  const std::string saved =
+      summary.checkpoint.empty() ? "nothing was trained" : fmt::format("saved in {}", summary.checkpoint);
+  std::cout << fmt::format(
+                   "Asked to end after step {} of {}: {}. Start the same command again to go on (exit code "
+                   "{}).\n",
+                   summary.last_step, config.train().steps(), saved, kExitStopped)
+            << std::flush;
+}
+
 }  // namespace
 
 Usage train_usage() {
@@ -57,7 +69,8 @@ Usage train_usage() {
       .command = "[mpirun -n RANKS] spanwise train CONFIG|RUN_DIR [--set FIELD=VALUE …]",
       .description =
           "Trains the model of a config, going on from the newest checkpoint of its run.dir; RUN_DIR goes "
-          "on with the config of that run.",
+          "on with the config of that run. The first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 at any rank ends it "
+          "after the step, saved, with exit code 75; the second at once.",
       .options = {{"set", "FIELD=VALUE", "override a field; may be repeated"},
                   {"help", nullptr, "this text"}},
       .min_positional = 1,
@@ -69,15 +82,27 @@ int run_train(Comm& world, const Arguments& arguments) {
   const std::unique_ptr<Tokenizer> tokenizer = checked_tokenizer(config, world.size());
   const std::unique_ptr<Context> ctx = start_context(config, world);
   const Mesh mesh(world, mesh_shape(config, world.size()));
-  Trainer trainer(config, *tokenizer, mesh, *ctx);
-  if (world.rank() == 0) save_run_config(config);
-  const TrainSummary summary = trainer.run();
-  if (world.rank() == 0) {
-    print_sample(config, summary.checkpoint);
-    print_summary(config, summary);
+  StopRequest stop;
+  std::optional<Trainer> trainer(std::in_place, config, *tokenizer, mesh, *ctx, &stop);
+  const auto save_config = [&] {
+    save_run_config(config);
+    return std::string();
+  };
+  run_on_rank_zero(world, "save_config", save_config, &stop);
+  const TrainSummary summary = trainer->run();
+  // The sample's model takes the place of the trainer.
+  trainer.reset();
+  ctx->release_cache();
+  if (!summary.stopped) {
+    const auto sample = [&] {
+      print_sample(config, summary.checkpoint, stop);
+      return std::string();
+    };
+    run_on_rank_zero(world, "sample", sample, &stop);
   }
+  if (world.rank() == 0) stop.agreed() ? print_stop(config, summary) : print_summary(config, summary);
   world.barrier("end_of_training");
-  return 0;
+  return stop.agreed() ? kExitStopped : 0;
 }
 
 }  // namespace spanwise

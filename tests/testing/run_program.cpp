@@ -34,6 +34,12 @@ std::vector<pid_t> children_of(pid_t parent) {
   return children;
 }
 
+std::string name_of_process(pid_t process) {
+  std::string name;
+  std::ifstream(fmt::format("/proc/{}/comm", process)) >> name;
+  return name;
+}
+
 std::vector<std::string> command_line(const std::vector<std::string>& arguments, int ranks) {
   std::vector<std::string> command;
   if (ranks > 0) command = {SPANWISE_SOURCE_DIR "/launcher/local_mpirun.sh", std::to_string(ranks)};
@@ -69,6 +75,7 @@ RunningProgram::RunningProgram(const std::vector<std::string>& arguments, const 
   ::fcntl(output_, F_SETFL, O_APPEND);
   ::dup2(output_, STDOUT_FILENO);
   ::dup2(output_, STDERR_FILENO);
+  for (std::string& variable : options_.environment) ::putenv(variable.data());
   const int input = ::open("/dev/null", O_RDONLY);
   ::dup2(input, STDIN_FILENO);
   if (::chdir(options_.directory.c_str()) == 0) ::execv(argv[0], argv.data());
@@ -81,9 +88,51 @@ RunningProgram::~RunningProgram() {
 }
 
 void RunningProgram::kill_one_rank() {
-  const std::vector<pid_t> ranks = options_.ranks > 0 ? children_of(pid_) : std::vector<pid_t>{pid_};
-  if (ranks.empty()) throw std::runtime_error("there is no rank to kill");
-  ::kill(ranks.back(), SIGKILL);
+  const std::vector<pid_t> all = ranks();
+  if (all.empty()) throw std::runtime_error("there is no rank to kill");
+  ::kill(all.back(), SIGKILL);
+}
+
+std::vector<pid_t> RunningProgram::ranks() const {
+  if (options_.ranks == 0) return {pid_};
+  for (const pid_t child : children_of(pid_)) {
+    if (name_of_process(child).starts_with("mpirun")) return children_of(child);
+  }
+  return {};
+}
+
+void RunningProgram::signal(int rank, int number) {
+  if (rank == kStarter) {
+    ::kill(pid_, number);
+    return;
+  }
+  const std::vector<pid_t> all = ranks();
+  if (size_t(rank) >= all.size()) throw std::runtime_error("there is no such rank");
+  ::kill(all[size_t(rank)], number);
+}
+
+bool RunningProgram::listens_to(int rank, int number) const {
+  const std::vector<pid_t> all = ranks();
+  if (size_t(rank) >= all.size()) return false;
+  std::ifstream status(fmt::format("/proc/{}/status", all[size_t(rank)]));
+  for (std::string word; status >> word;) {
+    uint64_t caught = 0;
+    if (word == "SigCgt:" && status >> std::hex >> caught) return (caught >> (number - 1)) & 1;
+  }
+  return false;
+}
+
+bool RunningProgram::prints(const std::string& text) {
+  for (const double end_s = now_s() + 30; now_s() < end_s; nap()) {
+    const bool runs = running();
+    if (output().find(text) != std::string::npos) return true;
+    if (!runs) return false;
+  }
+  return false;
+}
+
+std::string RunningProgram::output() const {
+  return content_of(output_);
 }
 
 bool RunningProgram::running() {

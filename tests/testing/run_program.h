@@ -15,6 +15,7 @@ struct ProgramOptions {
   int ranks = 0;  ///< 0: alone, without mpirun
   std::filesystem::path directory = ".";
   double timeout_s = 60;
+  std::vector<std::string> environment = {};  ///< "NAME=VALUE", added to this process's
 };
 
 struct ProgramResult {
@@ -34,6 +35,15 @@ class RunningProgram {
 
   /// SIGKILL to the last rank, as a machine short of memory would send it.
   void kill_one_rank();
+  /// To one rank, or for kStarter to what a user would signal: the program itself, or local_mpirun.sh.
+  static constexpr int kStarter = -1;
+  void signal(int rank, int number);
+  /// Whether the rank has a handler for the signal.
+  bool listens_to(int rank, int number) const;
+  /// Waits until the output holds `text`, at most 30 seconds or to the program's end; false if it never did.
+  bool prints(const std::string& text);
+  /// What it has written so far.
+  std::string output() const;
   /// Whether it still runs.
   bool running();
   /// Waits for the end, at most until the timeout.
@@ -41,6 +51,8 @@ class RunningProgram {
 
  private:
   int end_everything();
+  /// By rank; without mpirun, the program.
+  std::vector<pid_t> ranks() const;
 
   ProgramOptions options_;
   pid_t pid_ = -1;
