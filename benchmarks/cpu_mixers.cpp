@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "core/blas_core.h"
 #include "models/mixers/mixer.h"
 #include "parallel/param_store.h"
 
@@ -199,6 +200,8 @@ Settings parse(int argc, char** argv) {
 }  // namespace spanwise
 
 int main(int argc, char** argv) {
+  const std::string about_blas = spanwise::take_fitting_blas_core(argv);
+  if (!about_blas.empty()) std::fprintf(stderr, "%s\n", about_blas.c_str());
   const spanwise::Settings settings = spanwise::parse(argc, argv);
   spanwise::print_time_table(settings);
   spanwise::print_memory_table(settings);

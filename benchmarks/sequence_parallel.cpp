@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "core/blas_core.h"
 #include "core/ops/gated_delta.h"
 #include "core/ops/scalar_decay.h"
 #include "models/mixers/mixer.h"
@@ -439,6 +440,8 @@ void run(Comm& comm, const Settings& settings) {
 }  // namespace spanwise
 
 int main(int argc, char** argv) {
+  const std::string about_blas = spanwise::take_fitting_blas_core(argv);
+  if (!about_blas.empty()) std::fprintf(stderr, "%s\n", about_blas.c_str());
   const std::unique_ptr<spanwise::Comm> comm = spanwise::make_world_comm();
   try {
     spanwise::run(*comm, spanwise::parse(argc, argv));

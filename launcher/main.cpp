@@ -9,8 +9,10 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <thread>
 
+#include "core/blas_core.h"
 #include "core/check.h"
 #include "launcher/program_text.h"
 #include "launcher/verb.h"
@@ -43,6 +45,11 @@ int run(Comm& world, const std::string& program, const std::vector<std::string>&
   return verb.run(world, *arguments);
 }
 
+// The others have no products to speed up, and their output is read by programs.
+bool computes(std::string_view verb) {
+  return verb == "train" || verb == "eval" || verb == "generate";
+}
+
 // Every rank usually fails alike: rank 0 speaks first and ends the job; another rank is heard only if it
 // fails alone.
 void report(const Comm& world, const std::string& message) {
@@ -61,11 +68,14 @@ int main(int argc, char** argv) {
   using namespace spanwise;
   GOOGLE_PROTOBUF_VERIFY_VERSION;
   std::optional<StopSignals> signals;
+  std::string about_blas;
+  if (argc > 1 && computes(argv[1])) about_blas = take_fitting_blas_core(argv);
   std::unique_ptr<Comm> world;
   try {
     // Before MPI starts, so that no rank is lost to an early one.
     if (argc > 1 && std::string_view(argv[1]) == "train") signals.emplace();
     world = make_world_comm();
+    if (world->rank() == 0 && !about_blas.empty()) std::cerr << fmt::format("spanwise: {}\n", about_blas);
     return run(*world, argc > 0 ? argv[0] : "spanwise", {argv + std::min(argc, 1), argv + argc});
   } catch (const std::exception& error) {
     if (!world) world = make_self_comm();
