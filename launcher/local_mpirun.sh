@@ -18,7 +18,11 @@ if [ "$(nproc)" -lt "$ranks" ]; then
 fi
 # A rank cannot see whether this output is a terminal.
 export SPANWISE_TERMINAL_COLUMNS=0
-if [ -t 1 ]; then SPANWISE_TERMINAL_COLUMNS=$(tput cols 2>/dev/null || echo 80); fi
+if [ -t 1 ]; then
+  SPANWISE_TERMINAL_COLUMNS=$(tput cols 2>/dev/null || echo 80)
+  SPANWISE_TERMINAL=$(tty <&1)  # whose width may change
+  export SPANWISE_TERMINAL
+fi
 
 # Open MPI answers a SIGTERM or SIGINT of its own with SIGKILL to every rank a second later, but forwards
 # SIGUSR2. So mpirun runs in a process group of its own, which ^C does not reach, and ends if this script dies.

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "core/dispatch.h"
+#include "core/terminal.h"
 #include "launcher/build_info.h"
 #include "launcher/config.h"
-#include "launcher/metrics/metrics.h"
 #include "launcher/verb.h"
 #include "launcher/words.h"
 #include "parallel/stop_request.h"
@@ -38,7 +38,7 @@ std::string row(const std::string& left, size_t width, std::string_view text, si
 }  // namespace
 
 size_t help_columns() {
-  const int columns = stdout_terminal_columns();
+  const int columns = terminal_columns();
   return columns > 0 ? size_t(std::clamp(columns, 40, 100)) : 80;
 }
 

@@ -69,7 +69,8 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
                                                               .total_steps = config.train().steps(),
                                                               .resume_step = state_.step,
                                                               .tensorboard = config.metrics().tensorboard(),
-                                                              .terminal_columns = stdout_terminal_columns(),
+                                                              .ranks = world.size(),
+                                                              .terminal_columns = terminal_columns,
                                                               .log_every = int(config.run().log_every())});
     return std::string();
   };
@@ -91,6 +92,8 @@ TrainSummary Trainer::run() {
     say(fmt::format("held-out perplexity before: {:.2f} (loss {:.4f})", std::exp(*summary.loss_before),
                     *summary.loss_before));
   }
+  if (metrics_ && summary.loss_before && state_.step == 0)
+    metrics_->write_before_training(*summary.loss_before);
   summary.loss_after = summary.loss_before;
   saved_at_ = Clock::now();
   while (state_.step < steps && !stopping()) {

@@ -36,16 +36,6 @@ std::string with_commas(int64_t value) {
   return text;
 }
 
-std::string format_duration(double ms) {
-  const auto rounded_to = [ms](double unit_s) { return std::llround(ms / 1000 / unit_s); };
-  if (!std::isfinite(ms) || ms < 0) return "?";
-  if (const long long s = rounded_to(1); s < 60) return fmt::format("{}s", s);
-  if (const long long s = rounded_to(1); s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
-  if (const long long m = rounded_to(60); m < 24 * 60) return fmt::format("{}h{:02}m", m / 60, m % 60);
-  const long long h = rounded_to(3600);
-  return fmt::format("{}d{:02}h", h / 24, h % 24);
-}
-
 std::string format_step_line(const StepMetrics& metrics, const StepLineContext& context) {
   return fmt::format("{} | ETA {}", format_figures(metrics, context), format_duration(context.remaining_ms));
 }

@@ -5,14 +5,13 @@
 #include <optional>
 #include <string>
 
+#include "core/terminal.h"
 #include "launcher/metrics/metrics.h"
 
 namespace spanwise {
 
 /// 1234567 -> "1,234,567".
 std::string with_commas(int64_t value);
-/// 72,000 ms -> "1m12s"; also "9s", "2h05m", "3d04h". Rounded to the last part shown.
-std::string format_duration(double ms);
 
 struct StepLineContext {
   int64_t total_steps = 0;

@@ -25,6 +25,18 @@ void add_field(std::string& line, std::string_view key, const std::string& value
   line += fmt::format(",{}:{}", json_quote(key), value);
 }
 
+void add_validation(std::string& line, double loss) {
+  add_field(line, "validation_loss", json_number(loss));
+  add_field(line, "validation_perplexity", json_number(std::exp(loss)));
+}
+
+std::string end_line(std::string& line) {
+  const double wall_time =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  add_field(line, "wall_time", fmt::format("{:.3f}", wall_time));
+  return line + "}\n";
+}
+
 // The number after `prefix` in `line`; empty if the prefix or a number is missing.
 template <class Number>
 std::optional<Number> number_after(std::string_view line, std::string_view prefix) {
@@ -45,8 +57,6 @@ std::optional<int64_t> step_of(std::string_view line) {
 }  // namespace
 
 std::string history_line(const StepMetrics& metrics) {
-  const double wall_time =
-      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   std::string line(kLineStart);
   line += std::to_string(metrics.step);
   add_field(line, "loss", json_number(metrics.loss));
@@ -57,13 +67,17 @@ std::string history_line(const StepMetrics& metrics) {
   add_field(line, "step_ms", json_number(metrics.step_ms));
   add_field(line, "data_ms", json_number(metrics.data_ms));
   add_field(line, "memory_bytes", std::to_string(metrics.memory_bytes));
-  if (metrics.validation_loss) {
-    add_field(line, "validation_loss", json_number(*metrics.validation_loss));
-    add_field(line, "validation_perplexity", json_number(std::exp(*metrics.validation_loss)));
-  }
+  if (metrics.validation_loss) add_validation(line, *metrics.validation_loss);
   for (const auto& [key, value] : metrics.extra) add_field(line, key, json_number(value));
-  add_field(line, "wall_time", fmt::format("{:.3f}", wall_time));
-  return line + "}\n";
+  return end_line(line);
+}
+
+std::string history_line_before_training(double validation_loss) {
+  std::string line(kLineStart);
+  line += "0";
+  add_field(line, "tokens_seen", "0");
+  add_validation(line, validation_loss);
+  return end_line(line);
 }
 
 std::vector<double> rewind_history(const std::filesystem::path& path, int64_t last_step, size_t max_losses) {

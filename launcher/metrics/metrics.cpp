@@ -1,10 +1,6 @@
 #include "launcher/metrics/metrics.h"
 
-#include <sys/ioctl.h>
-#include <unistd.h>
-
 #include <cmath>
-#include <cstdlib>
 #include <iostream>
 
 #include "core/check.h"
@@ -20,37 +16,39 @@ constexpr size_t kMinLosses = 16;       // fewer make no useful standard deviati
 constexpr size_t kStepTimeWindow = 32;  // steps the ETA looks back on
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 
-std::vector<TensorBoardScalar> tensorboard_scalars(const StepMetrics& m) {
+// TensorBoard sorts cards by tag. Most tags are those of torchtitan and flame, so that runs lie over each
+// other.
+std::vector<TensorBoardScalar> validation_scalars(double loss) {
+  return {{"loss_metrics/validation_loss", loss}, {"loss_metrics/validation_perplexity", std::exp(loss)}};
+}
+
+// Counted bytes come last; an axis on which nothing travels has no card.
+constexpr std::string_view kTraffic = "bytes/";
+
+std::vector<TensorBoardScalar> tensorboard_scalars(const StepMetrics& m, int ranks) {
   std::vector<TensorBoardScalar> scalars = {
       {"loss_metrics/global_avg_loss", m.loss},
-      {"grad_norm", m.grad_norm},
+      {"optimizer/grad_norm", m.grad_norm},
       {"optimizer/lr", m.lr},
       {"n_tokens_seen", static_cast<double>(m.tokens_seen)},
-      {"throughput(tps)", m.tokens_per_second},
+      {"throughput(tps)", m.tokens_per_second / ranks},
       {"time_metrics/end_to_end(s)", m.step_ms / 1000},
       {"time_metrics/data_loading(s)", m.data_ms / 1000},
       {"time_metrics/data_loading(%)", m.step_ms > 0 ? 100 * m.data_ms / m.step_ms : 0},
       {"memory/max_active(GiB)", static_cast<double>(m.memory_bytes) / kGiB},
   };
   if (m.validation_loss) {
-    scalars.push_back({"validation/loss", *m.validation_loss});
-    scalars.push_back({"validation/perplexity", std::exp(*m.validation_loss)});
+    for (TensorBoardScalar& scalar : validation_scalars(*m.validation_loss)) scalars.push_back(scalar);
   }
-  for (const auto& [tag, value] : m.extra) scalars.push_back({tag, value});
+  for (const auto& [tag, value] : m.extra) {
+    const bool traffic = tag.starts_with(kTraffic);
+    if (!traffic) scalars.push_back({tag, value});
+    if (traffic && value > 0) scalars.push_back({"traffic_" + tag, value});
+  }
   return scalars;
 }
 
 }  // namespace
-
-int stdout_terminal_columns() {
-  // mpirun gives ranks a pseudo-terminal whatever its own output is; only what started it knows
-  // (local_mpirun.sh).
-  if (const char* columns = std::getenv("SPANWISE_TERMINAL_COLUMNS")) return std::atoi(columns);
-  if (std::getenv("OMPI_COMM_WORLD_SIZE") || !::isatty(STDOUT_FILENO)) return 0;
-  winsize size{};
-  const bool known = ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
-  return known ? size.ws_col : 80;
-}
 
 MetricsWriter::MetricsWriter(const MetricsOptions& options)
     : options_(options),
@@ -60,9 +58,11 @@ MetricsWriter::MetricsWriter(const MetricsOptions& options)
   SPANWISE_CHECK(options_.log_every > 0, "log_every is {}, expected at least 1", options_.log_every);
   make_directories(options_.run_dir);
   const std::filesystem::path path = options_.run_dir / "metrics.jsonl";
-  for (const double loss : rewind_history(path, options_.resume_step, kLossWindow)) losses_.add(loss);
+  // A fresh start drops the loss before training, step 0, as well.
+  const int64_t last = options_.resume_step > 0 ? options_.resume_step : -1;
+  for (const double loss : rewind_history(path, last, kLossWindow)) losses_.add(loss);
   history_.emplace(path);
-  if (options_.tensorboard) tensorboard_.emplace(options_.run_dir / "tensorboard", options_.resume_step + 1);
+  if (options_.tensorboard) tensorboard_.emplace(options_.run_dir / "tensorboard", last + 1);
 }
 
 MetricsWriter::~MetricsWriter() {
@@ -74,7 +74,12 @@ void MetricsWriter::write(const StepMetrics& metrics) {
   write_console(metrics);
   losses_.add(metrics.loss);
   history_->append(history_line(metrics));
-  if (tensorboard_) tensorboard_->write(metrics.step, tensorboard_scalars(metrics));
+  if (tensorboard_) tensorboard_->write(metrics.step, tensorboard_scalars(metrics, options_.ranks));
+}
+
+void MetricsWriter::write_before_training(double validation_loss) {
+  history_->append(history_line_before_training(validation_loss));
+  if (tensorboard_) tensorboard_->write(0, validation_scalars(validation_loss));
 }
 
 void MetricsWriter::write_console(const StepMetrics& metrics) {
@@ -82,14 +87,14 @@ void MetricsWriter::write_console(const StepMetrics& metrics) {
   const StepLineContext context{.total_steps = options_.total_steps,
                                 .loss_z_score = losses_.z_score(metrics.loss, kMinLosses),
                                 .remaining_ms = remaining_ms};
-  const bool terminal = options_.terminal_columns > 0;
+  const int columns = options_.terminal_columns();
   const bool last = metrics.step == options_.total_steps;
   if (last || metrics.validation_loss || metrics.step % options_.log_every == 0) {
     message(format_step_line(metrics, context));
   }
-  if (terminal && !last) {
+  if (columns > 0 && !last) {
     clear_live_line();
-    console_ << format_live_line(metrics, context, options_.terminal_columns) << std::flush;
+    console_ << format_live_line(metrics, context, columns) << std::flush;
     live_line_ = true;
   }
 }
@@ -97,6 +102,13 @@ void MetricsWriter::write_console(const StepMetrics& metrics) {
 void MetricsWriter::message(std::string_view text) {
   clear_live_line();
   console_ << text << '\n' << std::flush;
+}
+
+std::unique_ptr<Progress> MetricsWriter::progress(const std::string& what, const std::string& unit,
+                                                  int64_t total) {
+  ProgressOptions options{.what = what, .unit = unit, .total = total, .out = &console_};
+  options.columns = options_.terminal_columns;
+  return std::make_unique<Progress>(std::move(options));
 }
 
 void MetricsWriter::clear_live_line() {

@@ -7,13 +7,16 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <iosfwd>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "core/progress.h"
 #include "launcher/metrics/append_log.h"
 #include "launcher/metrics/rolling_window.h"
 #include "launcher/metrics/tensorboard.h"
@@ -40,14 +43,12 @@ struct MetricsOptions {
   int64_t total_steps = 0;
   int64_t resume_step = 0;  ///< The checkpoint's step, 0 for a fresh start: later history is dropped.
   bool tensorboard = true;
-  int terminal_columns = 0;         ///< Width of the terminal on `console`; 0: not a terminal, plain lines.
+  int ranks = 1;  ///< What tokens a second are divided by to be one device's.
+  /// Width of the terminal on `console`, asked for every live line; 0: not a terminal, plain lines.
+  std::function<int()> terminal_columns = [] { return 0; };
   int log_every = 1;                ///< Steps between permanent console lines.
   std::ostream* console = nullptr;  ///< std::cout if null.
 };
-
-/// Width of the terminal on standard output; 0 if it is not one. SPANWISE_TERMINAL_COLUMNS overrides it: a
-/// rank under mpirun cannot tell.
-int stdout_terminal_columns();
 
 class MetricsWriter {
  public:
@@ -59,8 +60,13 @@ class MetricsWriter {
   MetricsWriter& operator=(const MetricsWriter&) = delete;
 
   void write(const StepMetrics& metrics);
+  /// The held-out loss before the first step, as step 0 of the history. Only for a fresh start.
+  void write_before_training(double validation_loss);
   /// A line of its own on the console, without breaking the live line.
   void message(std::string_view text);
+  /// Shows how far work is that nothing is written during (core/progress.h).
+  std::unique_ptr<Progress> progress(const std::string& what, const std::string& unit = "",
+                                     int64_t total = 0);
   /// Makes metrics.jsonl durable. Before a checkpoint is committed, so that no resume finds a gap in it.
   void sync();
 

@@ -43,7 +43,7 @@ class MetricsFiles : public testing::Test {
                           .total_steps = 400,
                           .resume_step = from,
                           .tensorboard = false,
-                          .terminal_columns = columns,
+                          .terminal_columns = [columns] { return columns; },
                           .log_every = log_every,
                           .console = &console_});
     for (int64_t step = from + 1; step <= to; ++step) writer.write(metrics_of(step));
@@ -135,11 +135,52 @@ TEST_F(MetricsFiles, TerminalKeepsEveryNthLineAndRewritesTheLiveOne) {
   EXPECT_EQ(text.back(), '\n');
 }
 
+TEST_F(MetricsFiles, TheLiveLineFollowsTheTerminalsWidth) {
+  int columns = 80;
+  MetricsWriter writer({.run_dir = dir_ / "run",
+                        .total_steps = 400,
+                        .tensorboard = false,
+                        .terminal_columns = [&columns] { return columns; },
+                        .log_every = 100,
+                        .console = &console_});
+  const auto live_columns = [&](int now, int64_t step) {
+    columns = now;
+    const size_t before = console_.str().size();
+    writer.write(metrics_of(step));
+    const std::string written = console_.str().substr(before);
+    return written.size() - written.rfind('[');
+  };
+  EXPECT_EQ(live_columns(80, 1), 79);
+  EXPECT_EQ(live_columns(40, 2), 39);
+  EXPECT_EQ(live_columns(60, 3), 59);
+}
+
+TEST_F(MetricsFiles, TheLossBeforeTrainingIsStepZeroOfAFreshStartOnly) {
+  const auto start = [&](int64_t from) {
+    MetricsWriter writer({.run_dir = dir_ / "run",
+                          .total_steps = 400,
+                          .resume_step = from,
+                          .tensorboard = false,
+                          .console = &console_});
+    if (from == 0) writer.write_before_training(std::log(4.0));
+    writer.write(metrics_of(from + 1));
+  };
+  start(0);
+  start(0);  // again from the beginning: one step 0, not two
+  start(1);  // a resume keeps it
+  const auto lines = history_lines();
+  ASSERT_EQ(lines.size(), 3);
+  EXPECT_EQ(lines[0].find("{\"step\":0,\"tokens_seen\":0,\"validation_loss\":1.386"), 0) << lines[0];
+  EXPECT_CONTAINS(lines[0], "\"validation_perplexity\":4");
+  EXPECT_EQ(lines[1].find("{\"step\":1,"), 0);
+  EXPECT_EQ(lines[2].find("{\"step\":2,"), 0);
+}
+
 TEST_F(MetricsFiles, AMessageDoesNotBreakTheLiveLine) {
   MetricsWriter writer({.run_dir = dir_ / "run",
                         .total_steps = 400,
                         .tensorboard = false,
-                        .terminal_columns = 80,
+                        .terminal_columns = [] { return 80; },
                         .console = &console_});
   writer.write(metrics_of(1));
   writer.message("saved");
@@ -275,9 +316,10 @@ TEST_F(MetricsFiles, TensorBoardFilesCarryTheTags) {
     content += read_file(entry.path());
   }
   for (const char* tag :
-       {"loss_metrics/global_avg_loss", "grad_norm", "optimizer/lr", "n_tokens_seen", "throughput(tps)",
-        "time_metrics/end_to_end(s)", "time_metrics/data_loading(s)", "time_metrics/data_loading(%)",
-        "memory/max_active(GiB)", "validation/loss", "validation/perplexity", "router/load"}) {
+       {"loss_metrics/global_avg_loss", "optimizer/grad_norm", "optimizer/lr", "n_tokens_seen",
+        "throughput(tps)", "time_metrics/end_to_end(s)", "time_metrics/data_loading(s)",
+        "time_metrics/data_loading(%)", "memory/max_active(GiB)", "loss_metrics/validation_loss",
+        "loss_metrics/validation_perplexity", "router/load"}) {
     EXPECT_NE(content.find(tag), std::string::npos) << tag;
   }
 }

@@ -6,11 +6,14 @@
 
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <set>
+#include <sstream>
 #include <string>
 
 #include "core/crc32c.h"
 #include "launcher/metrics/event.pb.h"
+#include "launcher/metrics/metrics.h"
 #include "tests/testing/temp_dir.h"
 
 namespace spanwise {
@@ -81,6 +84,37 @@ TEST(TensorBoard, AFileReadsBackWithVersionStartAndEveryScalar) {
   EXPECT_TRUE(events[2].summary().value(1).has_simple_value());  // a zero is a value
   EXPECT_TRUE(std::isnan(events[3].summary().value(0).simple_value()));
   EXPECT_GT(events[3].wall_time(), 1.7e9);
+}
+
+std::vector<tensorboard::Event> events_of_run(const std::filesystem::path& run) {
+  const auto files = files_in(run / "tensorboard");
+  EXPECT_EQ(files.size(), 1);
+  return read_events(files[0]);
+}
+
+TEST(TensorBoard, CardsBeginWithTheLossAndEndWithTraffic) {
+  const TempDir dir;
+  std::ostringstream console;
+  MetricsWriter writer({.run_dir = dir.path(), .total_steps = 9, .ranks = 4, .console = &console});
+  writer.write_before_training(8.0);
+  writer.write({.step = 1,
+                .loss = 2.5,
+                .tokens_per_second = 1000,
+                .validation_loss = 3.0,
+                .extra = {{"bytes/data/gradients", 64.0}, {"bytes/tensor/dx", 0.0}, {"wait_ms", 0.0}}});
+  const auto events = events_of_run(dir.path());
+  ASSERT_EQ(events.size(), 4);
+  EXPECT_EQ(events[1].step(), 0);  // where TensorBoard forgets what an earlier start wrote
+  EXPECT_EQ(events[2].step(), 0);
+  EXPECT_EQ(events[2].summary().value(0).simple_value(), 8.0f);
+  std::map<std::string, float> cards;  // TensorBoard shows tags in this order
+  for (const auto& value : events[3].summary().value()) cards[value.tag()] = value.simple_value();
+  cards.erase("wait_ms");
+  EXPECT_EQ(cards.begin()->first, "loss_metrics/global_avg_loss");
+  EXPECT_EQ(std::next(cards.begin())->first, events[2].summary().value(0).tag());
+  EXPECT_EQ(cards.rbegin()->first, "traffic_bytes/data/gradients");
+  EXPECT_EQ(cards.at("throughput(tps)"), 250);           // of one device
+  EXPECT_EQ(cards.count("traffic_bytes/tensor/dx"), 0);  // nothing travels there
 }
 
 TEST(TensorBoard, EveryStartHasAFileOfItsOwn) {

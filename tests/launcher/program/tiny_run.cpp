@@ -43,6 +43,7 @@ std::vector<StepRecord> read_metrics(const fs::path& run) {
   const std::string content = read_file(run / "metrics.jsonl");
   for (size_t begin = 0, end = 0; (end = content.find('\n', begin)) != content.npos; begin = end + 1) {
     const std::string_view line(content.data() + begin, end - begin);
+    if (number(line, "step") == 0) continue;
     records.push_back({.step = int64_t(number(line, "step")),
                        .loss = number(line, "loss"),
                        .grad_norm = number(line, "grad_norm"),

@@ -16,7 +16,7 @@
 
 namespace spanwise::testing {
 
-/// What the tests compare of a line of metrics.jsonl.
+/// What the tests compare of a line of metrics.jsonl. Step 0, which has no loss, is left out.
 struct StepRecord {
   int64_t step = 0;
   double loss = 0, grad_norm = 0, lr = 0;
