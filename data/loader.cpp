@@ -20,7 +20,8 @@ Batch make_batch(int64_t num_sequences, int64_t sequence_length) {
 
 /// Appends the row whose inputs start at token `begin` of the dataset. A row that reaches past the end is
 /// filled up.
-void append_row(Batch& batch, const IndexedDataset& dataset, int64_t begin, int64_t vocab_size) {
+void append_row(Batch& batch, const IndexedDataset& dataset, int64_t begin, int64_t vocab_size,
+                const DocumentRule& rule) {
   const int64_t length = batch.sequence_length, row = int64_t(batch.tokens.size());
   const int64_t available = std::min(length + 1, dataset.num_tokens() - begin);
   std::vector<int32_t> sample(length + 1, 0);
@@ -34,9 +35,13 @@ void append_row(Batch& batch, const IndexedDataset& dataset, int64_t begin, int6
   for (int64_t i = dataset.first_document_at(begin + 1); i < dataset.num_documents(); ++i) {
     const int64_t t = dataset.document_begin(i) - begin;
     if (t >= available) break;
-    batch.labels[row + t - 1] = kIgnoreLabel;
-    // The document's first token may be only the label of the last position; empty documents share a start.
-    if (t < length && batch.document_starts.back() != row + t) batch.document_starts.push_back(row + t);
+    const bool end_starts_it =
+        rule.start == DocumentStart::kEndOfDocument && sample[t - 1] == rule.end_of_document;
+    if (!end_starts_it) batch.labels[row + t - 1] = kIgnoreLabel;
+    const int64_t start = end_starts_it ? t - 1 : t;
+    // It may be only the label of the last position; empty documents share a start.
+    if (start < length && batch.document_starts.back() != row + start)
+      batch.document_starts.push_back(row + start);
   }
 }
 
@@ -92,7 +97,8 @@ Batch Loader::load(int64_t step, int64_t first_row, int64_t num_rows) const {
     const Permutation order(epoch_samples, options_.seed, identities_[place.dataset].name,
                             place.index / epoch_samples);
     const int64_t sample = order(place.index % epoch_samples);
-    append_row(batch, datasets_[place.dataset], sample * options_.sequence_length, options_.vocab_size);
+    append_row(batch, datasets_[place.dataset], sample * options_.sequence_length, options_.vocab_size,
+               documents_);
   }
   return batch;
 }
@@ -152,7 +158,7 @@ Batch SequentialLoader::load(int64_t first_sample, int64_t num_rows) const {
                  num_samples());
   Batch batch = make_batch(num_rows, sequence_length_);
   for (int64_t sample = first_sample; sample < first_sample + num_rows; ++sample)
-    append_row(batch, dataset_, sample * sequence_length_, vocab_size_);
+    append_row(batch, dataset_, sample * sequence_length_, vocab_size_, documents_);
   return batch;
 }
 

@@ -4,15 +4,15 @@
 //
 //   global sample n = step * global_batch + row  ->  (dataset, sample), see data/sample_order.h
 //   tokens[row, t]  = token t of the sample
-//   labels[row, t]  = token t + 1, or kIgnoreLabel where that one starts another document: no loss asks for
-//   the first
-//                     token of a document from the end of an unrelated one
+//   labels[row, t]  = token t + 1, or kIgnoreLabel where that is nothing to predict from here: by the rule of
+//                     data/document_start.h the first token of another document, or its begin-of-document id
 // Labels are shifted here, before rows or spans are given to ranks.
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "data/document_start.h"
 #include "data/indexed_dataset.h"
 #include "data/sample_order.h"
 
@@ -24,10 +24,10 @@ inline constexpr int32_t kIgnoreLabel = -100;
 /// Some rows of a global batch; rows are sequences.
 struct Batch {
   int64_t num_sequences = 0, sequence_length = 0;
-  std::vector<int32_t> tokens;  // [num_sequences, sequence_length]
-  std::vector<int32_t> labels;  // [num_sequences, sequence_length]
-  std::vector<int64_t>
-      document_starts;  // row * sequence_length + t where a document or the row starts; ascending
+  std::vector<int32_t> tokens;           // [num_sequences, sequence_length]
+  std::vector<int32_t> labels;           // [num_sequences, sequence_length]
+  std::vector<int64_t> document_starts;  // row * sequence_length + t where a document (by the rule) or the
+                                         // row starts; ascending
 
   /// Labels that count in the loss.
   int64_t num_targets() const;
@@ -70,6 +70,8 @@ class Loader {
   /// Rows [first_row, first_row + num_rows) of the global batch of `step`. UserError naming file, position
   /// and token if a token is outside the vocabulary.
   Batch load(int64_t step, int64_t first_row, int64_t num_rows) const;
+  /// Where documents begin in what load() gives; before it is said, kFirstToken.
+  void set_documents(DocumentRule rule) { documents_ = rule; }
 
   /// The cursor after `step` steps.
   DataCursor cursor(int64_t step) const;
@@ -88,10 +90,11 @@ class Loader {
   std::vector<IndexedDataset> datasets_;
   std::vector<DataCursor::Dataset> identities_;
   Blend blend_;
+  DocumentRule documents_;
 };
 
-/// A dataset in file order, each token once as a label: held-out perplexity. The last sample is filled up
-/// with token 0 and kIgnoreLabel, so nothing is dropped.
+/// A dataset in file order, each token but its first once as a label: held-out perplexity. The last sample is
+/// filled up with token 0 and kIgnoreLabel, so nothing is dropped.
 class SequentialLoader {
  public:
   /// UserError if the dataset is damaged or has fewer than two tokens.
@@ -101,11 +104,14 @@ class SequentialLoader {
   int64_t num_samples() const;
   /// Samples [first_sample, first_sample + num_rows), all within [0, num_samples()).
   Batch load(int64_t first_sample, int64_t num_rows) const;
+  /// As Loader's.
+  void set_documents(DocumentRule rule) { documents_ = rule; }
   const IndexedDataset& dataset() const { return dataset_; }
 
  private:
   IndexedDataset dataset_;
   int64_t sequence_length_, vocab_size_;
+  DocumentRule documents_;
 };
 
 }  // namespace spanwise

@@ -64,6 +64,7 @@ class Output {
       : holdout_(options.holdout),
         fraction_(options.holdout_fraction),
         end_of_document_(tokenizer.end_of_document()),
+        begin_of_document_(tokenizer.begin_of_document()),
         train_(options.output + (holdout_ == Holdout::kNone ? "" : "_train"), tokenizer.vocab_size(),
                options.overwrite) {
     if (holdout_ != Holdout::kNone)
@@ -107,7 +108,10 @@ class Output {
  private:
   void write(IndexedDatasetWriter& writer, std::span<const int32_t> tokens) {
     if (tokens.empty()) return;
-    document_.assign(tokens.begin(), tokens.end());
+    document_.clear();
+    if (begin_of_document_ || writer.num_documents() == 0)
+      document_.push_back(begin_of_document_.value_or(end_of_document_));
+    document_.insert(document_.end(), tokens.begin(), tokens.end());
     document_.push_back(end_of_document_);
     writer.add_document(document_);
   }
@@ -120,6 +124,7 @@ class Output {
   Holdout holdout_;
   double fraction_;
   int32_t end_of_document_;
+  std::optional<int32_t> begin_of_document_;
   IndexedDatasetWriter train_;
   std::optional<IndexedDatasetWriter> valid_;
   std::vector<int32_t> document_;

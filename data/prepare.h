@@ -1,6 +1,8 @@
 #pragma once
 // Text files to indexed datasets: read in order, tokenised by several threads, written in order, so the
-// output is the same for any number of threads. Every document ends with the tokenizer's end-of-document id.
+// output is the same for any number of threads. Every document ends with the tokenizer's end-of-document id
+// and begins with its begin-of-document id. Where a tokenizer has none, the end of the document before stands
+// for it (data/document_start.h), and the first document of a dataset begins with an end-of-document id.
 // Memory holds one batch of documents (16 MiB of text, or the largest document if that is more) and its
 // tokens.
 

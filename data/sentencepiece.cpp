@@ -36,6 +36,9 @@ class SentencePieceTokenizer : public Tokenizer {
 
   int64_t vocab_size() const override { return processor_.GetPieceSize(); }
   int32_t end_of_document() const override { return processor_.eos_id(); }
+  std::optional<int32_t> begin_of_document() const override {
+    return processor_.bos_id() < 0 ? std::nullopt : std::optional(processor_.bos_id());
+  }
   std::string name() const override { return path_; }
 
   std::vector<int32_t> encode(std::string_view text) const override {

@@ -19,6 +19,9 @@ class Tokenizer {
   virtual int64_t vocab_size() const = 0;
   /// The id that ends every document; encode never yields it.
   virtual int32_t end_of_document() const = 0;
+  /// The id that begins every document (SentencePiece's <s>), for a tokenizer that has one; encode never
+  /// yields it, and it gives no text.
+  virtual std::optional<int32_t> begin_of_document() const { return std::nullopt; }
   virtual std::vector<int32_t> encode(std::string_view text) const = 0;
   /// The text of a whole list of ids. End-of-document gives no text. A character may span several ids:
   /// incremental_decoder.h gives the text of ids as they come.

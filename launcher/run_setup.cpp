@@ -6,6 +6,7 @@
 #include "launcher/build_info.h"
 #include "launcher/build_model.h"
 #include "launcher/checkpoint/load_state.h"
+#include "launcher/checkpoint/run_manifest.h"
 #include "launcher/config_derived.h"
 #include "launcher/runtime.h"
 
@@ -56,6 +57,7 @@ TrainedModel load_trained_model(const RunConfig& config, const std::string& chec
   trained.params = std::make_unique<ParamStore>(*trained.ctx, *trained.model, options,
                                                 trained.mesh->data_sequence(), trained.mesh->tensor());
   load_model(opened, *trained.params);
+  trained.document_start = document_start_of(opened.manifest());
   return trained;
 }
 

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "data/document_start.h"
 #include "data/tokenizer.h"
 #include "launcher/arguments.h"
 #include "launcher/config.h"
@@ -37,6 +38,7 @@ struct TrainedModel {
   std::unique_ptr<LanguageModel> model;
   std::unique_ptr<ParamStore> params;
   std::string checkpoint;
+  DocumentStart document_start;  ///< of the run
 };
 /// Loads `checkpoint`, or the run's newest one if it is empty. UserError if there is none, or it is damaged.
 TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, Comm& world);

@@ -53,6 +53,7 @@ std::string generate(const LanguageModel& model, const Tokenizer& tokenizer, Con
                      const std::string& prompt, const SamplingOptions& options,
                      const std::function<void(const std::string&)>& emit) {
   std::vector<int32_t> ids = tokenizer.encode(prompt);
+  if (options.document_start) ids.insert(ids.begin(), *options.document_start);
   if (ids.empty()) ids.push_back(tokenizer.end_of_document());
   GenerationState state;
   Tensor logits = model.next_logits(ctx, ids, state);

@@ -62,6 +62,9 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
     load_checkpoint(resume_from, config, loader_, params_, optimizer_, state_);
     newest_checkpoint_ = resume_from;
   }
+  if (resume_from.empty()) state_.document_start = choose_document_start(tokenizer, loader_.datasets());
+  loader_.set_documents(document_rule(state_.document_start, tokenizer));
+  if (validation_) validation_->set_documents(document_rule(state_.document_start, tokenizer));
   saver_.emplace(config_, mesh, params_, optimizer_);
   saved_step_ = state_.step;
   const auto open_run = [&] {
@@ -78,6 +81,8 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   say(fmt::format("{:.2f} M parameters in {}, {} rank{} x {}", double(params_.num_parameters()) / 1e6,
                   name_of(compute_dtype(config)), world.size(), world.size() == 1 ? "" : "s", workers(ctx)));
   if (!resume_from.empty()) say(fmt::format("resumed step {} from {}", state_.step, resume_from));
+  if (state_.document_start == DocumentStart::kFirstToken)
+    say("this run is older than starts of documents: it goes on without a loss for a document's first token");
 }
 
 void Trainer::say(std::string_view text) {
@@ -201,6 +206,8 @@ void Trainer::write_metrics(int64_t step, const StepResult& result, double step_
                             std::optional<double> held_out) {
   if (!metrics_) return;
   const double tokens = double(config_.train().global_batch() * config_.train().sequence_length());
+  std::vector<std::pair<std::string, double>> extra = traffic();
+  if (const double ms = saver_->take_wait_ms(); ms > 0) extra.emplace_back("checkpoint/wait_ms", ms);
   metrics_->write({.step = step,
                    .loss = result.loss,
                    .grad_norm = result.grad_norm,
@@ -211,7 +218,7 @@ void Trainer::write_metrics(int64_t step, const StepResult& result, double step_
                    .data_ms = result.data_ms,
                    .memory_bytes = int64_t(ctx_.memory().peak_bytes),
                    .validation_loss = held_out,
-                   .extra = traffic()});
+                   .extra = std::move(extra)});
 }
 
 std::vector<std::pair<std::string, double>> Trainer::traffic() const {
@@ -256,6 +263,7 @@ void Trainer::save(int64_t step) {
 }
 
 void Trainer::report(const std::optional<SaveOutcome>& outcome) {
+  if (const std::string notice = saver_->take_notice(); !notice.empty()) say(notice);
   if (!outcome) return;
   if (!outcome->failed) {
     newest_checkpoint_ = outcome->directory;

@@ -1,6 +1,9 @@
 #include "parallel/whole_params.h"
 
+#include <algorithm>
 #include <cstring>
+#include <map>
+#include <numeric>
 
 #include "core/host_context.h"
 
@@ -98,6 +101,179 @@ void scatter_piece(const ParamStore& params, const Tensor& flat, int entry, Flat
                 static_cast<const char*>(values.raw()) + size_t(run.global) * elem, size_t(run.count) * elem);
   }
   view_of_span(params, flat, entry, held.span).copy_from(mine);
+}
+
+namespace {
+
+int64_t num_elements(const std::vector<ElementRun>& runs) {
+  return std::accumulate(runs.begin(), runs.end(), int64_t{0},
+                         [](int64_t sum, const ElementRun& run) { return sum + run.count; });
+}
+
+/// What this rank keeps at the runs' local elements, at to + place(run) elements.
+template <class Place>
+void read_runs(const ParamStore& params, const Tensor& flat, int entry, const std::vector<ElementRun>& runs,
+               char* to, Place&& place) {
+  const size_t elem = size_of(flat.dtype());
+  const FlatRange span{runs.front().local, runs.back().local + runs.back().count};
+  const Tensor kept = view_of_span(params, flat, entry, span);
+  if (runs.size() == 1) return kept.copy_to_host(to + size_t(place(runs.front())) * elem, kept.bytes());
+  const Tensor mine = kept.to(host_context(params.context()));
+  for (const ElementRun& run : runs) {
+    std::memcpy(to + size_t(place(run)) * elem,
+                static_cast<const char*>(mine.raw()) + size_t(run.local - span.begin) * elem,
+                size_t(run.count) * elem);
+  }
+}
+
+/// A host tensor that grows to what is sent to or comes from one rank.
+struct Parcel {
+  int64_t numel = 0, at = 0;
+  Tensor tensor;
+};
+using Parcels = std::map<int, Parcel>;  // by rank of the world
+
+std::vector<Message> messages(Parcels& parcels, Context& host, DType dtype) {
+  std::vector<Message> messages;
+  for (auto& [peer, parcel] : parcels) {
+    parcel.tensor = Tensor::empty(host, {parcel.numel}, dtype);
+    messages.push_back({peer, parcel.tensor});
+  }
+  return messages;
+}
+
+char* next_of(Parcel& parcel, int64_t numel) {
+  char* at = static_cast<char*>(parcel.tensor.raw()) + size_t(parcel.at) * size_of(parcel.tensor.dtype());
+  parcel.at += numel;
+  return at;
+}
+
+}  // namespace
+
+void collect_pieces(const ParamHolders& holders, Comm& world, const std::vector<WantedPiece>& pieces) {
+  const ParamStore& params = holders.params();
+  const int num_tensor = holders.num_tensor_ranks(), position = params.data_sequence().rank(),
+            tensor = params.tensor().rank();
+  SPANWISE_CHECK(world.rank() == position * num_tensor + tensor, "rank {} of the mesh is {} of {}",
+                 world.rank(), position, world.axis());
+  const auto runs_of = [&](const WantedPiece& p, int at, int t) {
+    return holders.runs(p.entry, p.piece, p.flat, at, t, HolderRuns::kOwned);
+  };
+  // Calls fn(rank, runs) for the ranks that have a part of what is wanted here, this one included.
+  const auto for_each_source = [&](const WantedPiece& p, auto&& fn) {
+    const bool sliced = holders.sliced(p.flat);
+    const int first = sliced ? 0 : p.position, last = sliced ? holders.num_positions() - 1 : p.position;
+    for (int at = first; at <= last; ++at) {
+      for (int t = 0; t < num_tensor; ++t) {
+        const std::vector<ElementRun> runs = runs_of(p, at, t);
+        if (!runs.empty()) fn(at * num_tensor + t, runs);
+      }
+    }
+  };
+  const auto wants = [&](const WantedPiece& p) { return tensor == 0 && p.position == position; };
+  // A position that has all of a buffer gives to its own alone.
+  const auto gives = [&](const WantedPiece& p) {
+    return !wants(p) && (holders.sliced(p.flat) || p.position == position);
+  };
+
+  bool anyone_lacks = false;
+  Parcels sent, received;
+  for (const WantedPiece& p : pieces) {
+    anyone_lacks |= num_tensor > 1 || holders.sliced(p.flat);
+    if (gives(p)) {
+      const int64_t numel = num_elements(runs_of(p, position, tensor));
+      if (numel > 0) sent[p.position * num_tensor].numel += numel;
+    } else if (wants(p)) {
+      for_each_source(p, [&](int rank, const std::vector<ElementRun>& runs) {
+        if (rank != world.rank()) received[rank].numel += num_elements(runs);
+      });
+    }
+  }
+  Ticket ticket;
+  if (anyone_lacks) {
+    Context& host = host_context(params.context());
+    std::vector<Message> sends = messages(sent, host, params.master_dtype());
+    for (const WantedPiece& p : pieces) {
+      if (!gives(p)) continue;
+      const std::vector<ElementRun> runs = runs_of(p, position, tensor);
+      if (runs.empty()) continue;
+      int64_t packed = 0;
+      char* to = next_of(sent[p.position * num_tensor], num_elements(runs));
+      read_runs(params, p.flat, p.entry, runs, to,
+                [&](const ElementRun& run) { return std::exchange(packed, packed + run.count); });
+    }
+    ticket =
+        world.exchange("collect_whole", std::move(sends), messages(received, host, params.master_dtype()));
+  }
+  const auto at_its_place = [](const ElementRun& run) { return run.global; };
+  for (const WantedPiece& p : pieces) {
+    if (!wants(p)) continue;
+    const std::vector<ElementRun> mine = runs_of(p, position, tensor);
+    if (!mine.empty()) read_runs(params, p.flat, p.entry, mine, static_cast<char*>(p.to), at_its_place);
+  }
+  ticket.wait();
+  for (const WantedPiece& p : pieces) {
+    if (!wants(p)) continue;
+    for_each_source(p, [&](int rank, const std::vector<ElementRun>& runs) {
+      if (rank == world.rank()) return;
+      const size_t elem = size_of(p.flat.dtype());
+      for (const ElementRun& run : runs) {
+        std::memcpy(static_cast<char*>(p.to) + size_t(run.global) * elem, next_of(received[rank], run.count),
+                    size_t(run.count) * elem);
+      }
+    });
+  }
+}
+
+namespace {
+
+/// What a rank holds of the piece, one run behind the other: as it lies in its part.
+Tensor pack(const Tensor& values, const std::vector<ElementRun>& runs, Context& host) {
+  const Tensor packed = Tensor::empty(host, {num_elements(runs)}, values.dtype());
+  const size_t elem = size_of(values.dtype());
+  char* to = static_cast<char*>(packed.raw());
+  for (const ElementRun& run : runs) {
+    std::memcpy(to, static_cast<const char*>(values.raw()) + size_t(run.global) * elem,
+                size_t(run.count) * elem);
+    to += size_t(run.count) * elem;
+  }
+  return packed;
+}
+
+}  // namespace
+
+void deliver_piece(const ParamHolders& holders, Comm& world, const Tensor& flat, int entry, FlatRange piece,
+                   const Tensor& values) {
+  const ParamStore& params = holders.params();
+  const int num_tensor = holders.num_tensor_ranks(), position = params.data_sequence().rank(),
+            tensor = params.tensor().rank();
+  const bool sliced = holders.sliced(flat), root = world.rank() == 0;
+  Context& host = host_context(params.context());
+  const auto runs_of = [&](int at, int t) {
+    return holders.runs(entry, piece, flat, at, t, HolderRuns::kHeld);
+  };
+  const std::vector<ElementRun> mine = runs_of(position, tensor);
+  Tensor packed;
+  if (!mine.empty()) {
+    packed = root ? pack(values, mine, host) : Tensor::empty(host, {num_elements(mine)}, flat.dtype());
+  }
+  // Slices go straight to their holders. What all positions have goes to the first one of each tensor rank,
+  // and from there along the axis.
+  const int num_direct = (sliced ? holders.num_positions() : 1) * num_tensor;
+  if (num_direct > 1) {
+    std::vector<Message> sends, receives;
+    for (int rank = 1; root && rank < num_direct; ++rank) {
+      const std::vector<ElementRun> runs = runs_of(rank / num_tensor, rank % num_tensor);
+      if (!runs.empty()) sends.push_back({rank, pack(values, runs, host)});
+    }
+    if (!root && world.rank() < num_direct && packed.defined()) receives.push_back({0, packed});
+    world.exchange("deliver_whole", std::move(sends), std::move(receives)).wait();
+  }
+  if (!sliced && holders.num_positions() > 1 && packed.defined())
+    params.data_sequence().broadcast("deliver_whole", packed).wait();
+  if (!packed.defined()) return;
+  view_of_span(params, flat, entry, {mine.front().local, mine.back().local + mine.back().count})
+      .copy_from(packed);
 }
 
 }  // namespace spanwise

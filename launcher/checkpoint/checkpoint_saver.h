@@ -2,19 +2,25 @@
 // Saves checkpoints while training goes on.
 //
 //   CheckpointSaver saver(config, mesh, params, optimizer);
-//   every step:   report(saver.poll());
+//   every step:    report(saver.poll());
 //   a save is due: report(saver.finish()); saver.begin(manifest, step);
 //   before leaving: report(saver.finish());
 //
-// begin() copies parameters and moments; the directory is written meanwhile, by threads that call no
-// collective, and stands under its name when poll() or finish() says so. One save at a time is under way.
-// All ranks call begin(), poll() and finish() alike, and these agree on what became of a save: a rank that
-// cannot write fails it for all. What stood there before stays then, and the next save may be begun. Waiting
-// for a slow disk is no collective that could time out.
+// begin() copies parameters and moments to host memory; a thread that calls no collective writes the files
+// meanwhile (shard_plan.h says which) and sums them as it does, and the directory stands under its name, and
+// old ones are pruned, when poll() or finish() says so. One save at a time is under way. Where the copy does
+// not fit into memory, begin() copies piece by piece and returns when all is written; notice() says so.
 //
-// What is written: save_state.h.
+// All ranks call begin(), poll() and finish() alike, and these agree on what became of a save: a rank that
+// cannot write fails it for all. What stood there before stays then, and the next save may be begun. A slow
+// disk holds up no collective that could time out.
+//
+// checkpoint.writers: with ONE, rank 0 gets what it lacks from the other ranks, and writes everything. With
+// ALL, tensor rank 0 of every data × sequence position gets and writes its own tensors, to a file system that
+// the constructor proves to be one.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -34,13 +40,20 @@ struct SaveOutcome {
   std::string failure;    ///< why it does not: one sentence
 };
 
+/// Tests make these small, or slow.
+struct SaverOptions {
+  int64_t block_bytes = int64_t{64} << 20;     ///< copied and sent at once
+  std::function<int64_t()> available_bytes{};  ///< of host memory; none: available_host_bytes
+  std::function<void()> before_write{};        ///< called by the thread before each block
+};
+
 class CheckpointSaver {
  public:
   /// All but the mesh's axes must outlive the saver. Collective. UserError on rank 0 if checkpoint_dir cannot
-  /// take a checkpoint: not writable, or too little free space.
+  /// take a checkpoint: not writable, or too little free space; on all ranks if ALL cannot be.
   CheckpointSaver(const RunConfig& config, const Mesh& mesh, const ParamStore& params,
-                  const ShardedAdamW& optimizer);
-  /// A save under way that was not waited for is given up.
+                  const ShardedAdamW& optimizer, SaverOptions options = {});
+  /// Waits for the thread. A save that several ranks write and that was not waited for is given up.
   ~CheckpointSaver();
   CheckpointSaver(const CheckpointSaver&) = delete;
   CheckpointSaver& operator=(const CheckpointSaver&) = delete;
@@ -59,10 +72,16 @@ class CheckpointSaver {
   std::optional<SaveOutcome> finish();
   /// Milliseconds that training stood still in the calls above since this was last asked.
   double take_wait_ms();
+  /// What is to be told of how checkpoints are saved, once; empty: nothing.
+  std::string take_notice();
 
  private:
   class Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+/// The ranks that write: data × sequence positions with ALL, 1 with ONE. AUTO is ALL where ranks are on
+/// several machines.
+int num_checkpoint_writers(const RunConfig& config, int positions, bool several_machines);
 
 }  // namespace spanwise

@@ -103,6 +103,7 @@ void load_checkpoint(const std::filesystem::path& directory, const RunConfig& co
   }
   state.step = step_to_resume(directory, manifest, config, loader);
   state.tokens_seen = manifest.tokens_seen();
+  state.document_start = document_start_of(manifest);
   read_file(checkpoint, kModelFile, params, model_buffers(params));
   read_file(checkpoint, kOptimizerFile, params, optimizer_buffers(optimizer));
   params.publish_values();

@@ -1,5 +1,5 @@
 #pragma once
-// Reads what save_state.h writes, into any layout.
+// Reads what checkpoint_saver.h writes, into any layout.
 
 #include <filesystem>
 #include <string>

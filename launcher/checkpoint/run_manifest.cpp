@@ -28,8 +28,17 @@ Manifest manifest_of(const RunConfig& config, const DataCursor& cursor, const Pa
   schedule->set_final_lr(config.optimizer().learning_rate() * config.optimizer().min_learning_rate_ratio());
   manifest.set_git_hash(git_hash());
   manifest.set_num_parameters(params.num_parameters());
+  manifest.set_document_start(static_cast<Manifest::DocumentStart>(state.document_start));
   manifest.set_precision(config::TrainConfig::Precision_Name(config.train().precision()));
   return manifest;
+}
+
+static_assert(int(DocumentStart::kFirstToken) == Manifest::FIRST_TOKEN);
+static_assert(int(DocumentStart::kEndOfDocument) == Manifest::END_OF_DOCUMENT);
+static_assert(int(DocumentStart::kBeginOfDocument) == Manifest::BEGIN_OF_DOCUMENT);
+
+DocumentStart document_start_of(const Manifest& manifest) {
+  return static_cast<DocumentStart>(manifest.document_start());
 }
 
 DataCursor cursor_of(const Manifest& manifest) {

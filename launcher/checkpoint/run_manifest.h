@@ -14,6 +14,9 @@ namespace spanwise {
 Manifest manifest_of(const RunConfig& config, const DataCursor& cursor, const ParamStore& params,
                      const TrainingState& state);
 
+/// Where documents begin in the run of a manifest.
+DocumentStart document_start_of(const Manifest& manifest);
+
 /// Where in its data the run of a manifest stopped.
 DataCursor cursor_of(const Manifest& manifest);
 

@@ -29,7 +29,8 @@ int run_eval(Comm& world, const Arguments& arguments) {
   const std::string data = arguments.get("data", config.data().validation());
   if (data.empty())
     fail_user("There is nothing to evaluate on: set data.validation in the config or give --data PREFIX.");
-  const SequentialLoader loader(data, config.train().sequence_length(), trained.model->options().vocab_size);
+  SequentialLoader loader(data, config.train().sequence_length(), trained.model->options().vocab_size);
+  loader.set_documents(document_rule(trained.document_start, *trained.tokenizer));
   const HeldOut result = *evaluate(*trained.model, loader, *trained.mesh, sequence_options(config),
                                    *trained.ctx, sequences, config.train().micro_batch());
   if (world.rank() == 0) {

@@ -27,13 +27,14 @@ Usage generate_usage() {
 int run_generate(Comm& world, const Arguments& arguments) {
   if (world.size() > 1)
     fail_user("'generate' runs on one rank, not on {}; start it without mpirun.", world.size());
-  const SamplingOptions options{.num_tokens = arguments.integer("tokens", 100, 1, int64_t{1} << 40),
-                                .temperature = arguments.number("temperature", 0.8, 0, 100),
-                                .top_p = arguments.number("top-p", 0.95, 1e-9, 1),
-                                .seed = uint64_t(arguments.integer("seed", 1, 0, INT64_MAX))};
+  SamplingOptions options{.num_tokens = arguments.integer("tokens", 100, 1, int64_t{1} << 40),
+                          .temperature = arguments.number("temperature", 0.8, 0, 100),
+                          .top_p = arguments.number("top-p", 0.95, 1e-9, 1),
+                          .seed = uint64_t(arguments.integer("seed", 1, 0, INT64_MAX))};
   RunConfig config = load_run_config(arguments.positional()[0], arguments);
   config.clear_parallel();  // checkpoints have no layout: one rank reads what any number wrote
   const TrainedModel trained = load_trained_model(config, arguments.get("checkpoint"), world);
+  options.document_start = start_token(trained.document_start, *trained.tokenizer);
   std::cout << arguments.get("prompt") << std::flush;
   generate(*trained.model, *trained.tokenizer, *trained.ctx, arguments.get("prompt"), options,
            [](const std::string& piece) { std::cout << piece << std::flush; });

@@ -25,9 +25,10 @@ void print_sample(const RunConfig& config, const std::string& checkpoint, const 
   const TrainedModel trained = load_trained_model(one_rank, checkpoint, *self);
   const std::string text =
       generate(*trained.model, *trained.tokenizer, *trained.ctx, prompt,
-               {.num_tokens = config.train().sample_tokens(), .seed = config.run().seed(), .stop = [&stop] {
-                  return stop.agreed();
-                }});
+               {.num_tokens = config.train().sample_tokens(),
+                .seed = config.run().seed(),
+                .document_start = start_token(trained.document_start, *trained.tokenizer),
+                .stop = [&stop] { return stop.agreed(); }});
   std::cout << "\nSample:\n  " << prompt << text << "\n";
 }
 

@@ -52,7 +52,7 @@ TEST_F(PrepareTest, KeepsDocumentsApartAndInOrder) {
   const auto result = prepare(settings);
   EXPECT_EQ(documents(settings.output), (Texts{"one\ntwo\n", "hé\n", "b", "three"}));
   EXPECT_EQ(result.train.num_documents, 4);
-  EXPECT_EQ(result.train.num_tokens, 8 + 4 + 1 + 5 + 4);
+  EXPECT_EQ(result.train.num_tokens, 8 + 4 + 1 + 5 + 4 + 1);  // an end before the first
   EXPECT_FALSE(result.valid);
 }
 

@@ -238,6 +238,93 @@ TEST(ShardedParams, PiecesPassThroughEveryLayoutBitByBit) {
   }
 }
 
+// Values that name the element, the parameter and what the buffer is.
+Tensor source_of(const ParamStore& params, int entry, bool moment) {
+  const int64_t numel = params.entries()[entry].param->global_shape().numel();
+  const Tensor source = Tensor::empty(test_context(), {numel}, DType::kF64);
+  for (int64_t i = 0; i < numel; ++i) source.data<double>()[i] = 1e4 * entry + double(i) + (moment ? 0.5 : 0);
+  source.data<double>()[3] = -0.0;
+  source.data<double>()[4] = std::nan("7");
+  return source;
+}
+
+int64_t received(const std::string& name) {
+  const auto found = world().traffic().find(name);
+  return found == world().traffic().end() ? 0 : found->second.received_bytes;
+}
+
+TEST(ShardedParams, PiecesAreDeliveredToWhoHoldsThemAndCollectedWhereTheyAreWanted) {
+  for (const int tensor_size : tensor_sizes()) {
+    const Axes axes(tensor_size);
+    for (const int stage : {0, 1, 2, 3}) {
+      SCOPED_TRACE(fmt::format("{} tensor ranks, stage {}", tensor_size, stage));
+      Layers module(axes.tensor->rank(), tensor_size);
+      const ParamStore params(test_context(), module, options_of(stage), *axes.data, *axes.tensor);
+      const ParamHolders holders(params);
+      const Tensor moment = params.make_moment();
+      const std::vector<Tensor> buffers = {params.values(), moment};
+      for (const Tensor& flat : buffers) {
+        for (int e = 0; e < 4; ++e) {
+          const Tensor source = source_of(params, e, &flat == &buffers[1]);
+          for (int64_t begin = 0; begin < source.numel(); begin += 7) {
+            const FlatRange piece{begin, std::min(begin + 7, source.numel())};
+            const Tensor values = source.slice_flat(begin, {piece.numel()});
+            deliver_piece(holders, world(), flat, e, piece, world().rank() == 0 ? values : Tensor());
+          }
+          EXPECT_TRUE(bitwise_equal(gather_piece(params, flat, e, {0, source.numel()}), source));
+        }
+      }
+      // Each parameter at another position, in two pieces, of which the second comes first.
+      std::vector<Tensor> got;
+      std::vector<WantedPiece> wanted;
+      for (const Tensor& flat : buffers) {
+        for (int e = 0; e < 4; ++e) {
+          const int64_t numel = params.entries()[e].param->global_shape().numel();
+          const int position = (e + 1) % axes.data->size();
+          Tensor& whole = got.emplace_back(Tensor::empty(test_context(), {numel}, DType::kF64));
+          const bool here = position == axes.data->rank() && axes.tensor->rank() == 0;
+          double* to = here ? whole.data<double>() : nullptr;
+          wanted.push_back({e, flat, {11, numel}, position, here ? to + 11 : nullptr});
+          wanted.push_back({e, flat, {0, 11}, position, to});
+        }
+      }
+      world().reset_traffic();
+      collect_pieces(holders, world(), wanted);
+      for (size_t i = 0; i < got.size(); ++i) {
+        const int e = int(i % 4), position = (e + 1) % axes.data->size();
+        if (position != axes.data->rank() || axes.tensor->rank() != 0) continue;
+        EXPECT_TRUE(bitwise_equal(got[i], source_of(params, e, i >= 4))) << params.entries()[e].name;
+      }
+      // Nobody sends what a position has already.
+      if (tensor_size == 1 && stage == 0) {
+        EXPECT_EQ(received("collect_whole"), 0);
+      }
+    }
+  }
+}
+
+TEST(ShardedParams, CollectingSendsEachElementOnceToWhereItIsLacked) {
+  const Axes axes(1);
+  Layers module;
+  const ParamStore params(test_context(), module, options_of(1), *axes.data, *axes.tensor);
+  const ParamHolders holders(params);
+  const Tensor moment = params.make_moment();
+  int64_t lacked = 0;
+  std::vector<Tensor> got;
+  std::vector<WantedPiece> wanted;
+  for (int e = 0; e < 4; ++e) {
+    const int64_t numel = params.entries()[e].param->global_shape().numel();
+    got.push_back(Tensor::empty(test_context(), {numel}, DType::kF64));
+    wanted.push_back({e, moment, {0, numel}, 0, got.back().raw()});
+    lacked += numel;
+    for (const ElementRun& run : holders.runs(e, {0, numel}, moment, 0, 0, HolderRuns::kOwned))
+      lacked -= run.count;
+  }
+  world().reset_traffic();
+  collect_pieces(holders, world(), wanted);
+  EXPECT_EQ(received("collect_whole"), world().rank() == 0 ? lacked * 8 : 0);
+}
+
 TEST(ShardedParams, PartialGradientsAreSummedOnceOverTheTensorAxis) {
   for (const int tensor_size : tensor_sizes()) {
     const Axes axes(tensor_size);
