@@ -45,6 +45,14 @@ void append_row(Batch& batch, const IndexedDataset& dataset, int64_t begin, int6
   }
 }
 
+// A label is the next token of the same document. The first document of two tokens ends the search.
+bool has_target(const IndexedDataset& dataset) {
+  for (int64_t i = 0; i < dataset.num_documents(); ++i) {
+    if (dataset.document_size(i) > 1) return true;
+  }
+  return false;
+}
+
 std::vector<IndexedDataset> open_datasets(const LoaderOptions& options) {
   SPANWISE_CHECK(options.global_batch > 0 && options.vocab_size > 0, "global_batch={}, vocab_size={}",
                  options.global_batch, options.vocab_size);
@@ -60,6 +68,11 @@ std::vector<IndexedDataset> open_datasets(const LoaderOptions& options) {
           "the "
           "sequence length",
           prefix, dataset.num_tokens(), options.sequence_length);
+    if (!has_target(dataset))
+      fail_user(
+          "dataset {} has nothing to learn: none of its {} documents has two tokens, one to predict from the "
+          "other; prepare it from longer texts",
+          prefix, dataset.num_documents());
   }
   return datasets;
 }

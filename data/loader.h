@@ -63,8 +63,8 @@ struct DataCursor {
 
 class Loader {
  public:
-  /// Opens every dataset. UserError if one is damaged, too small for a single sample, or has a weight that is
-  /// not positive.
+  /// Opens every dataset. UserError if one is damaged, too small for a single sample, without any target, or
+  /// has a weight that is not positive.
   explicit Loader(LoaderOptions options);
 
   /// Rows [first_row, first_row + num_rows) of the global batch of `step`. UserError naming file, position

@@ -25,6 +25,9 @@ std::vector<double> probabilities(const Tensor& logits, double temperature) {
   const double largest = *std::max_element(p.begin(), p.end());
   double sum = 0;
   for (double& x : p) sum += x = std::exp((x - largest) / temperature);
+  if (!std::isfinite(sum)) {
+    fail_user("the model's logits are not finite: there is no next token to draw; use an earlier checkpoint");
+  }
   for (double& x : p) x /= sum;
   return p;
 }

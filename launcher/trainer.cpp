@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <numeric>
 
 #include "core/file_io.h"
@@ -13,6 +14,7 @@
 #include "launcher/checkpoint/load_state.h"
 #include "launcher/checkpoint/run_manifest.h"
 #include "launcher/config_derived.h"
+#include "launcher/divergence.h"
 #include "launcher/evaluate.h"
 #include "parallel/rank_zero.h"
 
@@ -183,11 +185,11 @@ std::optional<Trainer::StepResult> Trainer::train_step(int64_t step) {
   result.loss = loss[0];
   time_to_save_ = loss[1] > 0;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
-    fail_user(
-        "Step {} has loss {} and gradient norm {}: training diverged. The newest checkpoint is kept; lower "
-        "optimizer.learning_rate, or raise optimizer.warmup_steps.",
-        step, result.loss, result.grad_norm);
+    fail_diverged(step, fmt::format("has loss {} and gradient norm {}", result.loss, result.grad_norm),
+                  newest_checkpoint_);
   }
+  // A mean over nothing is not 0.
+  if (total[0] == 0) result.loss = std::numeric_limits<double>::quiet_NaN();
 
   state_.step = step;
   state_.tokens_seen += config_.train().global_batch() * config_.train().sequence_length();
@@ -196,6 +198,7 @@ std::optional<Trainer::StepResult> Trainer::train_step(int64_t step) {
 
 std::optional<double> Trainer::held_out_loss() const {
   if (!validation_) return std::nullopt;
+  require_finite_update(state_.step, params_, optimizer_, newest_checkpoint_);
   const std::optional<HeldOut> result =
       evaluate(model_, *validation_, mesh_, sequence_, ctx_, config_.train().eval_sequences(),
                config_.train().micro_batch(), stop_);
@@ -252,6 +255,7 @@ void Trainer::end_trace(int64_t step) {
 
 void Trainer::save(int64_t step) {
   report(saver_->finish());
+  require_finite_update(step, params_, optimizer_, newest_checkpoint_);
   const auto sync_metrics = [&] {
     metrics_->sync();
     return std::string();

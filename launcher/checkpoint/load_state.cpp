@@ -6,6 +6,7 @@
 #include "launcher/checkpoint/state_files.h"
 #include "launcher/config_derived.h"
 #include "models/hf/safetensors.h"
+#include "parallel/finite_values.h"
 #include "parallel/whole_params.h"
 
 namespace spanwise {
@@ -50,6 +51,25 @@ void read_file(const OpenCheckpoint& checkpoint, const std::string& name, const 
       scatter_piece(params, flat, entry, piece, values);
     });
   });
+}
+
+// What a diverged run left is not gone on from.
+void require_finite(const OpenCheckpoint& checkpoint, const char* file, const ParamStore& params,
+                    const std::vector<NamedBuffer>& buffers) {
+  for (const NamedBuffer& buffer : buffers) {
+    const std::string name = first_not_finite(params, buffer.flat);
+    if (name.empty()) continue;
+    fail_user(
+        "{} holds numbers that are not finite, first in {}{}: its training diverged; use a checkpoint from "
+        "before that, or train again",
+        (checkpoint.directory() / file).string(), name, buffer.suffix);
+  }
+}
+
+void load_tensors(const OpenCheckpoint& checkpoint, const char* file, const ParamStore& params,
+                  const std::vector<NamedBuffer>& buffers) {
+  read_file(checkpoint, file, params, buffers);
+  require_finite(checkpoint, file, params, buffers);
 }
 
 // The step to go on with; what does not fit is said of this checkpoint.
@@ -104,14 +124,14 @@ void load_checkpoint(const std::filesystem::path& directory, const RunConfig& co
   state.step = step_to_resume(directory, manifest, config, loader);
   state.tokens_seen = manifest.tokens_seen();
   state.document_start = document_start_of(manifest);
-  read_file(checkpoint, kModelFile, params, model_buffers(params));
-  read_file(checkpoint, kOptimizerFile, params, optimizer_buffers(optimizer));
+  load_tensors(checkpoint, kModelFile, params, model_buffers(params));
+  load_tensors(checkpoint, kOptimizerFile, params, optimizer_buffers(optimizer));
   params.publish_values();
 }
 
 void load_model(const OpenCheckpoint& checkpoint, const ParamStore& params) {
   checkpoint.verify({kModelFile});
-  read_file(checkpoint, kModelFile, params, model_buffers(params));
+  load_tensors(checkpoint, kModelFile, params, model_buffers(params));
   params.publish_values();
 }
 

@@ -18,11 +18,13 @@ std::string checkpoint_to_resume(const RunConfig& config);
 
 /// Verifies every file, then fills what this rank holds of parameters and moments, and the state; the layout
 /// may be another than the one that saved it, and BF16 may follow F32 or the other way round. UserError if a
-/// file is damaged, or if the model, the precision, the data or the global batch are not the config's.
+/// file is damaged or holds a number that is not finite, or if the model, the precision, the data or the
+/// global batch are not the config's. Collective.
 void load_checkpoint(const std::filesystem::path& directory, const RunConfig& config, const Loader& loader,
                      const ParamStore& params, const ShardedAdamW& optimizer, TrainingState& state);
 
-/// Parameters only, for evaluation and generation: verifies and reads nothing else.
+/// Parameters only, for evaluation and generation: verifies and reads nothing else. UserError as above.
+/// Collective.
 void load_model(const OpenCheckpoint& checkpoint, const ParamStore& params);
 
 }  // namespace spanwise

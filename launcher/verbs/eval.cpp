@@ -33,6 +33,12 @@ int run_eval(Comm& world, const Arguments& arguments) {
   loader.set_documents(document_rule(trained.document_start, *trained.tokenizer));
   const HeldOut result = *evaluate(*trained.model, loader, *trained.mesh, sequence_options(config),
                                    *trained.ctx, sequences, config.train().micro_batch());
+  if (!std::isfinite(result.loss)) {
+    fail_user(
+        "The loss of {} on {} is {}: its weights are finite, but what they compute is not; use an earlier "
+        "checkpoint.",
+        trained.checkpoint, data, result.loss);
+  }
   if (world.rank() == 0) {
     std::cout << fmt::format(
         "checkpoint  {}\ndata        {}\ntokens      {}\nloss        {:.6f} nats a token\nperplexity  "

@@ -182,6 +182,16 @@ TEST_F(LoaderTest, ADatasetWithoutASampleOrAWeightIsNamed) {
                       user_error_of([&] { SequentialLoader(write_dataset(dir_ / "one", {{1}}), 4, 10); }));
 }
 
+TEST_F(LoaderTest, ADatasetWithoutAnyTargetIsNamed) {
+  const std::string barren = write_dataset(dir_ / "barren", {{1}, {2}, {3}, {4}, {5}, {6}});
+  const auto load = [&] {
+    Loader(
+        {.datasets = {{numbered()}, {barren}}, .sequence_length = 2, .global_batch = 1, .vocab_size = 600});
+  };
+  const std::string message = user_error_of(load);
+  EXPECT_NE(message.find("barren has nothing to learn"), std::string::npos) << message;
+}
+
 TEST_F(LoaderTest, TheCursorResumesAtItsStep) {
   const LoaderOptions options{
       .datasets = {{numbered(), 1}}, .sequence_length = 8, .global_batch = 6, .vocab_size = 600, .seed = 5};

@@ -1,7 +1,7 @@
 // A checkpoint's manifest: the bytes as they are, and with the checksum line that makes the rest be read.
 
 #include "core/crc32c.h"
-#include "launcher/checkpoint/checkpoint_dir.h"
+#include "launcher/checkpoint/open_checkpoint.h"
 #include "tests/fuzz/fuzz_file.h"
 
 using namespace spanwise;

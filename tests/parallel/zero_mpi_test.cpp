@@ -6,6 +6,7 @@
 
 #include "core/optim/clip.h"
 #include "models/language_model.h"
+#include "parallel/finite_values.h"
 #include "parallel/gradient_reducer.h"
 #include "parallel/sharded_adamw.h"
 #include "parallel/whole_params.h"
@@ -376,6 +377,29 @@ TEST_P(EveryStage, ParametersUnusedOnSomeRanksAreReduced) {
         EXPECT_EQ(g, expected) << "bucket " << b;
       }
     });
+  }
+}
+
+TEST(ZeroMpi, ANumberThatIsNotFiniteIsFoundOnEveryRankWhicheverHoldsIt) {
+  for (int stage = 0; stage < kNumStages; ++stage) {
+    Training training({.zero_stage = stage}, world());
+    training.step();
+    const ParamStore& params = training.params();
+    for (const Tensor& flat : {params.values(), training.optimizer().second_moment()}) {
+      EXPECT_EQ(first_not_finite(params, flat), "") << "stage " << stage;
+      for (size_t e = 0; e < params.entries().size(); ++e) {
+        const int64_t last = params.entries()[e].param->global_shape().numel() - 1;
+        const auto set = [&](double value) {
+          const Tensor one = Tensor::from<double>(test_context(), {1}, {value});
+          scatter_piece(params, flat, int(e), {last, last + 1}, one);
+        };
+        for (const double bad : {NAN, INFINITY, -INFINITY}) {
+          set(bad);
+          EXPECT_EQ(first_not_finite(params, flat), params.entries()[e].name) << "stage " << stage;
+        }
+        set(-0.5);
+      }
+    }
   }
 }
 
