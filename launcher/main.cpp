@@ -15,6 +15,7 @@
 #include "core/blas_core.h"
 #include "core/check.h"
 #include "launcher/program_text.h"
+#include "launcher/rank_agreement.h"
 #include "launcher/verb.h"
 #include "parallel/stop_request.h"
 
@@ -25,6 +26,7 @@ int run(Comm& world, const std::string& program, const std::vector<std::string>&
   const auto print = [&](const std::string& text) {
     if (world.rank() == 0) std::cout << text << std::flush;
   };
+  agree_on_call(world, args);
   if (args.empty()) {
     print(program_help(help_columns()));
     return kExitUsage;

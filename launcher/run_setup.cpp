@@ -34,20 +34,24 @@ std::unique_ptr<Tokenizer> checked_tokenizer(const RunConfig& config, int ranks,
   return tokenizer;
 }
 
-std::unique_ptr<Context> start_context(const RunConfig& config, Comm& world) {
-  std::unique_ptr<Context> ctx = make_context(config, world);
+std::unique_ptr<Context> start_context(const RunConfig& config, Comm& world, std::vector<Fact> verb_facts) {
   world.set_timeout(config.parallel().timeout_seconds());
+  agree_on_run(world, config, std::move(verb_facts));
+  std::unique_ptr<Context> ctx = make_context(config, world);
   world.use_gpu(*ctx);
   return ctx;
 }
 
-TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, Comm& world) {
+TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, Comm& world,
+                                std::vector<Fact> verb_facts) {
   TrainedModel trained;
   trained.tokenizer = checked_tokenizer(config, world.size());
+  verb_facts.push_back(option_fact("checkpoint", checkpoint));
+  trained.ctx = start_context(config, world, std::move(verb_facts));
   const OpenCheckpoint opened =
       checkpoint.empty() ? open_newest_checkpoint(checkpoint_dir(config), world) : OpenCheckpoint(checkpoint);
   trained.checkpoint = opened.directory().string();
-  trained.ctx = start_context(config, world);
+  agree_on_checkpoint(world, opened.directory(), opened.manifest());
   trained.mesh = std::make_unique<Mesh>(world, mesh_shape(config, world.size()));
   trained.model = std::make_unique<LanguageModel>(
       language_model_options(config, trained.tokenizer->vocab_size(), *trained.mesh));

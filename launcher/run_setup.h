@@ -8,6 +8,7 @@
 #include "data/tokenizer.h"
 #include "launcher/arguments.h"
 #include "launcher/config.h"
+#include "launcher/rank_agreement.h"
 #include "models/language_model.h"
 #include "parallel/mesh.h"
 #include "parallel/param_store.h"
@@ -27,8 +28,10 @@ void save_run_config(const RunConfig& config);
 std::unique_ptr<Tokenizer> checked_tokenizer(const RunConfig& config, int ranks,
                                              ConfigUse use = ConfigUse::kRun);
 
-/// The device and threads of a checked config, on which `world` then works. Called by all of its ranks.
-std::unique_ptr<Context> start_context(const RunConfig& config, Comm& world);
+/// The device and threads of a checked config, on which `world` then works. Called by all of its ranks, which
+/// first agree on what they run (rank_agreement.h); `verb_facts` are the verb's own.
+std::unique_ptr<Context> start_context(const RunConfig& config, Comm& world,
+                                       std::vector<Fact> verb_facts = {});
 
 /// A trained model with its tokenizer.
 struct TrainedModel {
@@ -40,7 +43,9 @@ struct TrainedModel {
   std::string checkpoint;
   DocumentStart document_start;  ///< of the run
 };
-/// Loads `checkpoint`, or the run's newest one if it is empty. UserError if there is none, or it is damaged.
-TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, Comm& world);
+/// Loads `checkpoint`, or the run's newest one if it is empty: rank 0 looks which that is. UserError if there
+/// is none, or it is damaged. `verb_facts` as for start_context.
+TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, Comm& world,
+                                std::vector<Fact> verb_facts = {});
 
 }  // namespace spanwise

@@ -16,6 +16,7 @@
 #include "launcher/config_derived.h"
 #include "launcher/divergence.h"
 #include "launcher/evaluate.h"
+#include "launcher/rank_agreement.h"
 #include "parallel/rank_zero.h"
 
 namespace spanwise {
@@ -57,10 +58,12 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
                         model_.options().vocab_size);
   }
   Comm& world = mesh.world();
+  agree_on_data(world, loader_, validation_);
   // Rank 0 decides which checkpoint, so that all ranks load the same one.
   const std::string resume_from = run_on_rank_zero(
       world, "resume_from", [&] { return checkpoint_to_resume(config); }, stop);
   if (!resume_from.empty()) {
+    agree_on_checkpoint(world, resume_from, read_manifest(resume_from));
     load_checkpoint(resume_from, config, loader_, params_, optimizer_, state_);
     newest_checkpoint_ = resume_from;
   }

@@ -1,5 +1,7 @@
 #include "parallel/comm.h"
 
+#include <algorithm>
+
 #include "parallel/comm_backend.h"
 
 namespace spanwise {
@@ -218,6 +220,26 @@ void Comm::broadcast(std::string_view name, std::string& text) {
   text.resize(size_t(length));
   join(text.data(), length, DType::kU8);
   count(name, rank_ == 0 ? 0 : length + int64_t(sizeof(length)));
+}
+
+std::vector<std::string> Comm::all_gather(std::string_view name, const std::string& text) {
+  std::vector<double> lengths(size_t(size_), 0.0);
+  lengths[size_t(rank_)] = double(text.size());
+  all_reduce(name, lengths);
+  // Equal slices, as a collective takes them.
+  const auto longest = int64_t(*std::max_element(lengths.begin(), lengths.end()));
+  std::string all(size_t(longest * size_), '\0');
+  text.copy(all.data() + longest * rank_, text.size());
+  count(name, ReceivedBytes::all_gather(size_, longest));
+  launch({.operation = Operation::kAllGather,
+          .name = std::string(name),
+          .input = {all.data() + longest * rank_, longest, DType::kU8},
+          .output = {all.data(), longest * size_, DType::kU8}})
+      .wait();
+  std::vector<std::string> texts;
+  for (int rank = 0; rank < size_; ++rank)
+    texts.push_back(all.substr(size_t(longest * rank), size_t(lengths[size_t(rank)])));
+  return texts;
 }
 
 void Comm::barrier(std::string_view name) {

@@ -110,6 +110,9 @@ class Comm {
   void all_reduce(std::string_view name, std::vector<double>& values, Reduce op = Reduce::kSum);
   /// The text of rank 0 replaces everybody's.
   void broadcast(std::string_view name, std::string& text);
+  /// The texts of all ranks, by rank. Counted as an all_reduce of one number a rank, and the all_gather of
+  /// texts as long as the longest.
+  std::vector<std::string> all_gather(std::string_view name, const std::string& text);
 
   /// The ranks that give the same color, ordered by this rank's order; collective.
   virtual std::unique_ptr<Comm> split(int color, std::string axis) = 0;

@@ -25,12 +25,16 @@ Usage eval_usage() {
 int run_eval(Comm& world, const Arguments& arguments) {
   const int64_t sequences = arguments.integer("sequences", 0, 1, INT64_MAX);
   const RunConfig config = load_run_config(arguments.positional()[0], arguments);
-  const TrainedModel trained = load_trained_model(config, arguments.get("checkpoint"), world);
+  const TrainedModel trained =
+      load_trained_model(config, arguments.get("checkpoint"), world,
+                         {option_fact("sequences", arguments.get("sequences")),
+                          option_fact("data", arguments.has("data") ? "given" : "")});
   const std::string data = arguments.get("data", config.data().validation());
   if (data.empty())
     fail_user("There is nothing to evaluate on: set data.validation in the config or give --data PREFIX.");
   SequentialLoader loader(data, config.train().sequence_length(), trained.model->options().vocab_size);
   loader.set_documents(document_rule(trained.document_start, *trained.tokenizer));
+  agree_on_data(world, loader);
   const HeldOut result = *evaluate(*trained.model, loader, *trained.mesh, sequence_options(config),
                                    *trained.ctx, sequences, config.train().micro_batch());
   if (!std::isfinite(result.loss)) {

@@ -201,6 +201,11 @@ TEST(Comm, BroadcastReplacesTextOfAnyLength) {
   std::string text = world().rank() == 0 ? std::string(5000, 'x') + '\0' + "end" : "something else";
   world().broadcast("text", text);
   EXPECT_EQ(text, std::string(5000, 'x') + '\0' + "end");
+  const auto text_of = [](int rank) { return std::string(size_t(rank * 700), char('a' + rank)) + '\0'; };
+  std::vector<std::string> expected, all = world().all_gather("texts", text_of(world().rank()));
+  for (int rank = 0; rank < world().size(); ++rank) expected.push_back(text_of(rank));
+  EXPECT_EQ(all, expected);
+  EXPECT_EQ(world().all_gather("texts", ""), std::vector<std::string>(size_t(world().size())));
   std::string nothing = world().rank() == 0 ? "" : "something else";
   world().broadcast("nothing", nothing);
   EXPECT_EQ(nothing, "");

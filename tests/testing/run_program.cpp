@@ -40,11 +40,16 @@ std::string name_of_process(pid_t process) {
   return name;
 }
 
-std::vector<std::string> command_line(const std::vector<std::string>& arguments, int ranks) {
+std::vector<std::string> command_line(const std::vector<std::string>& arguments,
+                                      const ProgramOptions& options) {
   std::vector<std::string> command;
-  if (ranks > 0) command = {SPANWISE_SOURCE_DIR "/launcher/local_mpirun.sh", std::to_string(ranks)};
+  if (options.ranks > 0)
+    command = {SPANWISE_SOURCE_DIR "/launcher/local_mpirun.sh", std::to_string(options.ranks)};
   command.push_back(SPANWISE_PROGRAM);
   command.insert(command.end(), arguments.begin(), arguments.end());
+  if (!options.other_rank.empty()) command.insert(command.end(), {":", "-n", "1"});
+  for (const std::string& word : options.other_rank)
+    command.push_back(word == "{program}" ? SPANWISE_PROGRAM : word);
   return command;
 }
 
@@ -59,7 +64,7 @@ std::string content_of(int fd) {
 
 RunningProgram::RunningProgram(const std::vector<std::string>& arguments, const ProgramOptions& options)
     : options_(options) {
-  std::vector<std::string> command = command_line(arguments, options.ranks);
+  std::vector<std::string> command = command_line(arguments, options);
   std::vector<char*> argv;
   for (std::string& word : command) argv.push_back(word.data());
   argv.push_back(nullptr);

@@ -13,6 +13,8 @@ namespace spanwise::testing {
 
 struct ProgramOptions {
   int ranks = 0;  ///< 0: alone, without mpirun
+  /// Command of one more, the last rank; `{program}` stands for the program. Empty: there is none.
+  std::vector<std::string> other_rank;
   std::filesystem::path directory = ".";
   double timeout_s = 60;
   std::vector<std::string> environment = {};  ///< "NAME=VALUE", added to this process's

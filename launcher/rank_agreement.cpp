@@ -1,0 +1,233 @@
+#include "launcher/rank_agreement.h"
+
+#include <google/protobuf/text_format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <set>
+
+#include "core/blas_core.h"
+#include "core/dispatch.h"
+#include "core/file_io.h"
+
+#include "core/rng.h"
+#include "launcher/build_info.h"
+
+namespace spanwise {
+
+namespace {
+
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+constexpr const char* kSameConfig = "start all ranks with the same config and the same --set options";
+constexpr const char* kSameCall = "start all ranks with the same command";
+constexpr size_t kShownBytes = 120;
+
+// Places that may differ: what lies there is compared.
+const std::set<std::string, std::less<>> kFree{"run.dir", "train.threads"};
+const std::set<std::string, std::less<>> kPaths{"data.tokenizer.model", "data.train.path", "data.validation"};
+
+/// Adds the fields of a message whose place is `path`, "data.train[0]."; `schema` is the same without
+/// numbers.
+void add_fields(const Message& message, const std::string& path, const std::string& schema,
+                std::vector<Fact>& facts) {
+  const auto& reflection = *message.GetReflection();
+  const google::protobuf::TextFormat::Printer printer;
+  const auto value_of = [&](const FieldDescriptor& field, int index) {
+    std::string text;
+    printer.PrintFieldValueToString(message, &field, index, &text);
+    return text;
+  };
+  for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
+    const FieldDescriptor& field = *message.GetDescriptor()->field(i);
+    const std::string name = path + field.name(), schema_name = schema + field.name();
+    if (kFree.contains(schema_name)) continue;
+    if (field.is_repeated()) {
+      const int size = reflection.FieldSize(message, &field);
+      facts.push_back({name, fmt::format("of {} entries", size), kSameConfig});
+      for (int entry = 0; entry < size; ++entry) {
+        const std::string entry_name = fmt::format("{}[{}]", name, entry);
+        if (field.message_type()) {
+          add_fields(reflection.GetRepeatedMessage(message, &field, entry), entry_name + ".",
+                     schema_name + ".", facts);
+        } else {
+          facts.push_back({entry_name, value_of(field, entry), kSameConfig});
+        }
+      }
+    } else if (field.message_type()) {
+      add_fields(reflection.GetMessage(message, &field), name + ".", schema_name + ".", facts);
+    } else if (kPaths.contains(schema_name)) {
+      const bool given = !reflection.GetString(message, &field).empty();
+      facts.push_back({name, given ? "given" : "empty", kSameConfig});
+    } else {
+      facts.push_back({name, value_of(field, -1), kSameConfig});
+    }
+  }
+}
+
+Fact tokenizer_fact(const config::TokenizerConfig& tokenizer) {
+  Fact fact{.field = "data.tokenizer", .value = "BYTES", .remedy = "give all ranks the same tokenizer"};
+  if (tokenizer.kind() == config::TokenizerConfig::SENTENCEPIECE) {
+    fact.value = fmt::format("with fingerprint {:016x}", hash_name(read_file(tokenizer.model())));
+    fact.place = tokenizer.model();
+  }
+  return fact;
+}
+
+Fact dataset_fact(const std::string& field, const DataCursor::Dataset& dataset, const std::string& prefix) {
+  return {.field = field,
+          .value = fmt::format("'{}' of {} tokens with fingerprint {:016x}", dataset.name, dataset.num_tokens,
+                               dataset.fingerprint),
+          .remedy = "give all ranks the same files",
+          .place = prefix};
+}
+
+Fact validation_fact(const SequentialLoader& loader) {
+  const IndexedDataset& dataset = loader.dataset();
+  return dataset_fact(
+      "validation data",
+      {.name = dataset.name(), .num_tokens = dataset.num_tokens(), .fingerprint = dataset.fingerprint()},
+      dataset.prefix());
+}
+
+std::string encode(const std::vector<Fact>& facts) {
+  std::string text;
+  for (const Fact& fact : facts) {
+    for (const std::string& part : {fact.field, fact.value, fact.place}) text.append(part).push_back('\0');
+  }
+  return text;
+}
+
+std::vector<Fact> decode(const std::string& text) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0, end = 0; (end = text.find('\0', begin)) != text.npos; begin = end + 1)
+    parts.push_back(text.substr(begin, end - begin));
+  std::vector<Fact> facts;
+  for (size_t i = 0; i + 2 < parts.size(); i += 3)
+    facts.push_back({.field = parts[i], .value = parts[i + 1], .place = parts[i + 2]});
+  return facts;
+}
+
+std::string shown(const Fact& fact) {
+  std::string value = fact.value.empty() ? "nothing" : fact.value;
+  if (value.size() > kShownBytes) value = value.substr(0, kShownBytes) + "…";
+  return fact.place.empty() ? value : fmt::format("{} ({})", value, fact.place);
+}
+
+/// What rank `rank` has otherwise than rank 0, as a sentence; empty if nothing.
+std::string difference(int rank, const std::vector<Fact>& mine, const std::vector<Fact>& expected) {
+  const auto differ = [](const Fact& a, const Fact& b) { return a.field != b.field || a.value != b.value; };
+  const size_t common = std::min(mine.size(), expected.size());
+  size_t first = 0, others = 0;
+  while (first < common && !differ(mine[first], expected[first])) ++first;
+  if (first == common) {
+    if (mine.size() == expected.size()) return "";
+    return fmt::format("Rank {} compares {} settings where rank 0 compares {}; {}.", rank, mine.size(),
+                       expected.size(), kSameCall);
+  }
+  for (size_t i = first + 1; i < common; ++i) others += differ(mine[i], expected[i]);
+  const Fact &a = mine[first], &b = expected[first];
+  const std::string theirs = a.field == b.field ? shown(b) : fmt::format("{} {}", b.field, shown(b));
+  const std::string more = others == 0 ? ""
+                                       : fmt::format(" ({} other setting{} differ{})", others,
+                                                     others == 1 ? "" : "s", others == 1 ? "s" : "");
+  return fmt::format("Rank {} has {} {} where rank 0 has {}{}; {}.", rank, a.field, shown(a), theirs, more,
+                     a.remedy);
+}
+
+void warn_of_other_processors(Comm& world) {
+  const std::vector<std::string> cores = world.all_gather("blas_cores", blas_core());
+  const auto other = std::find_if(cores.begin(), cores.end(), [&](auto& core) { return core != cores[0]; });
+  if (other == cores.end() || world.rank() > 0) return;
+  spdlog::warn(
+      "OpenBLAS computes with its {} kernels on rank 0 and with its {} kernels on rank {}: the same run on "
+      "other processors has other last digits",
+      cores[0], *other, other - cores.begin());
+}
+
+}  // namespace
+
+void require_agreement(Comm& world, std::string_view name, const std::vector<Fact>& mine) {
+  if (world.size() == 1) return;
+  std::string expected = encode(mine);
+  world.broadcast(name, expected);
+  const std::string complaint = difference(world.rank(), mine, decode(expected));
+  for (const std::string& sentence : world.all_gather(name, complaint)) {
+    if (!sentence.empty()) throw UserError(sentence);
+  }
+}
+
+std::vector<Fact> config_facts(const RunConfig& config) {
+  std::vector<Fact> facts;
+  add_fields(config, "", "", facts);
+  return facts;
+}
+
+void agree_on_data(Comm& world, const Loader& train, const std::optional<SequentialLoader>& validation) {
+  if (world.size() == 1) return;
+  std::vector<Fact> facts;
+  const std::vector<DataCursor::Dataset> datasets = train.cursor(0).datasets;
+  for (size_t d = 0; d < datasets.size(); ++d)
+    facts.push_back(
+        dataset_fact(fmt::format("data.train[{}]", d), datasets[d], train.datasets()[d].prefix()));
+  if (validation) facts.push_back(validation_fact(*validation));
+  require_agreement(world, "data", facts);
+}
+
+void agree_on_checkpoint(Comm& world, const std::filesystem::path& directory, const Manifest& manifest) {
+  if (world.size() == 1) return;
+  require_agreement(world, "checkpoint",
+                    {{.field = "checkpoint",
+                      .value = fmt::format("of step {} with fingerprint {:016x}", manifest.step(),
+                                           hash_name(manifest.SerializeAsString())),
+                      .remedy = "put it where all ranks see the same files",
+                      .place = directory.string()}});
+}
+
+void agree_on_data(Comm& world, const SequentialLoader& validation) {
+  if (world.size() > 1) require_agreement(world, "data", {validation_fact(validation)});
+}
+
+Fact option_fact(const std::string& option, const std::string& value) {
+  return {.field = "--" + option, .value = value, .remedy = kSameCall};
+}
+
+std::string build_flavour() {
+  std::string flavour = "compiler " __VERSION__;
+#ifdef __OPTIMIZE__
+  flavour += ", optimised";
+#endif
+#ifdef __FMA__
+  flavour += ", FMA";
+#endif
+#ifdef __AVX2__
+  flavour += ", AVX2";
+#endif
+#ifdef __AVX512F__
+  flavour += ", AVX-512";
+#endif
+  return flavour + (kHasCuda ? ", CUDA" : ", no CUDA");
+}
+
+void agree_on_call(Comm& world, const std::vector<std::string>& args) {
+  const auto asks_help = [](const std::string& arg) { return arg == "--help" || arg == "-h"; };
+  const bool help = args.size() < 2 || std::any_of(args.begin(), args.end(), asks_help);
+  require_agreement(world, "call",
+                    {{"the verb", args.empty() ? "" : fmt::format("'{}'", args[0]), kSameCall},
+                     {"a command that", help ? "asks for help" : "does something", kSameCall}});
+}
+
+void agree_on_run(Comm& world, const RunConfig& config, std::vector<Fact> verb_facts) {
+  if (world.size() == 1) return;
+  constexpr const char* kSameBuild =
+      "give all ranks the same program (cmake --preset portable builds one for different processors)";
+  std::vector<Fact> facts{{"the commit", git_hash(), kSameBuild}, {"the build", build_flavour(), kSameBuild}};
+  std::move(verb_facts.begin(), verb_facts.end(), std::back_inserter(facts));
+  for (Fact& fact : config_facts(config)) facts.push_back(std::move(fact));
+  facts.push_back(tokenizer_fact(config.data().tokenizer()));
+  require_agreement(world, "run", facts);
+  warn_of_other_processors(world);
+}
+
+}  // namespace spanwise
