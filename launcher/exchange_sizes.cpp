@@ -149,9 +149,11 @@ struct AttentionElems {
 };
 
 // Keeps the keys and values of whole rows. Forward has this rank's packed and all ranks' beside them;
-// backward has the gradients of the whole rows, in rows and as they travel.
+// backward has the gradients of the whole rows, in rows and as the sums that travel, and while the latter are
+// filled half of them again where sums are of another dtype.
 SizedOp all_gather_attention_op(const AttentionElems& e, const SequencePlan& plan) {
-  const int64_t whole = e.whole_tokens * e.kv_width, all = e.ranks * e.kv;
+  const int64_t whole = e.whole_tokens * e.kv_width, all = e.ranks * e.kv, sums = e.compute.precise(all),
+                widened = sums > all ? e.compute.precise(whole) / 2 : 0;
   const bool from_start = plan.rank() == 0 && plan.partition().slots() == 1;
   const int64_t computing = e.backward_of(
       {.batch = e.batch, .num_queries = e.tokens / e.batch, .num_keys = e.length, .staggered = from_start});
@@ -159,7 +161,7 @@ SizedOp all_gather_attention_op(const AttentionElems& e, const SequencePlan& pla
           .saved = e.sums,
           .received = whole,
           .forward = e.kv + all,
-          .backward = whole + std::max(all, computing)};
+          .backward = whole + std::max(sums + widened, computing)};
 }
 
 // Keeps the keys and values of the halo and the local rows behind each other. Forward packs the local ones
@@ -185,9 +187,10 @@ SizedOp window_attention_op(const AttentionElems& e, int64_t window, const Seque
 
 // Keeps the packed local keys and values; the merged output is received, so recomputation has it. A step
 // has a block of keys and values (but the first, whose block is the rank's own), the next one under way (but
-// the last), and the step's part of the output. Backward has the blocks as well, the travelling gradients,
-// and either the step's gradients or the ones that arrive. A rank whose queries are the first reads no
-// others' keys: it has no parts.
+// the last), and the step's part of the output beside the merged one. Backward has the blocks as well, the
+// travelling gradients, and either the step's gradients or the ones that arrive. The merged output, the
+// travelling gradients and those of queries are sums. A rank whose queries are the first reads no others'
+// keys: it has no parts.
 SizedOp ring_attention_op(const AttentionElems& e, const SequencePlan& plan) {
   const bool reads = plan.rank() > 0 || plan.partition().slots() > 1;
   const int64_t blocks = (e.ranks > 2 ? 2 : 1) * e.kv;
@@ -195,22 +198,26 @@ SizedOp ring_attention_op(const AttentionElems& e, const SequencePlan& plan) {
     const int64_t tokens = e.tokens / e.batch;
     return e.backward_of({.batch = e.batch, .num_queries = tokens, .num_keys = tokens, .staggered = own});
   };
-  const int64_t step = reads ? e.q + e.kv + computing(false) : e.kv;
+  const int64_t sums_q = e.compute.precise(e.q), travelling = e.compute.precise(e.kv);
+  const int64_t step = reads ? std::max(e.q + e.kv + computing(false), travelling) : travelling;
   return {.saved = e.kv,
           .received = e.q + e.sums,
-          .forward = blocks + (reads ? e.q + e.sums : 0),
-          .backward = blocks + e.kv + std::max(step, computing(true)),
+          .forward = blocks + (reads ? sums_q + e.sums : 0),
+          .backward = blocks + travelling + (reads ? sums_q - e.q : 0) + std::max(step, computing(true)),
           .gradient = e.q};
 }
 
 // Keeps this rank's heads of whole rows: queries, keys and values (received), outputs and log-sum-exps. Both
 // ways, tokens and heads are traded through two buffers of the padded rows. Forward trades queries, keys and
 // values before there is any output, then the outputs. Backward has the output's gradient in heads, those of
-// queries, keys and values, and the two buffers that bring them home.
+// queries, keys and values, and the two buffers that bring them home; key heads that several ranks have are
+// summed, keys, then values.
 SizedOp ulysses_attention_op(const AttentionElems& e) {
   const AttentionOptions& o = e.options;
   const int64_t own_heads = o.num_heads / e.ranks,
                 own_kv_heads = std::max<int64_t>(o.num_kv_heads / e.ranks, 1);
+  const bool summed = o.num_kv_heads < e.ranks && e.compute.precise(1) > 1;
+  const int64_t sums = summed ? e.compute.precise(e.kv) / 2 : 0;
   const int64_t qkv_width = (own_heads + 2 * own_kv_heads) * o.head_dim, out_width = own_heads * o.head_dim;
   const int64_t padded_tokens = e.ranks * e.tokens, qkv_buffers = 2 * padded_tokens * qkv_width,
                 out_buffers = 2 * padded_tokens * out_width;
@@ -224,7 +231,7 @@ SizedOp ulysses_attention_op(const AttentionElems& e) {
   return {.saved = outputs,
           .received = e.whole_tokens * qkv_width + e.q,
           .forward = std::max(qkv_buffers - outputs - e.q, out_buffers),
-          .backward = e.whole_tokens * (out_width + qkv_width) + std::max(qkv_buffers, computing),
+          .backward = e.whole_tokens * (out_width + qkv_width) + std::max(qkv_buffers + sums, computing),
           .gradient = e.q};
 }
 

@@ -197,18 +197,20 @@ class MicroBatchTraffic {
     const AttentionOptions& o = model_.mixer.attention;
     const int64_t heads = local_heads(o.num_heads), kv_heads = local_heads(o.num_kv_heads);
     const int64_t ranks = mesh_.sequence().size(), kv_width = 2 * kv_heads * o.head_dim;
-    const int64_t kv_bytes = tokens_ * kv_width * element_bytes_;
+    const int64_t kv_bytes = tokens_ * kv_width * element_bytes_,
+                  kv_sum_bytes = tokens_ * kv_width * sum_bytes_;
     switch (sequence_.parallel.attention) {
       case AttentionExchange::kAllGather:
         if (o.window > 0) {
           return add_halo("attention", window_halo_width(o.window, plan_.partition().length()), kv_width, 1);
         }
         table_.all_gather(mesh_.sequence(), "attention_forward", kv_bytes);
-        table_.reduce_scatter(mesh_.sequence(), "attention_backward", kv_bytes);
+        table_.reduce_scatter(mesh_.sequence(), "attention_backward", kv_sum_bytes);
         return;
       case AttentionExchange::kRing:
         table_.add(mesh_.sequence(), "attention_forward", (ranks - 1) * kv_bytes, ranks - 1);
-        table_.add(mesh_.sequence(), "attention_backward", 2 * (ranks - 1) * kv_bytes, 2 * (ranks - 1));
+        table_.add(mesh_.sequence(), "attention_backward", (ranks - 1) * (kv_bytes + kv_sum_bytes),
+                   2 * (ranks - 1));
         return;
       case AttentionExchange::kUlysses: {
         const int64_t own_heads = heads / ranks, own_kv_heads = std::max<int64_t>(kv_heads / ranks, 1);

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/ops/convert.h"
 #include "parallel/attention_exchange.h"
 #include "parallel/halo.h"
 
@@ -87,13 +88,14 @@ WholeKeys gather_keys(Context& ctx, Comm& comm, const SequencePlan& plan, const 
 
 void scatter_gradients(Context& ctx, Comm& comm, const SequenceAttention::Adjoints& in,
                        const GatheredKeys& layout, const AttentionBackward& grads) {
-  const Tensor all = Tensor::zeros(ctx, {comm.size() * layout.elems()}, grads.dk.dtype());
-  copy_blocks(ctx, grads.dk, all, reversed(layout.k_blocks));
-  copy_blocks(ctx, grads.dv, all, reversed(layout.v_blocks));
-  const Tensor mine = Tensor::empty(ctx, {layout.elems()}, grads.dk.dtype());
+  const DType dtype = grads.dk.dtype(), sums = accumulation_dtype(dtype);
+  const Tensor all = Tensor::zeros(ctx, {comm.size() * layout.elems()}, sums);
+  copy_blocks(ctx, converted(ctx, grads.dk, sums), all, reversed(layout.k_blocks));
+  copy_blocks(ctx, converted(ctx, grads.dv, sums), all, reversed(layout.v_blocks));
+  const Tensor mine = Tensor::empty(ctx, {layout.elems()}, sums);
   comm.reduce_scatter("attention_backward", all, mine).wait();
-  in.k.add_grad(ctx, mine.slice_flat(0, in.k.shape()));
-  in.v.add_grad(ctx, mine.slice_flat(layout.tokens * layout.k_width, in.v.shape()));
+  in.k.add_grad(ctx, converted(ctx, mine.slice_flat(0, in.k.shape()), dtype));
+  in.v.add_grad(ctx, converted(ctx, mine.slice_flat(layout.tokens * layout.k_width, in.v.shape()), dtype));
 }
 
 }  // namespace

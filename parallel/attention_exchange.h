@@ -4,13 +4,15 @@
 // keys and values and W ranks:
 //
 //               forward                             backward
-//   all-gather  (W − 1) n                           (W − 1) n
+//   all-gather  (W − 1) n                           (W − 1) n of gradients' sums
 //   windowed    the halo's tokens · HKV · (d + dv)  the tokens given to others, the same
-//   ring        (W − 1) n                           2 (W − 1) n
+//   ring        (W − 1) n                           (W − 1) n, and (W − 1) n of gradients' sums
 //   Ulysses     (W − 1) R · capacity · (h d + h' (d + dv)), h = H/W and h' = max(HKV/W, 1); on the way
 //               back (W − 1) R · capacity · h dv; backward the same in the other order
 //
-// Counted under attention_forward, attention_backward and, for Ulysses, attention_*_return.
+// Counted under attention_forward, attention_backward and, for Ulysses, attention_*_return. What is summed
+// over ranks is kept, and in the ring sent, in the accumulation_dtype, and rounded once at the end: rounded
+// at every term, its error would grow with the ranks.
 
 #include "core/autograd.h"
 #include "core/ops/block_copy.h"

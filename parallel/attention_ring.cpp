@@ -1,10 +1,12 @@
 // Ring attention. Step s works on the keys and values of rank − s while the next ones are under way. Backward
 // sends keys and values round again, and behind them the gradients that each rank adds to: those of a rank's
-// block start at its successor and arrive after W − 1 steps, when its own share joins them.
+// block start at its successor and arrive after W − 1 steps, when its own share joins them. What grows from
+// step to step, outputs and gradients, is kept and sent in the accumulation_dtype and rounded once.
 
 #include <algorithm>
 
 #include "core/ops/accumulate.h"
+#include "core/ops/convert.h"
 #include "parallel/attention_exchange.h"
 
 namespace spanwise {
@@ -20,6 +22,7 @@ class Ring {
         plan_(plan),
         k_shape_(merged(in.k.shape())),
         v_shape_(merged(in.v.shape())),
+        sums_dtype_(accumulation_dtype(in.q.value().dtype())),
         q_(in.q.value().reshape(merged(in.q.shape()))),
         ranges_(local_query_ranges(plan, in.window)),
         scale_(in.scale) {
@@ -37,11 +40,13 @@ class Ring {
       if (step == 0) {
         total = softmax_attention_fwd(ctx_, in);
       } else if (reads_any(in.ranges)) {
+        total.out = converted(ctx_, total.out, sums_dtype_);
         merge_attention(ctx_, total, softmax_attention_fwd(ctx_, in), in.ranges);
       }
       next.ticket.wait();
       block = next.received;
     }
+    total.out = converted(ctx_, total.out, q_.dtype());
     return total;
   }
 
@@ -62,9 +67,10 @@ class Ring {
       next.ticket.wait();
       block = next.received;
     }
+    own.dq = converted(ctx_, own.dq, q_.dtype());
     if (travelling.defined()) {
-      accumulate(ctx_, own.dk, travelling.slice_flat(0, k_shape_));
-      accumulate(ctx_, own.dv, travelling.slice_flat(k_shape_.numel(), v_shape_));
+      join(own.dk, travelling.slice_flat(0, k_shape_));
+      join(own.dv, travelling.slice_flat(k_shape_.numel(), v_shape_));
     }
     return own;
   }
@@ -83,16 +89,24 @@ class Ring {
   }
 
   /// Adds a step's gradients to dq and to those that travel with the block, and sends the latter on.
-  Rotation add_step(const Tensor& dout, const AttentionInputs& in, const AttentionForward& total,
-                    const Tensor& dq, Tensor travelling) const {
-    if (!travelling.defined()) travelling = Tensor::zeros(ctx_, own_.shape(), own_.dtype());
+  Rotation add_step(const Tensor& dout, const AttentionInputs& in, const AttentionForward& total, Tensor& dq,
+                    Tensor travelling) const {
+    if (!travelling.defined()) travelling = Tensor::zeros(ctx_, own_.shape(), sums_dtype_);
     if (reads_any(in.ranges)) {
+      dq = converted(ctx_, dq, sums_dtype_);
       const AttentionBackward grads = softmax_attention_bwd(ctx_, dout, in, total);
       accumulate(ctx_, dq, grads.dq);
       accumulate(ctx_, travelling.slice_flat(0, k_shape_), grads.dk);
       accumulate(ctx_, travelling.slice_flat(k_shape_.numel(), v_shape_), grads.dv);
     }
     return rotate("attention_backward", travelling);
+  }
+
+  /// own += travelling, rounded once.
+  void join(const Tensor& own, const Tensor& travelling) const {
+    if (own.dtype() == travelling.dtype()) return accumulate(ctx_, own, travelling);
+    accumulate(ctx_, travelling, own);
+    convert(ctx_, travelling, own);
   }
 
   AttentionInputs inputs(int step, const Tensor& block) const {
@@ -129,6 +143,7 @@ class Ring {
   Comm& comm_;
   const SequencePlan& plan_;
   Shape k_shape_, v_shape_;
+  DType sums_dtype_;
   Tensor q_, own_;  ///< own_: [keys | values] of this rank
   KeyRanges ranges_;
   double scale_;

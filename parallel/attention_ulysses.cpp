@@ -1,5 +1,6 @@
 // Ulysses: an all-to-all turns all heads of local tokens into this rank's heads of all tokens, and back.
 
+#include "core/ops/convert.h"
 #include "parallel/attention_exchange.h"
 
 namespace spanwise {
@@ -114,9 +115,11 @@ class HeadTrade {
     std::vector<Tensor> local;
     offset = 0;
     for (const Operand& o : operands) {
-      local.push_back(Tensor::zeros(
-          ctx_, {plan_.num_local_rows(), plan_.partition().capacity(), o.heads, o.dim}, dtype_));
-      add_blocks(ctx_, received, local.back(), reversed(to_peers(o, stride, offset)));
+      const Tensor sum =
+          Tensor::zeros(ctx_, {plan_.num_local_rows(), plan_.partition().capacity(), o.heads, o.dim},
+                        o.shared > 1 ? accumulation_dtype(dtype_) : dtype_);
+      add_blocks(ctx_, received, sum, reversed(to_peers(o, stride, offset)));
+      local.push_back(converted(ctx_, sum, dtype_));
       offset += tokens_ * o.width();
     }
     return local;

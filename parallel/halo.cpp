@@ -4,6 +4,7 @@
 #include <map>
 
 #include "core/ops/block_copy.h"
+#include "core/ops/convert.h"
 
 namespace spanwise {
 
@@ -126,13 +127,19 @@ void Halo::give_back(Context& ctx, Comm& comm, std::string_view name, const Tens
     out.next(piece.from_rank, piece.count).copy_from(halo_tokens.row_range(piece.to, piece.to + piece.count));
   }
   comm.exchange(name, out.messages(), in.messages()).wait();
+  // A token of a short part is in the halos of several: their sum is rounded once.
+  const int64_t given =
+      std::count_if(pieces_.begin(), pieces_.end(), [&](const Piece& p) { return p.from_rank == rank; });
+  const Tensor sums =
+      given > plan_.num_local_rows() ? converted(ctx, tokens, accumulation_dtype(dx.dtype())) : tokens;
   for (const Piece& piece : pieces_) {
     if (piece.from_rank != rank) continue;
     const Tensor source = piece.to_rank == rank ? halo_tokens.row_range(piece.to, piece.to + piece.count)
                                                 : in.next(piece.to_rank, piece.count);
     const int64_t elems = piece.count * channels;
-    add_blocks(ctx, source, tokens, {{1, elems, 0, elems, piece.from * channels, elems}});
+    add_blocks(ctx, source, sums, {{1, elems, 0, elems, piece.from * channels, elems}});
   }
+  if (sums.dtype() != tokens.dtype()) convert(ctx, sums, tokens);
 }
 
 }  // namespace spanwise

@@ -9,10 +9,9 @@ namespace spanwise {
 namespace {
 
 void check(const Tensor& source, const Tensor& target, const std::vector<MovedBlock>& blocks) {
-  SPANWISE_CHECK(source.contiguous() && target.contiguous() && source.dtype() == target.dtype(),
-                 "blocks move between contiguous tensors of one dtype, not from {} {} to {} {}",
-                 name_of(source.dtype()), source.shape().str(), name_of(target.dtype()),
-                 target.shape().str());
+  SPANWISE_CHECK(source.contiguous() && target.contiguous(),
+                 "blocks move between contiguous tensors, not from {} {} to {} {}", name_of(source.dtype()),
+                 source.shape().str(), name_of(target.dtype()), target.shape().str());
   for (const MovedBlock& b : blocks) {
     if (b.rows == 0 || b.width == 0) continue;
     const auto inside = [&](const Tensor& t, int64_t begin, int64_t stride) {
@@ -29,12 +28,16 @@ void check(const Tensor& source, const Tensor& target, const std::vector<MovedBl
 void copy_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
                  const std::vector<MovedBlock>& blocks) {
   check(source, target, blocks);
+  SPANWISE_CHECK(source.dtype() == target.dtype(), "blocks of {} are not copied to {}",
+                 name_of(source.dtype()), name_of(target.dtype()));
   SPANWISE_DISPATCH(ctx, copy_blocks, ctx, source, target, blocks);
 }
 
 void add_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
                 const std::vector<MovedBlock>& blocks) {
   check(source, target, blocks);
+  SPANWISE_CHECK(target.dtype() == source.dtype() || target.dtype() == accumulation_dtype(source.dtype()),
+                 "blocks of {} are not added to {}", name_of(source.dtype()), name_of(target.dtype()));
   SPANWISE_DISPATCH(ctx, add_blocks, ctx, source, target, blocks);
 }
 

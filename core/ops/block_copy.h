@@ -19,7 +19,8 @@ struct MovedBlock {
 /// target (=) source; blocks do not overlap in the target. Equal dtypes.
 void copy_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
                  const std::vector<MovedBlock>& blocks);
-/// target (+=) source, block by block in the given order; F32 or F64, on a GPU F32 or BF16.
+/// target (+=) source, block by block in the given order; the target of the source's dtype, or F32 sums of
+/// BF16.
 void add_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
                 const std::vector<MovedBlock>& blocks);
 /// The same blocks read the other way: from target to source.

@@ -15,4 +15,11 @@ void convert(Context& ctx, const Tensor& from, const Tensor& to) {
   SPANWISE_DISPATCH(ctx, convert, ctx, from, to);
 }
 
+Tensor converted(Context& ctx, const Tensor& t, DType dtype) {
+  if (t.dtype() == dtype) return t;
+  const Tensor result = Tensor::empty(ctx, t.shape(), dtype);
+  convert(ctx, t, result);
+  return result;
+}
+
 }  // namespace spanwise

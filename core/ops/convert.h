@@ -7,6 +7,8 @@
 namespace spanwise {
 
 void convert(Context& ctx, const Tensor& from, const Tensor& to);
+/// The same values in another dtype: itself where that is its own.
+Tensor converted(Context& ctx, const Tensor& t, DType dtype);
 
 namespace cpu {
 void convert(const Context& ctx, const Tensor& from, const Tensor& to);

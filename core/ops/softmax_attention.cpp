@@ -4,7 +4,6 @@
 #include <memory>
 
 #include "core/dispatch.h"
-#include "core/ops/operand_checks.h"
 
 namespace spanwise {
 
@@ -59,7 +58,11 @@ AttentionForward softmax_attention_fwd(Context& ctx, const AttentionInputs& in) 
 
 void merge_attention(Context& ctx, const AttentionForward& total, const AttentionForward& part,
                      const KeyRanges& ranges) {
-  check_equal_shapes("merge_attention", "total", total.out, "part", part.out);
+  SPANWISE_CHECK(
+      total.out.shape() == part.out.shape() && (total.out.dtype() == part.out.dtype() ||
+                                                total.out.dtype() == accumulation_dtype(part.out.dtype())),
+      "a part {} {} is not merged into a total {} {}", name_of(part.out.dtype()), part.out.shape().str(),
+      name_of(total.out.dtype()), total.out.shape().str());
   SPANWISE_CHECK(int64_t(ranges.begin.size()) == total.out.dim(0) * total.out.dim(1),
                  "{} key ranges for outputs {}", ranges.begin.size(), total.out.shape().str());
   SPANWISE_DISPATCH(ctx, merge_attention, ctx, total, part, ranges);

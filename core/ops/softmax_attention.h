@@ -10,9 +10,10 @@
 // Query head h reads key head h·HKV/H; dk and dv are summed over the query group in a fixed order. A query
 // with an empty range gives zeros. Saves its inputs, out and L [B, Tq, H]; backward recomputes P block by
 // block and writes (=) every gradient. Blocks that no query of a block reads are skipped, so windows and
-// documents cost what they should. q, k and v may be column blocks. F32, F64 or, on CUDA, BF16, all equal; L
-// is of their accumulation_dtype. On CUDA scale > 0, and head dims are 64, 128 or 256 with V = D in BF16,
-// any up to 256 in F32 (core/ops/gpu_limits.h).
+// documents cost what they should. q, k and v may be column blocks. F32, F64 or BF16, all equal; L is of
+// their accumulation_dtype. BF16 is for CUDA: on the CPU it is computed in F32 and rounded, so that what
+// ranks do with parts can be tested without GPUs. On CUDA scale > 0, and head dims are 64, 128 or 256 with V
+// = D in BF16, any up to 256 in F32 (core/ops/gpu_limits.h).
 
 #include <vector>
 
@@ -48,7 +49,8 @@ AttentionForward softmax_attention_fwd(Context& ctx, const AttentionInputs& in);
 /// total ← attention over the keys of both, for the same queries over disjoint keys (ring attention): with
 /// L = log(e^La + e^Lb), out = e^(La − L) outa + e^(Lb − L) outb. `ranges` are part's: a query that reads
 /// none of its keys keeps its total; one that reads some has read some of total's. Backward over either's
-/// keys takes the merged total: P and δ are of the whole softmax.
+/// keys takes the merged total: P and δ are of the whole softmax. total's out is of the part's dtype or, for
+/// many merges, of its accumulation_dtype.
 void merge_attention(Context& ctx, const AttentionForward& total, const AttentionForward& part,
                      const KeyRanges& ranges);
 

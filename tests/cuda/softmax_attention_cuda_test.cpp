@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/ops/convert.h"
 #include "core/sequence_layout.h"
 #include "tests/testing/cuda_testing.h"
 
@@ -168,7 +169,8 @@ TEST(CudaSoftmaxAttention, LogitsFarBelowZeroStayFiniteInATailBlock) {
                            .gradient_bound = kBound};
       };
       check_on_cuda(attend(all, 1 / std::sqrt(128.0) * (128.0 / double(width)), kernels.path),
-                    {operand("q", 64, 4.0), operand("k", 200, -4.0), operand("v", 200, 0.0)}, {kBoundsBF16.output});
+                    {operand("q", 64, 4.0), operand("k", 200, -4.0), operand("v", 200, 0.0)},
+                    {kBoundsBF16.output});
     }
   }
 }
@@ -216,18 +218,22 @@ TEST(CudaSoftmaxAttention, MergedPartsEqualTheWhole) {
     first.begin[i] = std::min<int64_t>(50, all.end[i]);  // the later keys, none of the first 50 queries
     second.end[i] = std::min<int64_t>(50, all.end[i]);   // the first 50 keys, read by all
   }
-  const OpFunction merged = [=](Tape& tape, const std::vector<Var>& x) -> std::vector<Var> {
-    Context& ctx = tape.context();
-    if (ctx.device() == Device::kCPU) return {softmax_attention(tape, x[0], x[1], x[2], all, 0.125)};
-    const AttentionForward total =
-        softmax_attention_fwd(ctx, {x[0].value(), x[1].value(), x[2].value(), second, 0.125});
-    const AttentionForward part =
-        softmax_attention_fwd(ctx, {x[0].value(), x[1].value(), x[2].value(), first, 0.125});
-    merge_attention(ctx, total, part, first);
-    return {Var(total.out)};
+  const auto merged_in = [=](bool in_f32) -> OpFunction {
+    return [=](Tape& tape, const std::vector<Var>& x) -> std::vector<Var> {
+      Context& ctx = tape.context();
+      if (ctx.device() == Device::kCPU) return {softmax_attention(tape, x[0], x[1], x[2], all, 0.125)};
+      AttentionForward total =
+          softmax_attention_fwd(ctx, {x[0].value(), x[1].value(), x[2].value(), second, 0.125});
+      if (in_f32) total.out = converted(ctx, total.out, DType::kF32);
+      const AttentionForward part =
+          softmax_attention_fwd(ctx, {x[0].value(), x[1].value(), x[2].value(), first, 0.125});
+      merge_attention(ctx, total, part, first);
+      return {Var(total.out)};
+    };
   };
-  check_on_cuda(merged, pair_of_rows(DType::kF32), {kBoundsF32.output});
-  check_on_cuda(merged, pair_of_rows(DType::kBF16), {kBoundsBF16.output});
+  check_on_cuda(merged_in(false), pair_of_rows(DType::kF32), {kBoundsF32.output});
+  check_on_cuda(merged_in(false), pair_of_rows(DType::kBF16), {kBoundsBF16.output});
+  check_on_cuda(merged_in(true), pair_of_rows(DType::kBF16), {kBoundsBF16.output});
 }
 
 // Ring attention's backward: over some of the keys, with the whole softmax's log-sum-exp.

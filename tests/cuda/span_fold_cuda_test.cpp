@@ -112,6 +112,14 @@ TEST(CudaBlocks, AddToTheSameElementsOneAfterTheOther) {
   const Tensor exact = Tensor::zeros(test_context(), {4096}, DType::kF64);
   add_blocks(test_context(), to_cpu64(source), exact, blocks);
   EXPECT_LE(rms_ratio(target, exact), 1e-6);
+
+  // Terms of BF16 add up in F32.
+  const Tensor terms = to_cuda(random_tensor({8, 4096}, DType::kF64, "source"), DType::kBF16);
+  target.set_zero();
+  exact.set_zero();
+  add_blocks(cuda_context(), terms, target, blocks);
+  add_blocks(test_context(), to_cpu64(terms), exact, blocks);
+  EXPECT_LE(rms_ratio(target, exact), 1e-6);
 }
 
 }  // namespace

@@ -19,16 +19,19 @@ void copy_blocks(const Context&, const Tensor& source, const Tensor& target,
 
 void add_blocks(const Context&, const Tensor& source, const Tensor& target,
                 const std::vector<MovedBlock>& blocks) {
-  dispatch_float(source.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    for (const MovedBlock& b : blocks) {
-      for (int64_t i = 0; i < b.rows; ++i) {
-        const T* from = source.data<T>() + b.from + i * b.from_stride;
-        T* to = target.data<T>() + b.to + i * b.to_stride;
+  dispatch_storage(source.dtype(), [&](auto from_zero) {
+    dispatch_storage(target.dtype(), [&](auto to_zero) {
+      using From = decltype(from_zero);
+      using To = decltype(to_zero);
+      for (const MovedBlock& b : blocks) {
+        for (int64_t i = 0; i < b.rows; ++i) {
+          const From* from = source.data<From>() + b.from + i * b.from_stride;
+          To* to = target.data<To>() + b.to + i * b.to_stride;
 #pragma omp simd
-        for (int64_t c = 0; c < b.width; ++c) to[c] += from[c];
+          for (int64_t c = 0; c < b.width; ++c) to[c] = To(to[c] + from[c]);
+        }
       }
-    }
+    });
   });
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/ops/convert.h"
 #include "core/ops/cpu/gemm.h"
 #include "core/ops/cpu/parallel_for.h"
 #include "core/ops/cpu/softmax_row.h"
@@ -179,7 +180,25 @@ void backward_block(const Tensor& dout_tensor, const AttentionInputs& in, const 
 
 }  // namespace
 
+namespace {
+
+Tensor in_f32(Context& ctx, const Tensor& t) {
+  const Tensor wide = Tensor::empty(ctx, t.shape(), DType::kF32);
+  convert(ctx, t.to_contiguous(ctx), wide);
+  return wide;
+}
+AttentionInputs in_f32(Context& ctx, const AttentionInputs& in) {
+  return {in_f32(ctx, in.q), in_f32(ctx, in.k), in_f32(ctx, in.v), in.ranges, in.scale};
+}
+
+}  // namespace
+
 void softmax_attention_fwd(Context& ctx, const AttentionInputs& in, const AttentionForward& forward) {
+  if (in.q.dtype() == DType::kBF16) {
+    const AttentionForward wide{Tensor::empty(ctx, forward.out.shape(), DType::kF32), forward.log_sum_exp};
+    softmax_attention_fwd(ctx, in_f32(ctx, in), wide);
+    return convert(ctx, wide.out, forward.out);
+  }
   const int64_t heads = in.q.dim(2), blocks = num_query_blocks(in);
   dispatch_float(in.q.dtype(), [&](auto zero) {
     using T = decltype(zero);
@@ -194,6 +213,15 @@ void softmax_attention_fwd(Context& ctx, const AttentionInputs& in, const Attent
 // One task a key head, so that dk and dv have one writer and one order; B · HKV bounds the threads of use.
 void softmax_attention_bwd(Context& ctx, const Tensor& dout, const AttentionInputs& in,
                            const AttentionForward& forward, const AttentionBackward& grads) {
+  if (in.q.dtype() == DType::kBF16) {
+    const auto zeros = [&](const Tensor& t) { return Tensor::zeros(ctx, t.shape(), DType::kF32); };
+    const AttentionBackward wide{zeros(grads.dq), zeros(grads.dk), zeros(grads.dv)};
+    softmax_attention_bwd(ctx, in_f32(ctx, dout), in_f32(ctx, in),
+                          {in_f32(ctx, forward.out), forward.log_sum_exp}, wide);
+    convert(ctx, wide.dq, grads.dq);
+    convert(ctx, wide.dk, grads.dk);
+    return convert(ctx, wide.dv, grads.dv);
+  }
   const int64_t kv_heads = in.k.dim(2), group = in.q.dim(2) / kv_heads, blocks = num_query_blocks(in);
   dispatch_float(in.q.dtype(), [&](auto zero) {
     using T = decltype(zero);

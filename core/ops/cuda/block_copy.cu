@@ -43,11 +43,11 @@ __global__ void __launch_bounds__(kThreads)
   for_each_element(list.blocks[blockIdx.y], [&](int64_t from, int64_t to) { target[to] = source[from]; });
 }
 
-template <class T>
+template <class From, class To>
 __global__ void __launch_bounds__(kThreads)
-    add_block_kernel(MovedBlock block, const T* __restrict__ source, T* __restrict__ target) {
+    add_block_kernel(MovedBlock block, const From* __restrict__ source, To* __restrict__ target) {
   for_each_element(block, [&](int64_t from, int64_t to) {
-    target[to] = from_float<T>(to_float(target[to]) + to_float(source[from]));
+    target[to] = from_float<To>(to_float(target[to]) + to_float(source[from]));
   });
 }
 
@@ -118,14 +118,19 @@ void copy_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
 // One launch a block: blocks may add to the same elements, in the order given.
 void add_blocks(const Context& ctx, const Tensor& source, const Tensor& target,
                 const std::vector<MovedBlock>& blocks) {
-  dispatch_cuda(source.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    for (const MovedBlock& block : blocks) {
-      if (block.rows == 0 || block.width == 0) continue;
-      const MovedBlock b = joined(block);
-      add_block_kernel<<<grid_for(b.rows * b.width), kThreads, 0, stream_of(ctx)>>>(b, pointer<T>(source),
-                                                                                    pointer<T>(target));
-    }
+  dispatch_cuda(source.dtype(), [&](auto from_zero) {
+    dispatch_cuda(target.dtype(), [&](auto to_zero) {
+      using From = decltype(from_zero);
+      using To = decltype(to_zero);
+      if constexpr (sizeof(From) <= sizeof(To)) {
+        for (const MovedBlock& block : blocks) {
+          if (block.rows == 0 || block.width == 0) continue;
+          const MovedBlock b = joined(block);
+          add_block_kernel<<<grid_for(b.rows * b.width), kThreads, 0, stream_of(ctx)>>>(
+              b, pointer<From>(source), pointer<To>(target));
+        }
+      }
+    });
   });
   check_launch("add_blocks");
 }

@@ -11,9 +11,9 @@ namespace {
 
 constexpr int kWarps = 8;
 
-template <class T>
+template <class T, class Part>
 __global__ void __launch_bounds__(32 * kWarps)
-    merge_kernel(T* out, float* lse, const T* added, const float* added_lse, const uint8_t* reads,
+    merge_kernel(T* out, float* lse, const Part* added, const float* added_lse, const uint8_t* reads,
                  int64_t rows, int heads, int width) {
   const int64_t at = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;  // query · heads + head
   if (at >= rows || !reads[at / heads]) return;
@@ -38,13 +38,18 @@ void merge_attention(Context& ctx, const AttentionForward& total, const Attentio
   for (size_t i = 0; i < reads.size(); ++i) reads[i] = ranges.begin[i] < ranges.end[i];
   const Tensor device_reads = upload(ctx, reads);
   dispatch_cuda(total.out.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    merge_kernel<T><<<ceil_div(rows, kWarps), 32 * kWarps, 0, stream_of(ctx)>>>(
-        pointer<T>(total.out), pointer<float>(total.log_sum_exp), pointer<T>(part.out),
-        pointer<float>(part.log_sum_exp), static_cast<const uint8_t*>(device_reads.raw()), rows, int(heads),
-        int(total.out.dim(3)));
-    check_launch("merge_attention");
+    dispatch_cuda(part.out.dtype(), [&](auto part_zero) {
+      using T = decltype(zero);
+      using Part = decltype(part_zero);
+      if constexpr (sizeof(Part) <= sizeof(T)) {
+        merge_kernel<T, Part><<<ceil_div(rows, kWarps), 32 * kWarps, 0, stream_of(ctx)>>>(
+            pointer<T>(total.out), pointer<float>(total.log_sum_exp), pointer<Part>(part.out),
+            pointer<float>(part.log_sum_exp), static_cast<const uint8_t*>(device_reads.raw()), rows,
+            int(heads), int(total.out.dim(3)));
+      }
+    });
   });
+  check_launch("merge_attention");
 }
 
 }  // namespace spanwise::cuda
