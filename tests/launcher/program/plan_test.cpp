@@ -143,7 +143,8 @@ TEST_F(ProgramPlan, VerbNamesTheDeviceAndNeedsNoGpu) {
   const auto has = [](const std::string& text, const char* part) { return text.find(part) != text.npos; };
   EXPECT_TRUE(has(output({"device=CPU"}), "Planned for device CPU.\n"));
   EXPECT_TRUE(has(output({"device=CUDA", "train.precision=F32"}), "Planned for device CUDA.\n"));
-  EXPECT_TRUE(has(output({"train.precision=BF16"}), "Planned for device CUDA, which AUTO is in BF16"));
+  EXPECT_TRUE(has(output({"train.precision=BF16", "model.attention.head_dim=64", "model.linear.head_dim=64"}),
+                  "Planned for device CUDA, which AUTO is in BF16"));
   EXPECT_TRUE(has(output({"train.precision=F64"}), "Planned for device CPU, which AUTO is on this machine"));
 }
 
