@@ -71,9 +71,10 @@ for planted in memcheck.planted_global racecheck.planted_shared synccheck.plante
 done
 
 # Programs whose tests take long are split: a process a test. Timings, runs that only count, lost ranks, and tests that
-# launch what others do (op_memory; two that are long on the CPU) are left out.
+# launch what others do (op_memory, attention_ranks; some that are long) are left out.
 skipped='*TakesTime*:*ManyRuns*:*SteadyState*:*SpansEqualTheWholeSequence*:*LongDocumentsScannedInParts*'
-programs=$(cd "$bin" && ls | grep '_cuda_test$' | grep -vE '^(lost_rank|op_memory)')
+skipped+=':*LargeWeightGradients*:*BiasGradientsOfManyRows*'
+programs=$(cd "$bin" && ls | grep '_cuda_test$' | grep -vE '^(lost_rank|op_memory|attention_ranks)')
 for tool in racecheck memcheck synccheck; do
   for program in $programs; do
     case $program in

@@ -26,26 +26,35 @@ RankDevices gpu_ranks() {
           copy_synchronously, copy_synchronously};
 }
 
-TEST(AttentionOfManyRanksCuda, InBF16StaysWithinTheBoundsOfOneRank) {
-  if (under_checker()) return;
-  struct Way {
-    const char* name;
-    AttentionExchange exchange;
-    int64_t window;
-  };
-  for (const Way& way :
-       {Way{"ring", AttentionExchange::kRing, 0}, Way{"all-gather", AttentionExchange::kAllGather, 0},
-        Way{"all-gather, window", AttentionExchange::kAllGather, 500},
-        Way{"Ulysses", AttentionExchange::kUlysses, 0}}) {
+struct Way {
+  const char* name;
+  AttentionExchange exchange;
+  int64_t window;
+};
+constexpr Way kWays[] = {{"ring", AttentionExchange::kRing, 0},
+                         {"all-gather", AttentionExchange::kAllGather, 0},
+                         {"all-gather, window", AttentionExchange::kAllGather, 500},
+                         {"Ulysses", AttentionExchange::kUlysses, 0}};
+/// From 2 ranks to 16 or 32.
+constexpr double kMostGrowth = 1.5;
+
+TEST(AttentionOfManyRanksCuda, ErrorsInBF16DoNotGrowWithTheRanks) {
+  for (const Way& way : kWays) {
     const AttentionOverRanks attention(
         {.tokens = 1024, .heads = 32, .kv_heads = 1, .dim = 64, .window = way.window}, DType::kBF16);
-    for (const int ranks : {2, 16, 32}) {
+    const AttentionErrors two = attention.errors(2, Partition::kZigzag, way.exchange, gpu_ranks());
+    for (const int ranks : {16, 32}) {
       const AttentionErrors e = attention.errors(ranks, Partition::kZigzag, way.exchange, gpu_ranks());
-      fmt::print("{}, {} ranks: out {:.5f}, dq {:.5f}, dk {:.5f}, dv {:.5f}\n", way.name, ranks, e.out, e.dq,
-                 e.dk, e.dv);
-      EXPECT_LE(e.out, kBoundsBF16.output) << way.name << ", " << ranks << " ranks";
-      for (const double gradient : {e.dq, e.dk, e.dv})
-        EXPECT_LE(gradient, kBoundsBF16.gradient) << way.name << ", " << ranks << " ranks";
+      const std::string text = fmt::format(
+          "{}, {} ranks: out {:.5f} (2 ranks: {:.5f}), dq {:.5f} ({:.5f}), dk {:.5f} ({:.5f}), dv "
+          "{:.5f} ({:.5f})",
+          way.name, ranks, e.out, two.out, e.dq, two.dq, e.dk, two.dk, e.dv, two.dv);
+      fmt::print("{}\n", text);
+      SCOPED_TRACE(text);
+      EXPECT_LE(e.out, std::min(kBoundsBF16.output, kMostGrowth * two.out));
+      EXPECT_LE(e.dq, std::min(kBoundsBF16.gradient, kMostGrowth * two.dq));
+      EXPECT_LE(e.dk, std::min(kBoundsBF16.gradient, kMostGrowth * two.dk));
+      EXPECT_LE(e.dv, std::min(kBoundsBF16.gradient, kMostGrowth * two.dv));
     }
   }
 }
