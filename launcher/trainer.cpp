@@ -60,8 +60,11 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   Comm& world = mesh.world();
   agree_on_data(world, loader_, validation_);
   // Rank 0 decides which checkpoint, so that all ranks load the same one.
-  const std::string resume_from = run_on_rank_zero(
-      world, "resume_from", [&] { return checkpoint_to_resume(config); }, stop);
+  const auto choose = [&] {
+    locks_.emplace(config);
+    return checkpoint_to_resume(config);
+  };
+  const std::string resume_from = run_on_rank_zero(world, "resume_from", choose, stop);
   if (!resume_from.empty()) {
     agree_on_checkpoint(world, resume_from, read_manifest(resume_from));
     load_checkpoint(resume_from, config, loader_, params_, optimizer_, state_);

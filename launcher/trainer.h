@@ -24,6 +24,7 @@
 #include "launcher/config.h"
 #include "launcher/metrics/metrics.h"
 #include "launcher/rank_batch.h"
+#include "launcher/run_lock.h"
 #include "models/language_model.h"
 #include "parallel/gradient_reducer.h"
 #include "parallel/mesh.h"
@@ -80,6 +81,7 @@ class Trainer {
   const Mesh& mesh_;
   Context& ctx_;
   StopRequest* stop_;
+  std::optional<RunLocks> locks_;  ///< rank 0 only; before and after all that writes there
   LanguageModel model_;
   SequenceOptions sequence_;
   ParamStore params_;

@@ -219,8 +219,28 @@ std::vector<CheckpointEntry> list_checkpoints(const fs::path& root) {
   return checkpoints;
 }
 
+namespace {
+
+// A directory takes its name when it is whole, and gives it back before it is removed: one that has lost its
+// manifest was damaged, and training on from an older one, or from the beginning, would replace it.
+void refuse_without_manifest(const fs::path& root, int64_t newest) {
+  if (!is_there(root)) return;
+  for (const fs::path& entry : entries_of(root)) {
+    const std::optional<int64_t> step = step_of_name(entry.filename().string());
+    // The directory is looked for last: a training may remove it meanwhile.
+    if (!step || *step <= newest || is_there(entry / kManifestName) || !is_there(entry)) continue;
+    fail_user(
+        "{} has no {}: it is damaged; bring back a copy of the file, or move the directory away to go on "
+        "from the checkpoint before it",
+        entry.string(), kManifestName);
+  }
+}
+
+}  // namespace
+
 std::optional<fs::path> newest_checkpoint(const fs::path& root) {
   const std::vector<CheckpointEntry> checkpoints = list_checkpoints(root);
+  refuse_without_manifest(root, checkpoints.empty() ? -1 : checkpoints.back().step);
   if (checkpoints.empty()) return std::nullopt;
   return checkpoints.back().directory;
 }

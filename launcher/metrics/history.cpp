@@ -1,5 +1,6 @@
 #include "launcher/metrics/history.h"
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cmath>
@@ -80,27 +81,57 @@ std::string history_line_before_training(double validation_loss) {
   return end_line(line);
 }
 
-std::vector<double> rewind_history(const std::filesystem::path& path, int64_t last_step, size_t max_losses) {
-  if (!std::filesystem::exists(path)) return {};
+std::filesystem::path unused_path(const std::filesystem::path& path, const std::string& suffix) {
+  for (int number = 1;; ++number) {
+    std::filesystem::path candidate = path;
+    candidate += fmt::format("{}-{}", suffix, number);
+    if (!std::filesystem::exists(std::filesystem::symlink_status(candidate))) return candidate;
+  }
+}
+
+RewoundHistory rewind_history(const std::filesystem::path& path, int64_t last_step, size_t max_losses) {
+  RewoundHistory history;
+  if (!std::filesystem::exists(path)) return history;
   const std::string content = read_file(path);
   std::deque<double> losses;
-  size_t kept = 0;
-  for (int64_t number = 1; kept < content.size(); ++number) {
-    const size_t end = content.find('\n', kept);
+  size_t kept = 0, begin = 0;
+  int64_t before = -1;
+  for (int64_t number = 1; begin < content.size(); ++number) {
+    const size_t end = content.find('\n', begin);
     if (end == std::string::npos) break;  // torn: a whole line ends in a newline
-    const std::string_view line(content.data() + kept, end - kept);
+    const std::string_view line(content.data() + begin, end - begin);
     const std::optional<int64_t> step = step_of(line);
     if (!step) {
       fail_user("{} line {} is not a metrics record; repair the line or move the file away", path.string(),
                 number);
     }
-    if (*step > last_step) break;  // steps rise, so all that follow are later too
+    // A changed digit would otherwise cut off what follows it.
+    if (*step <= before) {
+      fail_user(
+          "{} line {} is of step {} and the line before it of step {}; repair the one that is wrong or "
+          "move the file away",
+          path.string(), number, *step, before);
+    }
+    before = *step;
+    begin = end + 1;
+    if (*step > last_step) {
+      ++history.num_set_aside;
+      continue;
+    }
     if (const auto loss = number_after<double>(line, ",\"loss\":")) losses.push_back(*loss);
     if (losses.size() > max_losses) losses.pop_front();
-    kept = end + 1;
+    history.last_step = *step;
+    kept = begin;
   }
-  if (kept < content.size()) replace_file(path, std::string_view(content).substr(0, kept));
-  return {losses.begin(), losses.end()};
+  if (begin < content.size()) ++history.num_set_aside;
+  if (kept < content.size()) {
+    const std::string_view whole(content);
+    history.set_aside = unused_path(path, fmt::format(".after-step_{:08}", std::max<int64_t>(last_step, 0)));
+    write_file(history.set_aside, whole.substr(kept));
+    replace_file(path, whole.substr(0, kept));
+  }
+  history.losses = {losses.begin(), losses.end()};
+  return history;
 }
 
 }  // namespace spanwise

@@ -16,6 +16,10 @@ constexpr size_t kMinLosses = 16;       // fewer make no useful standard deviati
 constexpr size_t kStepTimeWindow = 32;  // steps the ETA looks back on
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 
+std::string with_count(int64_t count, const char* noun) {
+  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
+
 // TensorBoard sorts cards by tag. Most tags are those of torchtitan and flame, so that runs lie over each
 // other.
 std::vector<TensorBoardScalar> validation_scalars(double loss) {
@@ -60,9 +64,19 @@ MetricsWriter::MetricsWriter(const MetricsOptions& options)
   const std::filesystem::path path = options_.run_dir / "metrics.jsonl";
   // A fresh start drops the loss before training, step 0, as well.
   const int64_t last = options_.resume_step > 0 ? options_.resume_step : -1;
-  for (const double loss : rewind_history(path, last, kLossWindow)) losses_.add(loss);
+  const RewoundHistory history = rewind_history(path, last, kLossWindow);
+  for (const double loss : history.losses) losses_.add(loss);
   history_.emplace(path);
   if (options_.tensorboard) tensorboard_.emplace(options_.run_dir / "tensorboard", last + 1);
+  if (history.num_set_aside > 0) {
+    message(fmt::format("{} of {} behind step {} {} in {} now", with_count(history.num_set_aside, "record"),
+                        path.string(), options_.resume_step, history.num_set_aside == 1 ? "is" : "are",
+                        history.set_aside.string()));
+  }
+  if (options_.resume_step > 0 && history.last_step.value_or(0) < options_.resume_step) {
+    message(fmt::format("warning: {} ends with step {}: the records up to step {} are not in it",
+                        path.string(), history.last_step.value_or(0), options_.resume_step));
+  }
 }
 
 MetricsWriter::~MetricsWriter() {

@@ -225,7 +225,7 @@ TEST_F(CheckpointDir, AManifestOfAnotherVersionIsRefusedAndAnOlderOneIsRead) {
   EXPECT_EQ(read_manifest(directory).step(), 100);
 }
 
-TEST_F(CheckpointDir, NewestIgnoresTemporariesIncompleteAndForeignNames) {
+TEST_F(CheckpointDir, NewestIgnoresTemporariesAndForeignNames) {
   EXPECT_EQ(newest_checkpoint(root()), std::nullopt);  // there is no root yet
   save(9);
   save(100);
@@ -234,9 +234,18 @@ TEST_F(CheckpointDir, NewestIgnoresTemporariesIncompleteAndForeignNames) {
     std::filesystem::create_directories(root() / name);
     write_file(root() / name / "manifest.textproto", "");
   }
-  std::filesystem::create_directories(root() / "step_00000200");  // no manifest
   EXPECT_EQ(newest_checkpoint(root()), root() / "step_00000100");
   EXPECT_EQ(list_checkpoints(root()).size(), 2);
+}
+
+TEST_F(CheckpointDir, OneThatHasLostItsManifestIsNeitherTakenNorPassedOver) {
+  save(100);
+  std::filesystem::create_directories(root() / "step_00000050");
+  EXPECT_EQ(newest_checkpoint(root()), root() / "step_00000100");
+  std::filesystem::create_directories(root() / "step_00000200");
+  EXPECT_CONTAINS(user_error_of([&] { newest_checkpoint(root()); }),
+                  "step_00000200 has no manifest.textproto");
+  EXPECT_EQ(list_checkpoints(root()).size(), 1);
   EXPECT_CONTAINS(user_error_of([&] { verify_checkpoint(root() / "step_00000200"); }),
                   "not a complete checkpoint");
 }

@@ -264,6 +264,41 @@ TEST_F(MetricsFiles, AFreshStartBeginsAFreshHistory) {
   expect_history_is(2);
 }
 
+TEST_F(MetricsFiles, WhatAResumeCutsOffIsKeptAsideAndSaid) {
+  run(0, 9);
+  const std::string whole = read_file(history());
+  write_file(history(), whole + "{\"step\":10,\"lo");
+  run(6, 6);
+  const std::string aside = (dir_ / "run/metrics.jsonl.after-step_00000006-1").string();
+  EXPECT_EQ(read_file(history()) + read_file(aside), whole + "{\"step\":10,\"lo");
+  EXPECT_CONTAINS(console_.str(), "4 records of");
+  EXPECT_CONTAINS(console_.str(), aside);
+  run(6, 7);
+  run(6, 6);
+  EXPECT_EQ(lines_of(read_file(dir_ / "run/metrics.jsonl.after-step_00000006-2")).size(), 1);
+  run(0, 0);
+  EXPECT_EQ(lines_of(read_file(dir_ / "run/metrics.jsonl.after-step_00000000-1")).size(), 6);
+}
+
+TEST_F(MetricsFiles, AHistoryThatEndsBeforeTheCheckpointIsSaid) {
+  run(0, 3);
+  run(5, 5);
+  EXPECT_CONTAINS(console_.str(), "ends with step 3: the records up to step 5 are not in it");
+}
+
+TEST_F(MetricsFiles, AChangedDigitIsNamedAndDropsNothing) {
+  run(0, 8);
+  const std::string whole = read_file(history());
+  for (const char digit : {'1', '9'}) {
+    std::string content = whole;
+    content[content.find("{\"step\":3") + 8] = digit;
+    write_file(history(), content);
+    const std::string message = user_error_of([&] { run(8, 9); });
+    EXPECT_CONTAINS(message, digit == '1' ? "metrics.jsonl line 3" : "metrics.jsonl line 4");
+    EXPECT_EQ(read_file(history()), content);
+  }
+}
+
 TEST_F(MetricsFiles, ATornLastLineIsDropped) {
   run(0, 5);
   const std::string whole = read_file(history());
@@ -281,7 +316,7 @@ TEST_F(MetricsFiles, AnIntactHistoryIsNotRewritten) {
   run(0, 5);
   const auto before = std::filesystem::last_write_time(history());
   const std::string content = read_file(history());
-  EXPECT_EQ(rewind_history(history(), 5, 2), (std::vector<double>{6.2031, 6.2031}));
+  EXPECT_EQ(rewind_history(history(), 5, 2).losses, (std::vector<double>{6.2031, 6.2031}));
   EXPECT_EQ(std::filesystem::last_write_time(history()), before);
   EXPECT_EQ(read_file(history()), content);
 }

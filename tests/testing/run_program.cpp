@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <set>
 #include <stdexcept>
 #include <thread>
 
@@ -18,6 +19,9 @@
 namespace spanwise::testing {
 
 namespace {
+
+// Children of this process that are no orphans of the program that ends.
+std::set<pid_t> running_programs;
 
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -75,7 +79,10 @@ RunningProgram::RunningProgram(const std::vector<std::string>& arguments, const 
   start_s_ = now_s();
   pid_ = ::fork();
   if (output_ < 0 || pid_ < 0) throw std::runtime_error("cannot start " + command[0]);
-  if (pid_ > 0) return;
+  if (pid_ > 0) {
+    running_programs.insert(pid_);
+    return;
+  }
   // O_APPEND, so that ranks that write at the same time do not write over each other.
   ::fcntl(output_, F_SETFL, O_APPEND);
   ::dup2(output_, STDOUT_FILENO);
@@ -160,9 +167,11 @@ ProgramResult RunningProgram::wait() {
 int RunningProgram::end_everything() {
   if (running()) ::kill(pid_, SIGKILL);
   while (running()) nap();
+  running_programs.erase(pid_);
   std::vector<pid_t> orphans;
   for (const double end_s = now_s() + 1; now_s() < end_s; nap()) {
     orphans = children_of(::getpid());
+    std::erase_if(orphans, [](pid_t child) { return running_programs.count(child) > 0; });
     if (orphans.empty()) return 0;
     for (const pid_t orphan : orphans) ::waitpid(orphan, nullptr, WNOHANG);
   }
