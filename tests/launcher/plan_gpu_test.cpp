@@ -1,5 +1,7 @@
 // Plans of runs on GPUs, which need none.
 
+#include <map>
+
 #include "core/ops/cuda/gemm.h"
 #include "core/ops/gated_delta.h"
 #include "core/ops/linear.h"
@@ -71,6 +73,24 @@ TEST(PlanOnGpus, AutoInBF16IsCudaInEveryBuildAndOnEveryMachine) {
   EXPECT_EQ(config_problems(config, 1, kTokenizerSize, ConfigUse::kPlan), std::vector<std::string>{});
   EXPECT_EQ(plan_rank(config, kTokenizerSize, 1, 0).memory.peak,
             plan_rank(load_config(kConfig, {}), kTokenizerSize, 1, 0).memory.peak);
+}
+
+// Sums of keys' and values' gradients travel in F32, twice what BF16 keys and values take.
+TEST(PlanOnGpus, GradientsOfKeysTravelAsSums) {
+  const auto backward_of_forward = [](const char* attention, const char* precision) {
+    const RunConfig config =
+        load_config(SPANWISE_SOURCE_DIR "/configs/hybrid_100m.textproto",
+                    {"device=CUDA", "parallel.sequence=4", std::string("parallel.attention=") + attention,
+                     std::string("train.precision=") + precision});
+    std::map<std::string, int64_t> bytes;
+    for (const PlannedTraffic& t : plan_rank(config, kTokenizerSize, 4, 0).traffic)
+      bytes[t.name] += t.received_bytes;
+    return double(bytes.at("attention_backward")) / double(bytes.at("attention_forward"));
+  };
+  EXPECT_EQ(backward_of_forward("RING", "BF16"), 3);
+  EXPECT_EQ(backward_of_forward("RING", "F32"), 2);
+  EXPECT_EQ(backward_of_forward("ALL_GATHER", "BF16"), 2);
+  EXPECT_EQ(backward_of_forward("ALL_GATHER", "F32"), 1);
 }
 
 TEST(PlanOnGpus, OtherDevicesStayWhatTheyAre) {
