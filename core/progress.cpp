@@ -1,6 +1,7 @@
 #include "core/progress.h"
 
 #include <spdlog/fmt/fmt.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -20,6 +21,12 @@ std::string progress_text(const ProgressOptions& options, int64_t done, double e
                                  options.unit.empty() ? "" : " ", options.unit, 100 * share);
   if (share > 0) text += fmt::format(", {} left", format_duration(elapsed_ms * (1 - share) / share));
   return text;
+}
+
+ProgressOptions progress_on_stderr(const std::string& what, const std::string& unit, int64_t total) {
+  ProgressOptions options{.what = what, .unit = unit, .total = total, .out = &std::cerr};
+  options.columns = [] { return terminal_columns(STDERR_FILENO); };
+  return options;
 }
 
 struct Progress::Drawing {

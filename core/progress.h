@@ -25,10 +25,13 @@ struct ProgressOptions {
   std::string unit = "";        ///< of what there are `total`
   int64_t total = 0;            ///< 0: unknown
   std::ostream* out = nullptr;  ///< std::cout if null; nothing else may write there meanwhile
-  std::function<int()> columns = terminal_columns;  ///< asked for every line; 0: not a terminal
-  std::chrono::milliseconds delay{2000};            ///< before the first line
-  std::chrono::milliseconds redraw{200};            ///< from one live line to the next
+  std::function<int()> columns = [] { return terminal_columns(); };  ///< asked for every line; 0: no terminal
+  std::chrono::milliseconds delay{2000};                             ///< before the first line
+  std::chrono::milliseconds redraw{200};                             ///< from one live line to the next
 };
+
+/// On standard error, for work whose result goes to standard output.
+ProgressOptions progress_on_stderr(const std::string& what, const std::string& unit = "", int64_t total = 0);
 
 /// "evaluating: 128 of 640 sequences (20%), 32s left": the text after `elapsed_ms`.
 std::string progress_text(const ProgressOptions& options, int64_t done, double elapsed_ms);

@@ -28,7 +28,7 @@ int width_of(const char* device) {
 
 }  // namespace
 
-int terminal_columns() {
+int terminal_columns(int descriptor) {
   constexpr int kUnknown = 80;
   // mpirun gives ranks a pseudo-terminal whatever its own output is.
   if (const char* told = std::getenv("SPANWISE_TERMINAL_COLUMNS")) {
@@ -37,8 +37,8 @@ int terminal_columns() {
     const int now = columns > 0 && device ? width_of(device) : 0;
     return now > 0 ? now : columns;
   }
-  if (std::getenv("OMPI_COMM_WORLD_SIZE") || !::isatty(STDOUT_FILENO)) return 0;
-  const int width = width_of(STDOUT_FILENO);
+  if (std::getenv("OMPI_COMM_WORLD_SIZE") || !::isatty(descriptor)) return 0;
+  const int width = width_of(descriptor);
   return width > 0 ? width : kUnknown;
 }
 

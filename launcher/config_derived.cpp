@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
+#include "core/check.h"
 #include "core/ops/linear_cross_entropy.h"
+#include "launcher/config.h"
 #include "launcher/runtime.h"
 
 namespace spanwise {
@@ -70,6 +73,42 @@ int64_t loss_chunk_tokens(const RunConfig& config, int64_t vocabulary) {
 
 std::string checkpoint_dir(const RunConfig& config) {
   return config.checkpoint().dir().empty() ? config.run().dir() + "/checkpoints" : config.checkpoint().dir();
+}
+
+std::vector<DerivedValue> derived_values(const RunConfig& config, int world_size,
+                                         std::optional<int64_t> vocab_size) {
+  const auto& model = config.model();
+  const auto& linear = model.linear();
+  const auto& optimizer = config.optimizer();
+  const LinearShape shape = linear_shape(model);
+  std::set<std::string> skip;
+  for (const UnusedField& field : unused_fields(config)) skip.insert(field.path);
+  std::vector<DerivedValue> values;
+  const auto add = [&](const std::string& path, bool stands_for_another, const auto& value) {
+    for (size_t dot = path.find('.'); dot != path.npos; dot = path.find('.', dot + 1)) {
+      if (skip.count(path.substr(0, dot))) return;
+    }
+    if (stands_for_another && !skip.count(path)) values.push_back({path, fmt::format("{}", value)});
+  };
+  add("run.init_seed", config.run().init_seed() == 0, config.run().seed());
+  add("run.data_seed", config.run().data_seed() == 0, config.run().seed());
+  add("train.threads", config.train().threads() == 0,
+      threads_per_rank(0, std::max(1, read_launch_info().local_size)));
+  add("parallel.data", config.parallel().data() == 0, data_ranks(config.parallel(), world_size));
+  const int64_t vocabulary = model.vocab_size() > 0 ? model.vocab_size() : vocab_size.value_or(0);
+  add("model.vocab_size", model.vocab_size() == 0 && vocab_size, vocabulary);
+  add("train.loss_chunk_tokens", config.train().loss_chunk_tokens() == 0 && vocabulary > 0,
+      loss_chunk_tokens(config, std::max<int64_t>(vocabulary, 1)));
+  add("model.intermediate_size", model.intermediate_size() == 0, intermediate_size(model));
+  add("model.attention.num_kv_heads", model.attention().num_kv_heads() == 0,
+      attention_kv_heads(model.attention()));
+  add("model.attention.head_dim", model.attention().head_dim() == 0, attention_head_dim(model));
+  add("model.linear.num_value_heads", linear.num_value_heads() == 0, shape.value_heads);
+  add("model.linear.head_dim", linear.head_dim() == 0, shape.key_dim);
+  add("optimizer.schedule_steps", optimizer.schedule_steps() == 0, schedule_steps(config));
+  add("optimizer.decay_steps", optimizer.decay_steps() == 0, decay_steps(config));
+  add("checkpoint.dir", config.checkpoint().dir().empty(), checkpoint_dir(config));
+  return values;
 }
 
 }  // namespace spanwise

@@ -2,7 +2,9 @@
 // What the zeros and empty texts of a config stand for. Only for configs without config_problems.
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "configs/run_config.pb.h"
 
@@ -35,5 +37,14 @@ int64_t decay_steps(const config::RunConfig& config);
 int64_t loss_chunk_tokens(const config::RunConfig& config, int64_t vocabulary);
 
 std::string checkpoint_dir(const config::RunConfig& config);
+
+struct DerivedValue {
+  std::string path;   ///< "parallel.data"
+  std::string value;  ///< what its 0 or empty text stands for
+};
+/// What every 0 and empty text in the config stands for on `world_size` ranks, fields without effect left
+/// out; `vocab_size` is the tokenizer's, where it is known.
+std::vector<DerivedValue> derived_values(const config::RunConfig& config, int world_size,
+                                         std::optional<int64_t> vocab_size);
 
 }  // namespace spanwise

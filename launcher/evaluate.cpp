@@ -7,21 +7,26 @@
 
 namespace spanwise {
 
+int64_t num_evaluated(const SequentialLoader& loader, int64_t max_sequences) {
+  const int64_t all = loader.num_samples();
+  return max_sequences > 0 ? std::min(all, max_sequences) : all;
+}
+
 std::optional<HeldOut> evaluate(const LanguageModel& model, const SequentialLoader& loader, const Mesh& mesh,
-                                const SequenceOptions& sequence, Context& ctx, int64_t max_sequences,
-                                int64_t micro_batch, StopRequest* stop) {
-  int64_t samples = loader.num_samples();
-  if (max_sequences > 0) samples = std::min(samples, max_sequences);
+                                const SequenceOptions& sequence, Context& ctx,
+                                const EvaluateOptions& options) {
+  const int64_t samples = num_evaluated(loader, options.max_sequences), micro_batch = options.micro_batch;
   std::vector<Tensor> losses;
   double targets = 0;
   // Micro-batch b is data rank b mod ranks' work; which samples share one does not depend on the rank count.
   // A forward may be collective over the data axis too: a rank with none left in the last round takes part
   // with one that does not count.
   for (int64_t round = 0; round < samples; round += mesh.data().size() * micro_batch) {
-    if (stop) {
-      std::vector<double> votes{stop->vote()};
+    if (options.progress) options.progress(round);
+    if (options.stop) {
+      std::vector<double> votes{options.stop->vote()};
       mesh.world().all_reduce("stop", votes);
-      if (stop->agree(votes[0])) return std::nullopt;
+      if (options.stop->agree(votes[0])) return std::nullopt;
     }
     const int64_t mine = round + mesh.data().rank() * micro_batch;
     const bool counts = mine < samples;

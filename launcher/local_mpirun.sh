@@ -16,6 +16,7 @@ if [ "$(nproc)" -lt "$ranks" ]; then
   args+=(--mca mpi_yield_when_idle 1)
   export OMP_WAIT_POLICY=passive
 fi
+export SPANWISE_LAUNCHER=$0  # for commands that the program prints
 # A rank cannot see whether this output is a terminal.
 export SPANWISE_TERMINAL_COLUMNS=0
 if [ -t 1 ]; then

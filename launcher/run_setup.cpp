@@ -1,8 +1,10 @@
 #include "launcher/run_setup.h"
 
 #include <filesystem>
+#include <optional>
 
 #include "core/file_io.h"
+#include "core/progress.h"
 #include "launcher/build_info.h"
 #include "launcher/build_model.h"
 #include "launcher/checkpoint/load_state.h"
@@ -44,6 +46,8 @@ std::unique_ptr<Context> start_context(const RunConfig& config, Comm& world, std
 
 TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, Comm& world,
                                 std::vector<Fact> verb_facts) {
+  std::optional<Progress> progress;
+  if (world.rank() == 0) progress.emplace(progress_on_stderr("loading the model"));
   TrainedModel trained;
   trained.tokenizer = checked_tokenizer(config, world.size());
   verb_facts.push_back(option_fact("checkpoint", checkpoint));

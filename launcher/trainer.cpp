@@ -41,7 +41,9 @@ std::string workers(const Context& ctx) {
 
 Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh& mesh, Context& ctx,
                  StopRequest* stop)
-    : config_(config),
+    : starting_(mesh.world().rank() == 0 ? std::make_unique<Progress>(ProgressOptions{.what = "starting"})
+                                         : nullptr),
+      config_(config),
       mesh_(mesh),
       ctx_(ctx),
       stop_(stop),
@@ -76,15 +78,17 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   saver_.emplace(config_, mesh, params_, optimizer_);
   saved_step_ = state_.step;
   const auto open_run = [&] {
-    metrics_ = std::make_unique<MetricsWriter>(MetricsOptions{.run_dir = config.run().dir(),
-                                                              .total_steps = config.train().steps(),
-                                                              .resume_step = state_.step,
-                                                              .tensorboard = config.metrics().tensorboard(),
-                                                              .ranks = world.size(),
-                                                              .terminal_columns = terminal_columns,
-                                                              .log_every = int(config.run().log_every())});
+    metrics_ =
+        std::make_unique<MetricsWriter>(MetricsOptions{.run_dir = config.run().dir(),
+                                                       .total_steps = config.train().steps(),
+                                                       .resume_step = state_.step,
+                                                       .tensorboard = config.metrics().tensorboard(),
+                                                       .ranks = world.size(),
+                                                       .terminal_columns = [] { return terminal_columns(); },
+                                                       .log_every = int(config.run().log_every())});
     return std::string();
   };
+  starting_.reset();  // what follows has things to say
   run_on_rank_zero(world, "open_run", open_run, stop);
   say(fmt::format("{:.2f} M parameters in {}, {} rank{} x {}", double(params_.num_parameters()) / 1e6,
                   name_of(compute_dtype(config)), world.size(), world.size() == 1 ? "" : "s", workers(ctx)));
@@ -126,10 +130,10 @@ TrainSummary Trainer::run() {
     const int64_t every = config_.checkpoint().every();
     const bool last = step == steps || stopping();
     if (last || time_to_save_ || (every > 0 && step % every == 0)) save(step);
-    report(last ? saver_->finish() : saver_->poll());
+    report(last ? wait_for_save() : saver_->poll());
   }
   if (saved_step_ != state_.step) save(state_.step);
-  report(saver_->finish());
+  report(wait_for_save());
   summary.last_step = state_.step;
   summary.checkpoint = newest_checkpoint_;
   summary.stopped = stopping();
@@ -205,9 +209,16 @@ std::optional<Trainer::StepResult> Trainer::train_step(int64_t step) {
 std::optional<double> Trainer::held_out_loss() const {
   if (!validation_) return std::nullopt;
   require_finite_update(state_.step, params_, optimizer_, newest_checkpoint_);
-  const std::optional<HeldOut> result =
-      evaluate(model_, *validation_, mesh_, sequence_, ctx_, config_.train().eval_sequences(),
-               config_.train().micro_batch(), stop_);
+  EvaluateOptions options{.max_sequences = config_.train().eval_sequences(),
+                          .micro_batch = config_.train().micro_batch(),
+                          .stop = stop_};
+  std::unique_ptr<Progress> progress;
+  if (metrics_) {
+    progress =
+        metrics_->progress("evaluating", "sequences", num_evaluated(*validation_, options.max_sequences));
+    options.progress = [&](int64_t done) { progress->advance_to(done); };
+  }
+  const std::optional<HeldOut> result = evaluate(model_, *validation_, mesh_, sequence_, ctx_, options);
   return result ? std::optional(result->loss) : std::nullopt;
 }
 
@@ -259,8 +270,14 @@ void Trainer::end_trace(int64_t step) {
   say(fmt::format("collectives of {} steps are in {}:\n{}", traced, dir.string(), timeline.table()));
 }
 
+std::optional<SaveOutcome> Trainer::wait_for_save() {
+  std::unique_ptr<Progress> progress;
+  if (metrics_ && saver_->pending()) progress = metrics_->progress("saving");
+  return saver_->finish();
+}
+
 void Trainer::save(int64_t step) {
-  report(saver_->finish());
+  report(wait_for_save());
   require_finite_update(step, params_, optimizer_, newest_checkpoint_);
   const auto sync_metrics = [&] {
     metrics_->sync();

@@ -74,9 +74,11 @@ class Trainer {
   /// votes to stop, of all ranks. True if a rank was asked to end.
   bool sum_and_agree(std::string_view name, std::vector<double>& values);
   void save(int64_t step);
+  std::optional<SaveOutcome> wait_for_save();
   void report(const std::optional<SaveOutcome>& outcome);
   void say(std::string_view text);
 
+  std::unique_ptr<Progress> starting_;  ///< on rank 0 while this is made; first, so that it sees all of that
   RunConfig config_;
   const Mesh& mesh_;
   Context& ctx_;

@@ -1,7 +1,9 @@
 // spanwise checkpoint inspect DIR [--tensors]
 
 #include <iostream>
+#include <optional>
 
+#include "core/progress.h"
 #include "launcher/arguments.h"
 #include "launcher/checkpoint/finite_file.h"
 #include "launcher/checkpoint/open_checkpoint.h"
@@ -30,6 +32,7 @@ bool is_tensor_file(const std::string& name) {
 
 // A file can be whole and what is in it worthless.
 void require_finite(const OpenCheckpoint& checkpoint) {
+  const Progress progress(progress_on_stderr("looking for values that are not finite"));
   for (const Manifest::File& file : checkpoint.manifest().files()) {
     if (!is_tensor_file(file.name())) continue;
     const std::string problem = not_finite_in(SafetensorsReader(checkpoint.file(file.name())));
@@ -56,7 +59,9 @@ void list_tensors(const OpenCheckpoint& checkpoint) {
 int run_checkpoint(Comm& world, const Arguments& arguments) {
   if (world.rank() > 0) return 0;
   const OpenCheckpoint checkpoint(arguments.positional()[1]);
+  std::optional<Progress> progress(std::in_place, progress_on_stderr("verifying"));
   checkpoint.verify();
+  progress.reset();
   std::cout << fmt::format("{}: complete, every checksum holds\n\n{}", checkpoint.directory().string(),
                            checkpoint.manifest().DebugString());
   if (arguments.has("tensors")) list_tensors(checkpoint);

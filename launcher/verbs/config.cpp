@@ -1,12 +1,34 @@
 // spanwise config print CONFIG [--set …]   spanwise config help [PATH]
 
+#include <filesystem>
 #include <iostream>
+#include <optional>
 
 #include "launcher/arguments.h"
+#include "launcher/build_model.h"
 #include "launcher/config.h"
+#include "launcher/config_derived.h"
 #include "launcher/verb.h"
 
 namespace spanwise {
+
+namespace {
+
+// As comments, so that what is printed is a config.
+std::string derived_text(const RunConfig& config, int ranks) {
+  std::optional<int64_t> vocab_size;
+  const auto& tokenizer = config.data().tokenizer();
+  if (tokenizer.kind() == config::TokenizerConfig::BYTES || std::filesystem::exists(tokenizer.model()))
+    vocab_size = make_tokenizer(tokenizer)->vocab_size();
+  const std::vector<DerivedValue> values = derived_values(config, ranks, vocab_size);
+  if (values.empty()) return "";
+  std::string text = fmt::format("\n# What 0 and empty texts above stand for on {} rank{} of this machine:\n",
+                                 ranks, ranks == 1 ? "" : "s");
+  for (const DerivedValue& value : values) text += fmt::format("#   {}: {}\n", value.path, value.value);
+  return text;
+}
+
+}  // namespace
 
 Usage config_usage() {
   return {
@@ -30,7 +52,7 @@ int run_config(Comm& world, const Arguments& arguments) {
   }
   const RunConfig config = load_config(words[1], arguments.all("set"));
   validate(config, world.size());
-  if (world.rank() == 0) std::cout << print_config(config);
+  if (world.rank() == 0) std::cout << print_config(config) << derived_text(config, world.size());
   return 0;
 }
 

@@ -2,7 +2,10 @@
 
 #include <cmath>
 #include <iostream>
+#include <optional>
 
+#include "core/json_quote.h"
+#include "core/progress.h"
 #include "launcher/build_model.h"
 #include "launcher/evaluate.h"
 #include "launcher/run_setup.h"
@@ -10,12 +13,53 @@
 
 namespace spanwise {
 
+namespace {
+
+struct Evaluated {
+  std::string checkpoint, data;
+  int64_t sequences = 0;
+  HeldOut result;
+};
+
+std::string text_of(const Evaluated& e, int64_t all_sequences) {
+  return fmt::format(
+      "checkpoint  {}\ndata        {}\nsequences   {} of {}\ntokens      {}\nloss        {:.6f} nats a "
+      "token\n"
+      "perplexity  {:.4f}\n",
+      e.checkpoint, e.data, e.sequences, all_sequences, e.result.num_targets, e.result.loss,
+      std::exp(e.result.loss));
+}
+
+std::string json_of(const Evaluated& e) {
+  const double perplexity = std::exp(e.result.loss);
+  const auto number = [](double x) { return std::isfinite(x) ? fmt::format("{}", x) : "null"; };
+  return fmt::format(
+      "{{\"checkpoint\":{},\"data\":{},\"sequences\":{},\"tokens\":{},\"loss\":{},\"perplexity\":{}}}\n",
+      json_quote(e.checkpoint), json_quote(e.data), e.sequences, e.result.num_targets, number(e.result.loss),
+      number(perplexity));
+}
+
+// Training evaluates the first train.eval_sequences only: another mean than one over all of them.
+std::string difference_to_training(const RunConfig& config, const Evaluated& e,
+                                   const SequentialLoader& loader) {
+  const int64_t in_training = num_evaluated(loader, config.train().eval_sequences());
+  if (e.data != config.data().validation() || e.sequences == in_training) return "";
+  return fmt::format(
+      "\nTraining evaluates {} of these sequences (train.eval_sequences); --sequences {} gives its figure.\n",
+      in_training, in_training);
+}
+
+}  // namespace
+
 Usage eval_usage() {
   return {.command = "[mpirun -n RANKS] spanwise eval CONFIG|RUN_DIR [options]",
-          .description = "Held-out loss and perplexity of a trained model.",
+          .description =
+              "Held-out loss and perplexity of a trained model, over every held-out token. Training "
+              "itself evaluates the first train.eval_sequences.",
           .options = {{"checkpoint", "DIR", "a step_… directory; default: the run's newest"},
                       {"data", "PREFIX", "dataset without .bin and .idx; default: data.validation"},
                       {"sequences", "N", "first N sequences; default: all"},
+                      {"json", nullptr, "print one JSON object"},
                       {"set", "FIELD=VALUE", "override a config field; may be repeated"},
                       {"help", nullptr, "this text"}},
           .min_positional = 1,
@@ -35,19 +79,30 @@ int run_eval(Comm& world, const Arguments& arguments) {
   SequentialLoader loader(data, config.train().sequence_length(), trained.model->options().vocab_size);
   loader.set_documents(document_rule(trained.document_start, *trained.tokenizer));
   agree_on_data(world, loader);
-  const HeldOut result = *evaluate(*trained.model, loader, *trained.mesh, sequence_options(config),
-                                   *trained.ctx, sequences, config.train().micro_batch());
+  EvaluateOptions options{.max_sequences = sequences, .micro_batch = config.train().micro_batch()};
+  const int64_t count = num_evaluated(loader, sequences);
+  std::optional<Progress> progress;
+  if (world.rank() == 0) {
+    progress.emplace(progress_on_stderr("evaluating", "sequences", count));
+    options.progress = [&](int64_t done) { progress->advance_to(done); };
+  }
+  const HeldOut result =
+      *evaluate(*trained.model, loader, *trained.mesh, sequence_options(config), *trained.ctx, options);
+  progress.reset();
   if (!std::isfinite(result.loss)) {
     fail_user(
         "The loss of {} on {} is {}: its weights are finite, but what they compute is not; use an earlier "
         "checkpoint.",
         trained.checkpoint, data, result.loss);
   }
-  if (world.rank() == 0) {
-    std::cout << fmt::format(
-        "checkpoint  {}\ndata        {}\ntokens      {}\nloss        {:.6f} nats a token\nperplexity  "
-        "{:.4f}\n",
-        trained.checkpoint, data, result.num_targets, result.loss, std::exp(result.loss));
+  if (world.rank() > 0) return 0;
+  const Evaluated evaluated{
+      .checkpoint = trained.checkpoint, .data = data, .sequences = count, .result = result};
+  if (arguments.has("json")) {
+    std::cout << json_of(evaluated) << std::flush;
+  } else {
+    std::cout << text_of(evaluated, loader.num_samples()) << difference_to_training(config, evaluated, loader)
+              << std::flush;
   }
   return 0;
 }

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <iostream>
+#include <optional>
 
+#include "core/progress.h"
 #include "launcher/build_model.h"
 #include "launcher/plan.h"
 #include "launcher/run_setup.h"
@@ -88,14 +90,17 @@ int run_plan(Comm& world, const Arguments& arguments) {
   const int64_t vocab_size = checked_tokenizer(config, ranks, ConfigUse::kPlan)->vocab_size();
   if (world.rank() != 0) return 0;
 
+  std::optional<Progress> progress(std::in_place, progress_on_stderr("planning"));
   const MeshShape shape = mesh_shape(config, ranks);
   const RankPlan plan = plan_rank(config, vocab_size, ranks, rank);
+  std::string most;
+  if (ranks > 1) most = fmt::format("\n{}", most_of_any_rank(plan_ranks(config, vocab_size, ranks)));
+  progress.reset();
   std::cout << fmt::format("{} parameters in {} on {} rank{}: data {} x sequence {} x tensor {}\n",
                            plan.num_parameters, name_of(compute_dtype(config)), ranks, ranks == 1 ? "" : "s",
                            shape.data, shape.sequence, shape.tensor);
   std::cout << planned_device(given, config) << memory_table(plan) << "\n" << traffic_table(plan);
-  if (ranks > 1) std::cout << "\n" << most_of_any_rank(plan_ranks(config, vocab_size, ranks));
-  std::cout << std::flush;
+  std::cout << most << std::flush;
   return 0;
 }
 

@@ -4,11 +4,14 @@
 #include <iostream>
 #include <optional>
 
+#include "core/progress.h"
 #include "launcher/build_model.h"
+#include "launcher/next_steps.h"
 #include "launcher/run_setup.h"
 #include "launcher/sampling.h"
 #include "launcher/trainer.h"
 #include "launcher/verb.h"
+#include "launcher/words.h"
 #include "parallel/rank_zero.h"
 
 namespace spanwise {
@@ -23,16 +26,19 @@ void print_sample(const RunConfig& config, const std::string& checkpoint, const 
   one_rank.clear_parallel();
   const std::unique_ptr<Comm> self = make_self_comm();
   const TrainedModel trained = load_trained_model(one_rank, checkpoint, *self);
+  std::optional<Progress> progress(ProgressOptions{.what = "sampling"});
   const std::string text =
       generate(*trained.model, *trained.tokenizer, *trained.ctx, prompt,
                {.num_tokens = config.train().sample_tokens(),
                 .seed = config.run().seed(),
                 .document_start = start_token(trained.document_start, *trained.tokenizer),
                 .stop = [&stop] { return stop.agreed(); }});
+  progress.reset();
   std::cout << "\nSample:\n  " << prompt << text << "\n";
 }
 
-void print_summary(const RunConfig& config, const TrainSummary& summary) {
+void print_summary(const RunConfig& config, const TrainSummary& summary,
+                   const std::vector<std::string>& next) {
   const std::string& dir = config.run().dir();
   std::cout << "\n";
   if (summary.first_step == summary.last_step) {
@@ -44,12 +50,10 @@ void print_summary(const RunConfig& config, const TrainSummary& summary) {
                              std::exp(*summary.loss_after), summary.last_step);
   }
   std::cout << fmt::format("Checkpoint:   {}\n", summary.checkpoint);
-  if (config.metrics().tensorboard()) std::cout << fmt::format("TensorBoard:  {}/tensorboard\n", dir);
+  if (config.metrics().tensorboard())
+    std::cout << fmt::format("TensorBoard:  tensorboard --logdir {}\n", shell_word(dir + "/tensorboard"));
   std::cout << fmt::format("Metrics:      {}/metrics.jsonl\n\nNext:\n", dir);
-  std::cout << fmt::format("  build/bin/spanwise generate {} --prompt \"She had\" --tokens 100\n", dir);
-  if (summary.loss_before) std::cout << fmt::format("  build/bin/spanwise eval {}\n", dir);
-  std::cout << fmt::format("  build/bin/spanwise train {} --set train.steps={}\n", dir,
-                           2 * summary.last_step);
+  for (const std::string& command : next) std::cout << "  " << command << "\n";
   std::cout << std::flush;
 }
 
@@ -101,7 +105,15 @@ int run_train(Comm& world, const Arguments& arguments) {
     };
     run_on_rank_zero(world, "sample", sample, &stop);
   }
-  if (world.rank() == 0) stop.agreed() ? print_stop(config, summary) : print_summary(config, summary);
+  if (world.rank() == 0 && stop.agreed()) print_stop(config, summary);
+  if (world.rank() == 0 && !stop.agreed()) {
+    print_summary(config, summary,
+                  next_steps(config, {.program = arguments.program(),
+                                      .ranks = world.size(),
+                                      .last_step = summary.last_step,
+                                      .prompt = prompt_of(config, *tokenizer),
+                                      .evaluates = summary.loss_before.has_value()}));
+  }
   world.barrier("end_of_training");
   return stop.agreed() ? kExitStopped : 0;
 }
