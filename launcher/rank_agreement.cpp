@@ -175,16 +175,6 @@ void agree_on_data(Comm& world, const Loader& train, const std::optional<Sequent
   require_agreement(world, "data", facts);
 }
 
-void agree_on_checkpoint(Comm& world, const std::filesystem::path& directory, const Manifest& manifest) {
-  if (world.size() == 1) return;
-  require_agreement(world, "checkpoint",
-                    {{.field = "checkpoint",
-                      .value = fmt::format("of step {} with fingerprint {:016x}", manifest.step(),
-                                           hash_name(manifest.SerializeAsString())),
-                      .remedy = "put it where all ranks see the same files",
-                      .place = directory.string()}});
-}
-
 void agree_on_data(Comm& world, const SequentialLoader& validation) {
   if (world.size() > 1) require_agreement(world, "data", {validation_fact(validation)});
 }

@@ -11,19 +11,17 @@
 //                 train.threads, and where tokenizer and datasets lie, whose contents are compared instead
 //   the tokenizer its contents
 //   the data      name (it keys the sample order), number of tokens and fingerprint of every dataset
-//   a checkpoint  its manifest, which holds the checksums of its files
+// A checkpoint is read by rank 0 for all.
 //
 // OpenBLAS may have chosen other kernels on another processor: no product is computed by two ranks that must
 // get the same bits of it, so a job may mix processors; rank 0 says so, as another mixture gives other last
 // digits.
 
-#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "data/loader.h"
-#include "launcher/checkpoint/manifest.pb.h"
 #include "launcher/config.h"
 #include "parallel/comm.h"
 
@@ -57,9 +55,6 @@ void agree_on_run(Comm& world, const RunConfig& config, std::vector<Fact> verb_f
 /// What the datasets hold, where this rank has opened them.
 void agree_on_data(Comm& world, const Loader& train, const std::optional<SequentialLoader>& validation);
 void agree_on_data(Comm& world, const SequentialLoader& validation);
-
-/// What a checkpoint holds that rank 0 chose, where each rank reads it.
-void agree_on_checkpoint(Comm& world, const std::filesystem::path& directory, const Manifest& manifest);
 
 /// The fact of an option that is given as a text.
 Fact option_fact(const std::string& option, const std::string& value);

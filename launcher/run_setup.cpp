@@ -52,10 +52,9 @@ TrainedModel load_trained_model(const RunConfig& config, const std::string& chec
   trained.tokenizer = checked_tokenizer(config, world.size());
   verb_facts.push_back(option_fact("checkpoint", checkpoint));
   trained.ctx = start_context(config, world, std::move(verb_facts));
-  const OpenCheckpoint opened =
-      checkpoint.empty() ? open_newest_checkpoint(checkpoint_dir(config), world) : OpenCheckpoint(checkpoint);
+  const SharedCheckpoint opened = checkpoint.empty() ? SharedCheckpoint::newest(checkpoint_dir(config), world)
+                                                     : SharedCheckpoint(checkpoint, world);
   trained.checkpoint = opened.directory().string();
-  agree_on_checkpoint(world, opened.directory(), opened.manifest());
   trained.mesh = std::make_unique<Mesh>(world, mesh_shape(config, world.size()));
   trained.model = std::make_unique<LanguageModel>(
       language_model_options(config, trained.tokenizer->vocab_size(), *trained.mesh));
@@ -64,7 +63,7 @@ TrainedModel load_trained_model(const RunConfig& config, const std::string& chec
   options.zero_stage = 0;
   trained.params = std::make_unique<ParamStore>(*trained.ctx, *trained.model, options,
                                                 trained.mesh->data_sequence(), trained.mesh->tensor());
-  load_model(opened, *trained.params);
+  load_model(opened, *trained.params, world);
   trained.document_start = document_start_of(opened.manifest());
   return trained;
 }

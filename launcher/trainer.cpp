@@ -68,8 +68,7 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   };
   const std::string resume_from = run_on_rank_zero(world, "resume_from", choose, stop);
   if (!resume_from.empty()) {
-    agree_on_checkpoint(world, resume_from, read_manifest(resume_from));
-    load_checkpoint(resume_from, config, loader_, params_, optimizer_, state_);
+    load_checkpoint(resume_from, config, loader_, params_, optimizer_, state_, world);
     newest_checkpoint_ = resume_from;
   }
   if (resume_from.empty()) state_.document_start = choose_document_start(tokenizer, loader_.datasets());

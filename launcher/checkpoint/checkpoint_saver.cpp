@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "core/file_io.h"
-#include "core/host_context.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
 #include "launcher/checkpoint/save_thread.h"
 #include "launcher/checkpoint/shard_plan.h"
@@ -320,11 +319,9 @@ class CheckpointSaver::Impl {
 
   // The lowest rank's failure is told to all.
   void fail() {
-    const std::string mine = thread_.failure();
-    std::vector<double> first{mine.empty() ? 0.0 : double(world_.size() - world_.rank())};
-    world_.all_reduce("checkpoint_state", first, Reduce::kMax);
-    const int failed = world_.size() - int(first[0]);
-    outcome_.failure = tell(mine, failed);
+    const std::vector<std::string> failures = world_.all_gather("checkpoint_state", thread_.failure());
+    outcome_.failure = *std::find_if(failures.begin(), failures.end(),
+                                     [](const std::string& text) { return !text.empty(); });
     outcome_.failed = true;
     thread_.clear_failure();
     thread_.post_always([this] {
@@ -336,17 +333,6 @@ class CheckpointSaver::Impl {
     phase_ = Phase::kDone;
   }
 
-  // The text of rank `from` to all.
-  std::string tell(const std::string& text, int from) {
-    std::string padded = world_.rank() == from ? text : "";
-    padded.resize(kMostText, '\0');
-    const Tensor bytes = Tensor::from(host_context(params_.context()), {int64_t(padded.size())},
-                                      std::vector<uint8_t>(padded.begin(), padded.end()));
-    world_.broadcast("checkpoint_state", bytes, from).wait();
-    const std::vector<uint8_t> told = bytes.to_vector<uint8_t>();
-    return std::string(told.begin(), std::find(told.begin(), told.end(), '\0'));
-  }
-
   std::optional<SaveOutcome> take_outcome() {
     if (phase_ != Phase::kDone) return std::nullopt;
     phase_ = Phase::kNone;
@@ -355,7 +341,6 @@ class CheckpointSaver::Impl {
   }
 
   static constexpr std::chrono::microseconds kLongestPause{20'000};
-  static constexpr size_t kMostText = 1024;
 
   const RunConfig& config_;
   const SaverOptions options_;

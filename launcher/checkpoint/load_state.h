@@ -5,7 +5,7 @@
 #include <string>
 
 #include "data/loader.h"
-#include "launcher/checkpoint/open_checkpoint.h"
+#include "launcher/checkpoint/shared_checkpoint.h"
 #include "launcher/checkpoint/training_state.h"
 #include "launcher/config.h"
 #include "parallel/sharded_adamw.h"
@@ -16,15 +16,16 @@ namespace spanwise {
 /// REQUIRED finds none or NEVER finds one.
 std::string checkpoint_to_resume(const RunConfig& config);
 
-/// Verifies every file, then fills what this rank holds of parameters and moments, and the state; the layout
-/// may be another than the one that saved it, and BF16 may follow F32 or the other way round. UserError if a
-/// file is damaged or holds a number that is not finite, or if the model, the precision, the data or the
-/// global batch are not the config's. Collective.
+/// Fills what this rank holds of parameters and moments, and the state; the layout may be another than the
+/// one that saved it, and BF16 may follow F32 or the other way round. Rank 0 reads and verifies every file,
+/// in one pass. UserError if a file is damaged or holds a number that is not finite, or if the model, the
+/// precision, the data or the global batch are not the config's. Collective.
 void load_checkpoint(const std::filesystem::path& directory, const RunConfig& config, const Loader& loader,
-                     const ParamStore& params, const ShardedAdamW& optimizer, TrainingState& state);
+                     const ParamStore& params, const ShardedAdamW& optimizer, TrainingState& state,
+                     Comm& world);
 
 /// Parameters only, for evaluation and generation: verifies and reads nothing else. UserError as above.
 /// Collective.
-void load_model(const OpenCheckpoint& checkpoint, const ParamStore& params);
+void load_model(const SharedCheckpoint& checkpoint, const ParamStore& params, Comm& world);
 
 }  // namespace spanwise

@@ -73,52 +73,72 @@ File OpenCheckpoint::file(const std::string& name) const {
   return found->second->duplicate();
 }
 
-std::string OpenCheckpoint::problem_of(const Manifest::File& entry) const {
+// The length first: it costs nothing, and a file that grows without end is not read.
+std::string OpenCheckpoint::length_problem(const Manifest::File& entry) const {
   const std::optional<File>& file = files_.at(entry.name());
   if (!file) return entry.name() + " is missing";
-  // The length first: it costs nothing, and a file that grows without end is not read.
-  if (file->size() != entry.bytes()) {
-    return fmt::format("{} has {} bytes instead of {}", entry.name(), file->size(), entry.bytes());
-  }
-  const uint32_t crc32c = digest_file(*file).crc32c;
-  if (crc32c == entry.crc32c()) return "";
-  return fmt::format("{} has CRC-32C {:08x} instead of {:08x}", entry.name(), crc32c, entry.crc32c());
+  if (file->size() == entry.bytes()) return "";
+  return fmt::format("{} has {} bytes instead of {}", entry.name(), file->size(), entry.bytes());
+}
+
+std::string OpenCheckpoint::digest_problem(const Manifest::File& entry, const FileDigest& read) const {
+  if (read.bytes != entry.bytes()) return fmt::format("{} has another length", entry.name());
+  if (read.crc32c == entry.crc32c()) return "";
+  return fmt::format("{} has CRC-32C {:08x} instead of {:08x}", entry.name(), read.crc32c, entry.crc32c());
 }
 
 void OpenCheckpoint::verify(const std::vector<std::string>& names) const {
-  std::string problems;
+  std::vector<std::string> problems;
   for (const Manifest::File& entry : manifest_.files()) {
     if (!names.empty() && std::find(names.begin(), names.end(), entry.name()) == names.end()) continue;
-    const std::string problem = problem_of(entry);
-    if (!problem.empty()) problems += (problems.empty() ? "" : ", ") + problem;
+    problems.push_back(length_problem(entry));
+    if (problems.back().empty())
+      problems.push_back(digest_problem(entry, digest_file(*files_.at(entry.name()))));
   }
-  if (problems.empty()) return;
+  fail_if_damaged(problems);
+}
+
+void OpenCheckpoint::require_lengths(const std::vector<std::string>& names) const {
+  std::vector<std::string> problems;
+  for (const Manifest::File& entry : manifest_.files()) {
+    if (std::find(names.begin(), names.end(), entry.name()) != names.end())
+      problems.push_back(length_problem(entry));
+  }
+  fail_if_damaged(problems);
+}
+
+void OpenCheckpoint::require_digests(const std::map<std::string, FileDigest>& read) const {
+  std::vector<std::string> problems;
+  for (const Manifest::File& entry : manifest_.files()) {
+    const auto found = read.find(entry.name());
+    if (found != read.end()) problems.push_back(digest_problem(entry, found->second));
+  }
+  fail_if_damaged(problems);
+}
+
+void OpenCheckpoint::fail_if_damaged(const std::vector<std::string>& problems) const {
+  std::string text;
+  for (const std::string& problem : problems) {
+    if (!problem.empty()) text += (text.empty() ? "" : ", ") + problem;
+  }
+  if (text.empty()) return;
   fail_user(
       "checkpoint {} is damaged: {}; bring back a copy, or move the directory away to resume from the one "
       "before it",
-      directory().string(), problems);
+      directory().string(), text);
 }
 
-OpenCheckpoint open_newest_checkpoint(const fs::path& root, Comm& world) {
+OpenCheckpoint open_newest_checkpoint(const fs::path& root) {
   for (int tries_left = kMostTries;; --tries_left) {
-    std::string directory;
-    if (world.rank() == 0) {
-      const auto newest = newest_checkpoint(root);
-      if (!newest) {
-        fail_user("There is no checkpoint in {}; train first, or name one with --checkpoint.", root.string());
-      }
-      directory = newest->string();
+    const auto newest = newest_checkpoint(root);
+    if (!newest) {
+      fail_user("There is no checkpoint in {}; train first, or name one with --checkpoint.", root.string());
     }
-    world.broadcast("newest_checkpoint", directory);
-    std::optional<OpenCheckpoint> checkpoint;
     try {
-      checkpoint.emplace(directory);
+      return OpenCheckpoint(*newest);
     } catch (const CheckpointGone&) {
       if (tries_left == 0) throw;
     }
-    std::vector<double> gone{checkpoint ? 0.0 : 1.0};
-    world.all_reduce("checkpoint_gone", gone, Reduce::kMax);
-    if (gone[0] == 0) return std::move(*checkpoint);
   }
 }
 

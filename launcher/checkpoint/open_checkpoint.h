@@ -13,7 +13,6 @@
 #include "core/check.h"
 #include "core/file_io.h"
 #include "launcher/checkpoint/manifest.pb.h"
-#include "parallel/comm.h"
 
 namespace spanwise {
 
@@ -39,18 +38,25 @@ class OpenCheckpoint {
   /// Reads `names` (empty: every file) and compares lengths and checksums; one UserError for all that is
   /// damaged or missing.
   void verify(const std::vector<std::string>& names = {}) const;
+  /// The same for lengths alone, without reading.
+  void require_lengths(const std::vector<std::string>& names) const;
+  /// The same for what was read of some files and summed meanwhile.
+  void require_digests(const std::map<std::string, FileDigest>& read) const;
 
  private:
-  std::string problem_of(const Manifest::File& entry) const;
+  std::string length_problem(const Manifest::File& entry) const;
+  std::string digest_problem(const Manifest::File& entry, const FileDigest& read) const;
+  /// UserError if there are any.
+  void fail_if_damaged(const std::vector<std::string>& problems) const;
 
   OpenDirectory directory_;
   Manifest manifest_;
   std::map<std::string, std::optional<File>> files_;
 };
 
-/// The newest checkpoint of `root`, the same on every rank: rank 0 chooses. Where it is pruned before every
-/// rank has it open, the newest is chosen again. UserError on rank 0 if there is none. Collective.
-OpenCheckpoint open_newest_checkpoint(const std::filesystem::path& root, Comm& world);
+/// The newest checkpoint of `root`. Where it is pruned before it is open, the newest is chosen again.
+/// UserError if there is none.
+OpenCheckpoint open_newest_checkpoint(const std::filesystem::path& root);
 
 /// Its manifest, checked as OpenCheckpoint does.
 Manifest read_manifest(const std::filesystem::path& directory);

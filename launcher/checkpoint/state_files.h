@@ -1,5 +1,5 @@
 #pragma once
-// What is in a checkpoint's two tensor files, for the side that writes them and the side that reads them.
+// The buffers that a checkpoint's tensors are read into, and the pieces that these come in.
 
 #include <algorithm>
 #include <string>
@@ -8,10 +8,6 @@
 #include "parallel/sharded_adamw.h"
 
 namespace spanwise {
-
-/// The files of a checkpoint.
-inline constexpr const char* kModelFile = "model.safetensors";
-inline constexpr const char* kOptimizerFile = "optimizer.safetensors";
 
 /// Whole tensors go between ranks and files in pieces of at most this many bytes.
 inline constexpr int64_t kPieceBytes = 16 << 20;
@@ -28,16 +24,6 @@ inline std::vector<NamedBuffer> model_buffers(const ParamStore& params) {
 
 inline std::vector<NamedBuffer> optimizer_buffers(const ShardedAdamW& optimizer) {
   return {{".exp_avg", optimizer.first_moment()}, {".exp_avg_sq", optimizer.second_moment()}};
-}
-
-/// Calls fn(tensor name, buffer, index of the parameter) in the same order on every rank.
-template <class F>
-void for_each_tensor(const ParamStore& params, const std::vector<NamedBuffer>& buffers, F&& fn) {
-  for (const NamedBuffer& buffer : buffers) {
-    for (size_t e = 0; e < params.entries().size(); ++e) {
-      fn(params.entries()[e].name + buffer.suffix, buffer.flat, int(e));
-    }
-  }
 }
 
 /// Calls fn(piece) for all of a whole parameter.

@@ -169,12 +169,11 @@ TEST_F(CheckpointDir, TheNewestOpensWholeBesideAWriterThatKeepsOne) {
   if (child == 0) {
     for (int64_t step = 2;; ++step) prune_checkpoints(root(), 1, save(step));
   }
-  const auto world = make_self_comm();
   std::string problem;
   std::set<int64_t> steps;
   for (int i = 0; i < 2000 && problem.empty(); ++i) {
     problem = user_error_of([&] {
-      const OpenCheckpoint checkpoint = open_newest_checkpoint(root(), *world);
+      const OpenCheckpoint checkpoint = open_newest_checkpoint(root());
       checkpoint.verify();
       steps.insert(checkpoint.manifest().step());
     });

@@ -6,7 +6,7 @@
 #include <sys/resource.h>
 
 #include <atomic>
-#include <csignal>
+#include <fstream>
 #include <map>
 #include <set>
 #include <thread>
@@ -14,6 +14,8 @@
 #include "core/file_io.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
 #include "launcher/checkpoint/open_checkpoint.h"
+#include "launcher/checkpoint/read_state.h"
+#include "launcher/checkpoint/shard_plan.h"
 #include "launcher/checkpoint/shared_directory.h"
 #include "models/hf/safetensors.h"
 #include "tests/testing/op_testing.h"
@@ -316,6 +318,91 @@ TEST(CheckpointSaver, WhatRankZeroLacksIsSentToItOnce) {
   // Both moments but for its own slices, which may be padding; the values are on every rank.
   EXPECT_LE(received, 2 * 8 * kElements);
   EXPECT_GE(received, 2 * 8 * (kElements - training.params.layout().slice_numel()));
+}
+
+/// Bytes that this process has asked its files for.
+int64_t bytes_read() {
+  std::ifstream io("/proc/self/io");
+  std::string key;
+  int64_t value = 0;
+  io >> key >> value;
+  SPANWISE_CHECK(key == "rchar:", "/proc/self/io begins with '{}'", key);
+  return value;
+}
+
+// Large beside what a process reads of /proc and its transports.
+struct Wide : Module {
+  Param weights{{700, 1000}, init::normal(1), true, {}};
+  void visit(const std::string& prefix, const ParamVisitor& visitor) override {
+    visitor(prefix + "weights", weights);
+  }
+};
+
+TEST(CheckpointSaver, RankZeroReadsEachByteOnceAndTheOthersNone) {
+  for (const char* writers : {"ONE", "ALL"}) {
+    Training training(1, writers);
+    Wide wide;
+    ParamStore params(test_context(), wide, {.dtype = DType::kF64, .zero_stage = 1},
+                      training.mesh.data_sequence(), training.mesh.tensor());
+    ShardedAdamW optimizer(params);
+    CheckpointSaver saver(training.config, training.mesh, params, optimizer);
+    const fs::path directory = save(saver, 1).directory;
+    params.values().fill(0);
+    const double bytes = 8.0 * 700 * 1000;
+    const auto read = [&](const std::vector<std::string_view>& stems) {
+      world().barrier();
+      const int64_t before = bytes_read();
+      const SharedCheckpoint checkpoint(directory, world());
+      if (world().rank() == 0) require_whole_files(checkpoint, stems);
+      const ParamHolders holders(params);
+      read_tensors(checkpoint, kModelStem, holders, world(), model_buffers(params));
+      if (stems.size() > 1)
+        read_tensors(checkpoint, kOptimizerStem, holders, world(), optimizer_buffers(optimizer));
+      return double(bytes_read() - before);
+    };
+    const bool reads = world().rank() == 0;
+    EXPECT_NEAR(read({kModelStem}), reads ? bytes : 0, 0.05 * bytes) << "what eval reads";
+    EXPECT_NEAR(read({kModelStem, kOptimizerStem}), reads ? 3 * bytes : 0, 0.05 * bytes);
+    EXPECT_NE(params.values().to_vector<double>()[0], 0);
+  }
+}
+
+TEST(CheckpointSaver, ADamagedByteOfAnyFileIsFoundWhileItIsReadAndTheFileNamed) {
+  for (const char* writers : {"ONE", "ALL"}) {
+    Training training(1, writers);
+    CheckpointSaver saver = training.saver();
+    const fs::path directory = save(saver, 1).directory;
+    if (world().rank() == 0) {
+      // As one rank alone would read it: the others would wait.
+      const auto self = make_self_comm();
+      Layers module(0, 1);
+      const ParamStore params(test_context(), module, {.dtype = DType::kF64}, *self, *self);
+      const ParamHolders holders(params);
+      const Tensor first = params.make_moment(), second = params.make_moment();
+      const auto read = [&](std::string_view stem) {
+        const SharedCheckpoint checkpoint(directory, *self);
+        const bool model = stem == kModelStem;
+        read_tensors(checkpoint, stem, holders, *self,
+                     model ? model_buffers(params)
+                           : std::vector<NamedBuffer>{{".exp_avg", first}, {".exp_avg_sq", second}});
+      };
+      for (const std::string& name : names_in(directory)) {
+        if (!name.ends_with(".safetensors")) continue;
+        const std::string sound = read_file(directory / name);
+        const std::string_view stem = name.starts_with("model") ? kModelStem : kOptimizerStem;
+        for (size_t at = 0; at < sound.size(); at += 97) {
+          std::string damaged = sound;
+          damaged[at] ^= 1;
+          File(directory / name, FileMode::kCreate).write_all(damaged);
+          const std::string message = user_error_of([&] { read(stem); });
+          EXPECT_CONTAINS(message, name) << "byte " << at;
+          EXPECT_CONTAINS(message, "damaged") << "byte " << at;
+        }
+        File(directory / name, FileMode::kCreate).write_all(sound);
+        read(stem);
+      }
+    }
+  }
 }
 
 TEST(CheckpointSaver, ADirectoryThatNotAllRanksSeeIsRefusedNamingOne) {

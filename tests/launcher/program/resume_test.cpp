@@ -142,6 +142,31 @@ TEST_F(ProgramResume, AnotherMeshGoesOnWithTheSameNumbers) {
   }
 }
 
+TEST_F(ProgramResume, ShardsOfSeveralWritersAndWholeFilesAreReadByAnyLayout) {
+  struct Layout {
+    int ranks;
+    std::vector<std::string> settings;
+  };
+  const std::vector<Layout> layouts = {{2, {"parallel.zero_stage=1"}},
+                                       {4, {"parallel.tensor=2", "parallel.zero_stage=3"}}};
+  for (const Layout& layout : layouts) {
+    SCOPED_TRACE(fmt::format("{} ranks", layout.ranks));
+    const std::string whole = fmt::format("whole_{}", layout.ranks),
+                      cut = fmt::format("cut_{}", layout.ranks);
+    std::vector<std::string> eight = layout.settings, four = layout.settings;
+    eight.push_back("checkpoint.writers=ONE");
+    four.insert(four.end(), {"checkpoint.writers=ALL", "train.steps=4"});
+    train(whole, eight, layout.ranks);
+    train(cut, four, layout.ranks);
+    EXPECT_TRUE(std::filesystem::exists(checkpoint(cut) / "optimizer-00002-of-00002.safetensors"));
+    EXPECT_FALSE(std::filesystem::exists(checkpoint(cut) / "model.safetensors"));
+    const ProgramResult generated = spanwise({"generate", cut, "--tokens", "3"});  // one rank
+    EXPECT_EQ(generated.exit_code, 0) << generated.output;
+    train(cut, eight, layout.ranks);
+    expect_equal_checkpoints(whole, cut);
+  }
+}
+
 TEST_F(ProgramResume, FinishedRunTrainsNothingAndChangesNoCheckpoint) {
   train("run");
   const auto before = files_below(path("run/checkpoints"));
