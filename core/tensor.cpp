@@ -1,6 +1,7 @@
 #include "core/tensor.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace spanwise {
 
@@ -18,7 +19,12 @@ int64_t Shape::operator[](int i) const {
 
 int64_t Shape::numel() const {
   int64_t n = 1;
-  for (int i = 0; i < num_; ++i) n *= dims_[i];
+  bool overflows = false;
+  for (int i = 0; i < num_; ++i) {
+    if (dims_[i] == 0) return 0;
+    overflows |= __builtin_mul_overflow(n, dims_[i], &n);
+  }
+  SPANWISE_CHECK(!overflows, "shape {} has more elements than 64 bits count", str());
   return n;
 }
 
@@ -31,6 +37,8 @@ Tensor Tensor::empty(Context& ctx, const Shape& shape, DType dtype) {
   t.shape_ = shape;
   t.dtype_ = dtype;
   t.numel_ = shape.numel();
+  SPANWISE_CHECK(t.numel_ <= std::numeric_limits<int64_t>::max() / int64_t(size_of(dtype)),
+                 "a {} tensor {} has more bytes than 64 bits count", name_of(dtype), shape.str());
   t.row_elems_ = t.row_stride_ = t.numel_;
   t.buffer_ = ctx.allocate(t.bytes());
   return t;

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <queue>
 
 #include "core/check.h"
@@ -62,9 +63,13 @@ Blend::Blend(const std::vector<double>& weights) : num_datasets_(int(weights.siz
     }
   };
   std::priority_queue<Subtree, std::vector<Subtree>, std::greater<>> forest;
-  for (int d = 0; d < num_datasets_; ++d) {
+  for (int d = 0; d < num_datasets_; ++d)
     SPANWISE_CHECK(weights[d] > 0 && std::isfinite(weights[d]), "dataset {} has weight {}", d, weights[d]);
-    forest.push({weights[d], ~d, d});
+  // Their sum must be finite. A power of two changes no share's bits.
+  const int exponent = std::ilogb(*std::max_element(weights.begin(), weights.end()));
+  for (int d = 0; d < num_datasets_; ++d) {
+    const double scaled = std::max(std::ldexp(weights[d], -exponent), std::numeric_limits<double>::min());
+    forest.push({scaled, ~d, d});
   }
   auto take = [&] {
     const Subtree smallest = forest.top();

@@ -7,6 +7,7 @@
 #include "core/dispatch.h"
 #include "launcher/config.h"
 #include "launcher/config_derived.h"
+#include "launcher/config_sizes.h"
 #include "launcher/runtime.h"
 
 namespace spanwise {
@@ -20,8 +21,18 @@ using config::TrainConfig;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
-/// Limit of every count, so that products of two fit 64 bits.
+/// Limit of every count, so that products of two fit 64 bits; larger ones are config_sizes'.
 constexpr int64_t kMost = 1'000'000'000;
+/// Each row is some objects.
+constexpr int64_t kMostRows = 1'000'000;
+/// Each layer is some objects, here and in a plan.
+constexpr int64_t kMostLayers = 10'000;
+/// Of a mixer, which has a few numbers for each.
+constexpr int64_t kMostHeads = 1'000'000;
+/// Of an axis, so that the product of three fits.
+constexpr int64_t kMostRanks = 1'000'000;
+/// The most hardware threads of a machine, and some; the system refuses to start a team of many more.
+constexpr int64_t kMostThreads = 1024;
 
 /// Whether the field at `path` is set, in the config or, for a group, anywhere inside it.
 bool is_set(const Message& message, std::string_view path) {
@@ -64,6 +75,7 @@ class Validator {
     check_data();
     check_optimizer();
     check_checkpoint();
+    if (problems_.empty()) problems_ = size_problems(config_, world_size_, vocab_size_);
     return std::move(problems_);
   }
 
@@ -73,10 +85,10 @@ class Validator {
     problems_.push_back(fmt::format(format, std::forward<Args>(args)...));
   }
 
-  bool at_least(int64_t low, const char* path, int64_t value) {
+  bool at_least(int64_t low, const char* path, int64_t value, int64_t most = kMost) {
     if (value < low) problem("{} is {}; it must be at least {}", path, value, low);
-    if (value > kMost) problem("{} is {}; it must be at most {}", path, value, kMost);
-    return value >= low && value <= kMost;
+    if (value > most) problem("{} is {}; it must be at most {}", path, value, most);
+    return value >= low && value <= most;
   }
 
   /// Comparisons are written so that NaN is refused, too.
@@ -150,7 +162,7 @@ class Validator {
           train.eval_every());
     }
     at_least(0, "train.eval_sequences", train.eval_sequences());
-    at_least(0, "train.threads", train.threads());
+    at_least(0, "train.threads", train.threads(), kMostThreads);
     at_least(1, "train.sample_tokens", train.sample_tokens());
     check_recomputation();
   }
@@ -177,10 +189,10 @@ class Validator {
   void check_layout() {
     const auto& parallel = config_.parallel();
     const auto& train = config_.train();
-    bool ok = at_least(0, "parallel.data", parallel.data());
+    bool ok = at_least(0, "parallel.data", parallel.data(), kMostRanks);
     for (const auto& [path, size] : {std::pair{"parallel.sequence", parallel.sequence()},
                                      std::pair{"parallel.tensor", parallel.tensor()}}) {
-      if (!at_least(1, path, size)) ok = false;
+      if (!at_least(1, path, size, kMostRanks)) ok = false;
     }
     if (parallel.zero_stage() < 0 || parallel.zero_stage() > 3) {
       problem("parallel.zero_stage is {}; it must be from 0 to 3", parallel.zero_stage());
@@ -189,7 +201,7 @@ class Validator {
       problem("parallel.timeout_seconds is {}; it must be 0 or above", parallel.timeout_seconds());
     }
     if (!at_least(1, "train.global_batch", train.global_batch())) ok = false;
-    if (!at_least(1, "train.micro_batch", train.micro_batch())) ok = false;
+    if (!at_least(1, "train.micro_batch", train.micro_batch(), kMostRows)) ok = false;
     if (!ok) return;
     const int64_t shared = parallel.sequence() * parallel.tensor();
     if (parallel.data() == 0 && world_size_ % shared != 0) {
@@ -295,7 +307,7 @@ class Validator {
   void check_pattern() {
     const std::string& pattern = model_.layer_pattern();
     const int64_t layers = model_.num_layers(), length = int64_t(pattern.size());
-    const bool ok = at_least(1, "model.num_layers", layers);
+    const bool ok = at_least(1, "model.num_layers", layers, kMostLayers);
     if (pattern.empty() || pattern.find_first_not_of("LN") != std::string::npos) {
       problem(
           "model.layer_pattern is \"{}\"; it must be letters L (model.linear_mixer) and N (softmax "
@@ -323,8 +335,8 @@ class Validator {
     const auto& attention = model_.attention();
     at_least(0, "model.attention.window", attention.window());
     positive("model.attention.rope_theta", attention.rope_theta());
-    if (!at_least(1, "model.attention.num_heads", attention.num_heads())) return;
-    if (at_least(0, "model.attention.num_kv_heads", attention.num_kv_heads()) &&
+    if (!at_least(1, "model.attention.num_heads", attention.num_heads(), kMostHeads)) return;
+    if (at_least(0, "model.attention.num_kv_heads", attention.num_kv_heads(), kMostHeads) &&
         attention.num_heads() % attention_kv_heads(attention) != 0) {
       problem(
           "model.attention.num_heads {} is not a multiple of model.attention.num_kv_heads {}; "
@@ -354,8 +366,8 @@ class Validator {
   void check_linear() {
     const auto& linear = model_.linear();
     check_conv_size();
-    if (!at_least(1, "model.linear.num_heads", linear.num_heads())) return;
-    if (at_least(0, "model.linear.num_value_heads", linear.num_value_heads()) &&
+    if (!at_least(1, "model.linear.num_heads", linear.num_heads(), kMostHeads)) return;
+    if (at_least(0, "model.linear.num_value_heads", linear.num_value_heads(), kMostHeads) &&
         linear.num_value_heads() % linear.num_heads() != 0) {
       problem(
           "model.linear.num_value_heads {} is not a multiple of model.linear.num_heads {}; "
@@ -382,7 +394,7 @@ class Validator {
     const auto& linear = model_.linear();
     check_conv_size();
     at_least(1, "model.linear.state_size", linear.state_size());
-    const bool has_heads = at_least(1, "model.linear.num_heads", linear.num_heads());
+    const bool has_heads = at_least(1, "model.linear.num_heads", linear.num_heads(), kMostHeads);
     if (at_least(1, "model.linear.expand", linear.expand()) && has_heads &&
         model_.hidden_size() * linear.expand() % linear.num_heads() != 0) {
       problem(
@@ -390,7 +402,7 @@ class Validator {
           "change one of them",
           model_.hidden_size(), linear.expand(), linear.num_heads());
     }
-    if (at_least(1, "model.linear.num_groups", linear.num_groups()) && has_heads &&
+    if (at_least(1, "model.linear.num_groups", linear.num_groups(), kMostHeads) && has_heads &&
         linear.num_heads() % linear.num_groups() != 0) {
       problem(
           "model.linear.num_heads {} is not a multiple of model.linear.num_groups {}; "

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string_view>
 #include <thread>
@@ -63,6 +64,11 @@ void report(const Comm& world, const std::string& message) {
             << std::flush;
 }
 
+std::string message_of(const std::exception& error) {
+  if (!dynamic_cast<const std::bad_alloc*>(&error)) return error.what();
+  return "This machine has less memory than asked for; `spanwise plan` says what a config needs.";
+}
+
 }  // namespace
 }  // namespace spanwise
 
@@ -84,7 +90,7 @@ int main(int argc, char** argv) {
     // mpirun ends the ranks that have nothing to add: now if it has asked for that, or before they speak.
     if (world->rank() > 0 && mpirun_ends_this_process(MpirunSignal::kAtOnce)) end_by_signal(SIGTERM);
     signals.reset();
-    report(*world, error.what());
+    report(*world, message_of(error));
     world->abort(dynamic_cast<const UsageError*>(&error) ? kExitUsage : kExitError);
   }
 }

@@ -75,7 +75,8 @@ class BlendTest : public testing::TestWithParam<std::vector<double>> {};
 
 TEST_P(BlendTest, KeepsProportionsToWithinTwoOnEveryPrefixAndCountsWithoutGaps) {
   const std::vector<double>& weights = GetParam();
-  const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+  long double total = 0;
+  for (const double weight : weights) total += weight;
   const Blend blend(weights);
   std::vector<int64_t> counts(weights.size());
   for (int64_t n = 0; n < 20000; ++n) {
@@ -83,18 +84,30 @@ TEST_P(BlendTest, KeepsProportionsToWithinTwoOnEveryPrefixAndCountsWithoutGaps) 
     ASSERT_EQ(place.index, counts[place.dataset]) << "sample " << n;
     ++counts[place.dataset];
     for (size_t d = 0; d < weights.size(); ++d)
-      ASSERT_LE(std::abs(double(counts[d]) - double(n + 1) * weights[d] / total), 2)
+      ASSERT_LE(std::abs(double(counts[d]) - double((long double)(n + 1) * weights[d] / total)), 2)
           << "dataset " << d << ", n=" << n + 1;
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Weights, BlendTest,
-                         testing::Values(std::vector<double>{1}, std::vector<double>{1, 1},
-                                         std::vector<double>{3, 1}, std::vector<double>{0.7, 0.2, 0.1},
-                                         std::vector<double>{1e-6, 1, 5},
-                                         std::vector<double>{1, 2, 4, 8, 16, 32, 64, 128, 256, 512},
-                                         std::vector<double>{1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89},
-                                         std::vector<double>(17, 0.3)));
+INSTANTIATE_TEST_SUITE_P(
+    Weights, BlendTest,
+    testing::Values(std::vector<double>{1}, std::vector<double>{1, 1}, std::vector<double>{3, 1},
+                    std::vector<double>{0.7, 0.2, 0.1}, std::vector<double>{1e-6, 1, 5},
+                    std::vector<double>{1, 2, 4, 8, 16, 32, 64, 128, 256, 512},
+                    std::vector<double>{1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89}, std::vector<double>(17, 0.3),
+                    std::vector<double>{1e308, 1e308, 1.7e308}, std::vector<double>{5e-324, 1e-320, 1e-308},
+                    std::vector<double>{1e308, 5e-324, 1e-320, 1}));
+
+TEST(Blend, AScaleOfAllWeightsChangesNoSample) {
+  const std::vector<double> weights{0.7, 0.2, 1.0 / 3, 5};
+  for (const int exponent : {-1000, -3, 1, 1000}) {
+    std::vector<double> scaled;
+    for (const double w : weights) scaled.push_back(std::ldexp(w, exponent));
+    const Blend blend(weights), other(scaled);
+    for (int64_t n = 0; n < 5000; ++n)
+      ASSERT_EQ(blend(n).dataset, other(n).dataset) << n << ", 2^" << exponent;
+  }
+}
 
 TEST(Blend, OfTwoDatasetsIsNeverMoreThanHalfASampleOff) {
   const Blend blend({3, 1});
