@@ -1,9 +1,10 @@
 # Compiler settings shared by every target.
+include(GNUInstallDirs)
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
-set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
 if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release)
 endif()
@@ -18,8 +19,15 @@ if(SPANWISE_SANITIZE)
   add_link_options(-fsanitize=${SPANWISE_SANITIZE})
 endif()
 
-# spanwise_library(NAME sources...): a static library that sees the repository root as its include path.
+# spanwise_library(NAME sources...): a static library that sees the repository root as its include path; for other projects
+# Spanwise::NAME without its "spanwise_", whether they find it installed or add this one.
 function(spanwise_library name)
   add_library(${name} STATIC ${ARGN})
-  target_include_directories(${name} PUBLIC ${CMAKE_SOURCE_DIR})
+  target_include_directories(${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
+                                            $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/spanwise>)
+  target_compile_features(${name} PUBLIC cxx_std_20)
+  string(REPLACE spanwise_ "" short ${name})
+  set_target_properties(${name} PROPERTIES EXPORT_NAME ${short})
+  add_library(Spanwise::${short} ALIAS ${name})
+  set_property(GLOBAL APPEND PROPERTY SPANWISE_LIBRARIES ${name})
 endfunction()
