@@ -21,7 +21,7 @@ export SPANWISE_LAUNCHER=$0  # for commands that the program prints
 export SPANWISE_TERMINAL_COLUMNS=0
 if [ -t 1 ]; then
   SPANWISE_TERMINAL_COLUMNS=$(tput cols 2>/dev/null || echo 80)
-  SPANWISE_TERMINAL=$(tty <&1)  # whose width may change
+  { SPANWISE_TERMINAL=$(tty <&3); } 3>&1  # whose width may change; output 1 of $( ) is no terminal
   export SPANWISE_TERMINAL
 fi
 
