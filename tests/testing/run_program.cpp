@@ -44,8 +44,17 @@ std::string name_of_process(pid_t process) {
   return name;
 }
 
-std::vector<std::string> command_line(const std::vector<std::string>& arguments,
-                                      const ProgramOptions& options) {
+std::string content_of(int fd) {
+  std::string text(size_t(::lseek(fd, 0, SEEK_END)), '\0');
+  const ssize_t count = ::pread(fd, text.data(), text.size(), 0);
+  text.resize(size_t(std::max<ssize_t>(count, 0)));
+  return text;
+}
+
+}  // namespace
+
+std::vector<std::string> spanwise_command(const std::vector<std::string>& arguments,
+                                          const ProgramOptions& options) {
   std::vector<std::string> command;
   if (options.ranks > 0)
     command = {SPANWISE_SOURCE_DIR "/launcher/local_mpirun.sh", std::to_string(options.ranks)};
@@ -57,18 +66,9 @@ std::vector<std::string> command_line(const std::vector<std::string>& arguments,
   return command;
 }
 
-std::string content_of(int fd) {
-  std::string text(size_t(::lseek(fd, 0, SEEK_END)), '\0');
-  const ssize_t count = ::pread(fd, text.data(), text.size(), 0);
-  text.resize(size_t(std::max<ssize_t>(count, 0)));
-  return text;
-}
-
-}  // namespace
-
 RunningProgram::RunningProgram(const std::vector<std::string>& arguments, const ProgramOptions& options)
     : options_(options) {
-  std::vector<std::string> command = command_line(arguments, options);
+  std::vector<std::string> command = spanwise_command(arguments, options);
   std::vector<char*> argv;
   for (std::string& word : command) argv.push_back(word.data());
   argv.push_back(nullptr);

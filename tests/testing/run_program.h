@@ -64,6 +64,10 @@ class RunningProgram {
   double start_s_ = 0;
 };
 
+/// The words that start it as `options` say.
+std::vector<std::string> spanwise_command(const std::vector<std::string>& arguments,
+                                          const ProgramOptions& options);
+
 /// Starts the program and waits for its end.
 ProgramResult run_spanwise(const std::vector<std::string>& arguments, const ProgramOptions& options = {});
 
