@@ -9,6 +9,9 @@ find_package(spdlog REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(OpenBLAS REQUIRED IMPORTED_TARGET GLOBAL openblas)
 pkg_check_modules(SentencePiece REQUIRED IMPORTED_TARGET GLOBAL sentencepiece)
+pkg_check_modules(simdjson REQUIRED IMPORTED_TARGET GLOBAL simdjson)
+pkg_check_modules(zlib REQUIRED IMPORTED_TARGET GLOBAL zlib)
+pkg_check_modules(zstd REQUIRED IMPORTED_TARGET GLOBAL libzstd)
 
 # Debian's libsentencepiece contains, and exports, a Protobuf of its own that is older than the system's. In one process
 # the two would answer each other's calls: it aborts or crashes at start. So ours is linked statically, ahead of

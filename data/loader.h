@@ -53,7 +53,7 @@ struct DataCursor {
     double weight = 0;
     int64_t num_tokens = 0;
     uint64_t fingerprint = 0;  // IndexedDataset::fingerprint
-    bool operator==(const Dataset&) const = default;
+    uint32_t contents = 0;     // DatasetMeta::contents; 0: without a table of checksums
   };
   int64_t samples_seen = 0;
   int64_t sequence_length = 0;

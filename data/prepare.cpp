@@ -60,6 +60,7 @@ std::vector<std::vector<int32_t>> tokenize(const std::vector<RawDocument>& batch
 /// The one or two datasets being written, and which tokens go where.
 class Output {
  public:
+  /// Called before any input is read: an output that cannot be had is said at once.
   Output(const PrepareOptions& options, const Tokenizer& tokenizer)
       : holdout_(options.holdout),
         fraction_(options.holdout_fraction),
@@ -69,6 +70,8 @@ class Output {
                options.overwrite) {
     if (holdout_ != Holdout::kNone)
       valid_.emplace(options.output + "_valid", tokenizer.vocab_size(), options.overwrite);
+    train_.set_tokenizer(identity_of(tokenizer));
+    if (valid_) valid_->set_tokenizer(identity_of(tokenizer));
   }
 
   void add(const std::vector<int32_t>& tokens) {
@@ -143,6 +146,7 @@ PrepareResult prepare_dataset(const PrepareOptions& options, const Tokenizer& to
               options.holdout_fraction);
 
   DocumentReader reader(options.text);
+  for (const char* part : {"", "_train", "_valid"}) remove_partial_files(options.output + part);
   Output output(options, tokenizer);
   PrepareResult result;
   for (auto batch = read_batch(reader); !batch.empty(); batch = read_batch(reader)) {

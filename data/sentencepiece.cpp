@@ -6,12 +6,11 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <optional>
 #include <unordered_map>
 
 #include "core/check.h"
+#include "core/crc32c.h"
 #include "core/file_io.h"
 #include "data/sentencepiece_trainer.h"
 #include "data/text_files.h"
@@ -20,14 +19,20 @@
 namespace spanwise {
 namespace {
 
+std::string read_model(const std::string& path) {
+  try {
+    return read_file(path);
+  } catch (const UserError& error) {
+    fail_user("cannot read the tokenizer {} ({}); name a SentencePiece model, or `bytes`", path, error.what());
+  }
+}
+
 class SentencePieceTokenizer : public Tokenizer {
  public:
   explicit SentencePieceTokenizer(const std::string& path) : path_(path) {
     // Read here, so that a missing file and a damaged one are told apart.
-    std::ifstream file(path, std::ios::binary);
-    if (!file || !std::filesystem::is_regular_file(path))
-      fail_user("cannot read the tokenizer {}; name a SentencePiece model, or `bytes`", path);
-    const std::string model{std::istreambuf_iterator<char>(file), {}};
+    const std::string model = read_model(path);
+    checksum_ = crc32c(model.data(), model.size());
     if (model.empty() || !processor_.LoadFromSerializedProto(model).ok())
       fail_user("{} is not a SentencePiece model; train one, or name the tokenizer `bytes`", path);
     if (processor_.eos_id() < 0)
@@ -40,6 +45,7 @@ class SentencePieceTokenizer : public Tokenizer {
     return processor_.bos_id() < 0 ? std::nullopt : std::optional(processor_.bos_id());
   }
   std::string name() const override { return path_; }
+  uint32_t checksum() const override { return checksum_; }
 
   std::vector<int32_t> encode(std::string_view text) const override {
     std::vector<int> ids;
@@ -66,6 +72,7 @@ class SentencePieceTokenizer : public Tokenizer {
 
  private:
   std::string path_;
+  uint32_t checksum_ = 0;
   sentencepiece::SentencePieceProcessor processor_;
 };
 

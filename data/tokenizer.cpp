@@ -1,6 +1,7 @@
 #include "data/tokenizer.h"
 
 #include "core/check.h"
+#include "core/crc32c.h"
 
 namespace spanwise {
 namespace {
@@ -12,6 +13,7 @@ class ByteTokenizer : public Tokenizer {
   int64_t vocab_size() const override { return kNumBytes + 1; }
   int32_t end_of_document() const override { return kNumBytes; }
   std::string name() const override { return "bytes"; }
+  uint32_t checksum() const override { return crc32c("bytes", 5); }
 
   std::vector<int32_t> encode(std::string_view text) const override {
     std::vector<int32_t> ids;

@@ -28,6 +28,8 @@ class Tokenizer {
   virtual std::string decode(std::span<const int32_t> ids) const = 0;
   /// The byte that an id stands for; empty for one that has a text of whole characters, or none.
   virtual std::optional<uint8_t> byte(int32_t id) const = 0;
+  /// CRC-32C of what the tokenizer is made of: the bytes of its model.
+  virtual uint32_t checksum() const = 0;
   /// For messages and logs: "bytes", or the model's path.
   virtual std::string name() const = 0;
 };

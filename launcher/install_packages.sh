@@ -11,6 +11,9 @@ packages=(
   libgtest-dev
   libopenblas-openmp-dev
   libsentencepiece-dev
+  libsimdjson-dev
+  zlib1g-dev
+  libzstd-dev
 )
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then

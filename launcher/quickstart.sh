@@ -7,8 +7,11 @@ cd "$(dirname "$0")/.."
 
 launcher/build.sh spanwise
 data=runs/quickstart/data/austen
-if [ ! -f ${data}_valid.idx ]; then
-  build/bin/spanwise data prepare --output $data --tokenizer configs/quickstart/tokenizer.model \
+whole=yes
+for file in ${data}_{train,valid}.{bin,idx}; do [ -f "$file" ] || whole=no; done
+if [ $whole = no ]; then
+  # What a killed preparation left of them is no dataset.
+  build/bin/spanwise data prepare --overwrite --output $data --tokenizer configs/quickstart/tokenizer.model \
     --holdout-tails 0.02 configs/quickstart/corpus/*.txt
 fi
 exec launcher/local_mpirun.sh 2 build/bin/spanwise train configs/quickstart.textproto "$@"

@@ -77,18 +77,20 @@ Fact tokenizer_fact(const config::TokenizerConfig& tokenizer) {
 
 Fact dataset_fact(const std::string& field, const DataCursor::Dataset& dataset, const std::string& prefix) {
   return {.field = field,
-          .value = fmt::format("'{}' of {} tokens with fingerprint {:016x}", dataset.name, dataset.num_tokens,
-                               dataset.fingerprint),
+          .value = fmt::format("'{}' of {} tokens with fingerprint {:016x} and checksum {:08x}", dataset.name,
+                               dataset.num_tokens, dataset.fingerprint, dataset.contents),
           .remedy = "give all ranks the same files",
           .place = prefix};
 }
 
 Fact validation_fact(const SequentialLoader& loader) {
   const IndexedDataset& dataset = loader.dataset();
-  return dataset_fact(
-      "validation data",
-      {.name = dataset.name(), .num_tokens = dataset.num_tokens(), .fingerprint = dataset.fingerprint()},
-      dataset.prefix());
+  return dataset_fact("validation data",
+                      {.name = dataset.name(),
+                       .num_tokens = dataset.num_tokens(),
+                       .fingerprint = dataset.fingerprint(),
+                       .contents = dataset.meta() ? dataset.meta()->contents() : 0},
+                      dataset.prefix());
 }
 
 std::string encode(const std::vector<Fact>& facts) {

@@ -64,6 +64,7 @@ TrainedModel load_trained_model(const RunConfig& config, const std::string& chec
   trained.params = std::make_unique<ParamStore>(*trained.ctx, *trained.model, options,
                                                 trained.mesh->data_sequence(), trained.mesh->tensor());
   load_model(opened, *trained.params, world);
+  check_tokenizer(opened.manifest(), trained.tokenizer->checksum(), opened.directory());
   trained.document_start = document_start_of(opened.manifest());
   return trained;
 }

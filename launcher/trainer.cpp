@@ -61,6 +61,9 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   }
   Comm& world = mesh.world();
   agree_on_data(world, loader_, validation_);
+  for (const IndexedDataset& dataset : loader_.datasets()) dataset.check_tokenizer(tokenizer);
+  if (validation_) validation_->dataset().check_tokenizer(tokenizer);
+  state_.tokenizer_crc32c = tokenizer.checksum();
   // Rank 0 decides which checkpoint, so that all ranks load the same one.
   const auto choose = [&] {
     locks_.emplace(config);
@@ -92,6 +95,13 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   say(fmt::format("{:.2f} M parameters in {}, {} rank{} x {}", double(params_.num_parameters()) / 1e6,
                   name_of(compute_dtype(config)), world.size(), world.size() == 1 ? "" : "s", workers(ctx)));
   if (!resume_from.empty()) say(fmt::format("resumed step {} from {}", state_.step, resume_from));
+  std::vector<std::string> unverified;
+  for (const IndexedDataset& dataset : loader_.datasets())
+    if (!dataset.meta()) unverified.push_back(dataset.prefix());
+  if (validation_ && !validation_->dataset().meta()) unverified.push_back(validation_->dataset().prefix());
+  if (!unverified.empty())
+    say(fmt::format("unverified, without a table of checksums: {}; 'data prepare' writes one",
+                    fmt::join(unverified, ", ")));
   if (state_.document_start == DocumentStart::kFirstToken)
     say("this run is older than starts of documents: it goes on without a loss for a document's first token");
 }

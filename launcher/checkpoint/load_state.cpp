@@ -80,6 +80,7 @@ void load_checkpoint(const std::filesystem::path& directory, const RunConfig& co
     fail_user("{} was trained in {} but train.precision is {}; set it to {} or choose another run.dir.",
               directory.string(), manifest.precision(), precision, manifest.precision());
   }
+  check_tokenizer(manifest, state.tokenizer_crc32c, directory);
   state.step = step_to_resume(directory, manifest, config, loader);
   state.tokens_seen = manifest.tokens_seen();
   state.document_start = document_start_of(manifest);

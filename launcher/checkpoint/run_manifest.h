@@ -14,6 +14,9 @@ namespace spanwise {
 Manifest manifest_of(const RunConfig& config, const DataCursor& cursor, const ParamStore& params,
                      const TrainingState& state);
 
+/// UserError if the manifest of `directory` tells of another Tokenizer::checksum.
+void check_tokenizer(const Manifest& manifest, uint32_t checksum, const std::filesystem::path& directory);
+
 /// Where documents begin in the run of a manifest.
 DocumentStart document_start_of(const Manifest& manifest);
 

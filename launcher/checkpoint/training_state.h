@@ -13,6 +13,7 @@ namespace spanwise {
 struct TrainingState {
   int64_t step = 0;         ///< optimizer steps done
   int64_t tokens_seen = 0;  ///< over all ranks
+  uint32_t tokenizer_crc32c = 0;  ///< Tokenizer::checksum of the one that this process trains with
   /// Of the run since its first step.
   DocumentStart document_start = DocumentStart::kFirstToken;
 };

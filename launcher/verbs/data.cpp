@@ -69,6 +69,24 @@ void inspect(const Arguments& arguments, const std::string& prefix) {
   std::cout << fmt::format(
       "dataset          {}\ndocuments        {}\ntokens           {}\nbytes a token    {}\n", prefix,
       dataset.num_documents(), dataset.num_tokens(), token_bytes(dataset.dtype()));
+  if (dataset.meta()) {
+    const std::optional<TokenizerIdentity>& by = dataset.meta()->tokenizer;
+    if (by)
+      std::cout << fmt::format("prepared with    {} (checksum {:08x}), documents begin with {}\n", by->name,
+                               by->crc32c,
+                               by->begin_of_document ? "its begin-of-document id" : "the end of the one before");
+    if (arguments.has("verify")) {
+      dataset.verify(available_cores());
+      std::cout << fmt::format("checksums        every block of {0}.bin and {0}.idx has its own\n", prefix);
+    } else {
+      std::cout << "checksums        of the index compared; --verify reads the tokens too\n";
+    }
+  } else if (arguments.has("verify")) {
+    fail_user("{} cannot be verified: {} does not exist; prepare the dataset again for a table of checksums",
+              prefix, meta_path(prefix));
+  } else {
+    std::cout << fmt::format("checksums        none: without {} the dataset is unverified\n", meta_path(prefix));
+  }
   std::cout << fmt::format("unigram entropy  {:.4f} nats a token\n", unigram_entropy(dataset));
   if (!arguments.has("tokenizer")) return;
   const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(arguments.get("tokenizer"));
@@ -90,9 +108,10 @@ Usage data_usage() {
   return {
       .command =
           "spanwise data prepare --output PREFIX [options] FILE…\n       spanwise data inspect PREFIX "
-          "[--tokenizer T]",
+          "[--tokenizer T] [--verify]",
       .description =
-          "prepare: .txt and .jsonl files to an indexed dataset (PREFIX.bin, PREFIX.idx), the same for any "
+          "prepare: .txt and .jsonl files to an indexed dataset (PREFIX.bin, PREFIX.idx, with their "
+          "checksums in PREFIX.meta.json), the same for any "
           "number of threads; with a holdout, PREFIX_train and PREFIX_valid.\n"
           "inspect: sizes, unigram entropy, and with a tokenizer the first documents.",
       .options = {{"output", "PREFIX", "dataset to write, without .bin and .idx"},
@@ -105,6 +124,7 @@ Usage data_usage() {
                   {"holdout-tails", "X", "hold out the last fraction of each document"},
                   {"threads", "N", "default: all cores"},
                   {"overwrite", nullptr, "replace what exists"},
+                  {"verify", nullptr, "inspect: compare every block with its checksum"},
                   {"help", nullptr, "this text"}},
       .min_positional = 1,
       .max_positional = size_t{1} << 20,

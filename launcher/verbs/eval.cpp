@@ -77,6 +77,9 @@ int run_eval(Comm& world, const Arguments& arguments) {
   if (data.empty())
     fail_user("There is nothing to evaluate on: set data.validation in the config or give --data PREFIX.");
   SequentialLoader loader(data, config.train().sequence_length(), trained.model->options().vocab_size);
+  loader.dataset().check_tokenizer(*trained.tokenizer);
+  if (world.rank() == 0 && !loader.dataset().meta())
+    std::cerr << fmt::format("{} is unverified: it has no table of checksums, {}\n", data, meta_path(data));
   loader.set_documents(document_rule(trained.document_start, *trained.tokenizer));
   agree_on_data(world, loader);
   EvaluateOptions options{.max_sequences = sequences, .micro_batch = config.train().micro_batch()};

@@ -23,6 +23,11 @@ inline std::string write_dataset(const std::filesystem::path& prefix, const Docu
   return prefix.string();
 }
 
+/// The dataset as one prepared before there were tables of checksums.
+inline void remove_meta(const std::string& prefix) {
+  EXPECT_TRUE(std::filesystem::remove(prefix + ".meta.json"));
+}
+
 inline std::string file_bytes(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   EXPECT_TRUE(file) << path;

@@ -29,6 +29,7 @@ class BeginningTokenizer : public Tokenizer {
     return text;
   }
   std::optional<uint8_t> byte(int32_t) const override { return std::nullopt; }
+  uint32_t checksum() const override { return 0; }
   std::string name() const override { return "beginning"; }
 };
 

@@ -171,6 +171,7 @@ class CountingTokenizer : public Tokenizer {
  public:
   explicit CountingTokenizer(std::unique_ptr<Tokenizer> inner) : inner_(std::move(inner)) {}
   int64_t vocab_size() const override { return inner_->vocab_size(); }
+  uint32_t checksum() const override { return inner_->checksum(); }
   int32_t end_of_document() const override { return inner_->end_of_document(); }
   std::vector<int32_t> encode(std::string_view text) const override { return inner_->encode(text); }
   std::optional<uint8_t> byte(int32_t id) const override { return inner_->byte(id); }

@@ -133,12 +133,14 @@ TEST_F(IndexedDatasetTest, EveryFaultOfTheArraysIsNamed) {
 
 TEST_F(IndexedDatasetTest, MissingAndTruncatedFilesAreNamed) {
   const std::string prefix = write_dataset(dir_ / "x", {{1, 2, 3}, {4, 5}});
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "cannot read " + (dir_ / "none").string() + ".bin: No such file",
+                      error_of((dir_ / "none").string()));
   std::filesystem::resize_file(prefix + ".bin", 8);
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "x.bin is truncated: it has 8 bytes", error_of(prefix));
   std::filesystem::resize_file(prefix + ".idx", 20);
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "x.idx is truncated", error_of(prefix));
   std::filesystem::remove(prefix + ".idx");
-  EXPECT_PRED_FORMAT2(testing::IsSubstring, "cannot open " + prefix + ".idx: No such file", error_of(prefix));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "cannot read " + prefix + ".idx: No such file", error_of(prefix));
 }
 
 TEST_F(IndexedDatasetTest, ATokenBeyondTheVocabularyIsNamedForAnyNumberOfThreads) {
@@ -210,7 +212,7 @@ TEST_F(IndexedDatasetTest, WriterReplacesOnlyWhenAllowed) {
     writer.finish();
   }
   EXPECT_EQ(read_all(IndexedDataset(prefix)), (std::vector<int32_t>{5, 6}));
-  EXPECT_EQ(num_files(dir_.path()), 2);
+  EXPECT_EQ(num_files(dir_.path()), 3);
 }
 
 TEST_F(IndexedDatasetTest, WriterRefusesTokensItCannotHold) {

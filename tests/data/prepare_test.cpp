@@ -187,7 +187,7 @@ TEST_F(PrepareTest, AnExistingOutputStaysUnlessOverwritingIsAllowedAndSucceeds) 
   EXPECT_EQ(documents(settings.output), Texts{"old"});
   prepare(settings);
   EXPECT_EQ(documents(settings.output), Texts{"new"});
-  EXPECT_EQ(num_files(dir_ / "out"), 2);
+  EXPECT_EQ(num_files(dir_ / "out"), 3);
 }
 
 }  // namespace

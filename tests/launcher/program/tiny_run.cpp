@@ -81,7 +81,7 @@ void TinyRunTest::SetUp() {
                                          "--holdout-documents", "0.1", "--threads", "1", "text.txt"});
   ASSERT_EQ(result.exit_code, 0) << result.output;
   for (const char* part : {"train", "valid"}) {
-    for (const char* kind : {".bin", ".idx"}) {
+    for (const char* kind : {".bin", ".idx", ".meta.json"}) {
       fs::rename(path(fmt::format("text_{}{}", part, kind)), path(fmt::format("{}{}", part, kind)));
     }
   }
