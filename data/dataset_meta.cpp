@@ -21,7 +21,8 @@ constexpr uint64_t kLargestFile = uint64_t{256} << 20;
 
 [[noreturn]] void fail_meta(const std::string& path, const std::string& fault) {
   fail_user(
-      "{} is damaged: {}; copy or prepare the dataset again, or remove this file to use the dataset unverified",
+      "{} is damaged: {}; copy or prepare the dataset again, or remove this file to use the dataset "
+      "unverified",
       path, fault);
 }
 
@@ -60,16 +61,16 @@ class Fields {
   }
   bool has(const char* name) const { return object_.at_key(name).error() == simdjson::SUCCESS; }
   Fields fields(const char* name) const { return {object_.at_key(name), where_ + "." + name, path_}; }
-  std::string text(const char* name) const {
-    return std::string(get<std::string_view>(name, "a string"));
-  }
+  std::string text(const char* name) const { return std::string(get<std::string_view>(name, "a string")); }
   uint64_t number(const char* name, uint64_t low, uint64_t high) const {
     const uint64_t value = get<uint64_t>(name, "a whole number");
     if (value < low || value > high)
       fail_meta(path_, fmt::format("{}.{} is {}, outside {} to {}", where_, name, value, low, high));
     return value;
   }
-  uint32_t checksum(const char* name) const { return checksum_of(get<std::string_view>(name, "a string"), name); }
+  uint32_t checksum(const char* name) const {
+    return checksum_of(get<std::string_view>(name, "a string"), name);
+  }
   std::vector<uint32_t> checksums(const char* name) const {
     std::vector<uint32_t> values;
     for (const element entry : get<simdjson::dom::array>(name, "a list")) {
@@ -164,7 +165,8 @@ std::string print_meta(const DatasetMeta& meta) {
   if (const auto& t = meta.tokenizer) {
     text += fmt::format(
         "  \"document_start\": \"{}\",\n"
-        "  \"tokenizer\": {{\"name\": {}, \"vocab_size\": {}, \"crc32c\": \"{:08x}\", \"end_of_document\": {}",
+        "  \"tokenizer\": {{\"name\": {}, \"vocab_size\": {}, \"crc32c\": \"{:08x}\", \"end_of_document\": "
+        "{}",
         t->begin_of_document ? "BEGIN_OF_DOCUMENT" : "END_OF_DOCUMENT", json_string(t->name), t->vocab_size,
         t->crc32c, t->end_of_document);
     if (t->begin_of_document) text += fmt::format(", \"begin_of_document\": {}", *t->begin_of_document);
@@ -176,7 +178,8 @@ std::string print_meta(const DatasetMeta& meta) {
 DatasetMeta parse_meta(std::string_view text, const std::string& path) {
   // Everything is under the checksum or part of this ending, so that any changed byte is found.
   const size_t closing_bytes = closing("").size();
-  if (text.size() < closing_bytes || text.size() > kLargestFile) fail_meta(path, "it is cut short or too long");
+  if (text.size() < closing_bytes || text.size() > kLargestFile)
+    fail_meta(path, "it is cut short or too long");
   const std::string_view before = text.substr(0, text.size() - closing_bytes);
   if (text.substr(before.size()) != closing(before)) fail_meta(path, "its checksum does not fit its content");
   simdjson::dom::parser parser;

@@ -8,8 +8,8 @@
 //   i32[N] tokens of a sequence   i64[N] its byte offset in .bin   i64[D] first sequence of a document (first
 //   0, last N) i8[N] modes (optional, not read)
 //
-// PREFIX.meta.json, if there is one, has the checksum of every block of 64 MiB of both files: .idx is compared
-// when it is opened, a block of .bin when it is first read.
+// PREFIX.meta.json, if there is one, has the checksum of every block of 64 MiB of both files: .idx is
+// compared when it is opened, a block of .bin when it is first read.
 
 #include <atomic>
 #include <cstdint>
@@ -30,8 +30,8 @@ enum class TokenDtype : uint8_t { kU8 = 1, kI8 = 2, kI16 = 3, kI32 = 4, kI64 = 5
 int64_t token_bytes(TokenDtype dtype);
 
 /// Files are read, not mapped: one that is cut short while it is in use is a UserError with its name, not a
-/// SIGBUS. Opening reads .idx and the sizes and tables of the rest; memory is O(1) but for the tables. Safe to
-/// share between threads.
+/// SIGBUS. Opening reads .idx and the sizes and tables of the rest; memory is O(1) but for the tables. Safe
+/// to share between threads.
 class IndexedDataset {
  public:
   /// Opens PREFIX.bin and PREFIX.idx. UserError, naming the file and the fault, if either is missing, the
@@ -53,8 +53,8 @@ class IndexedDataset {
   /// The first document that starts at `position` or later; num_documents() if none does.
   int64_t first_document_at(int64_t position) const;
 
-  /// Copies tokens [position, position + count) to out. UserError if one of them does not fit int32, if a block
-  /// they lie in does not have its checksum, or if .bin has become shorter.
+  /// Copies tokens [position, position + count) to out. UserError if one of them does not fit int32, if a
+  /// block they lie in does not have its checksum, or if .bin has become shorter.
   void read(int64_t position, int64_t count, int32_t* out) const;
 
   /// UserError if the table says that another tokenizer prepared the dataset.

@@ -1,7 +1,7 @@
 #pragma once
 // Megatron indexed datasets, written (layout: data/indexed_dataset.h), with their checksums
-// (data/dataset_meta.h). Tokens are stored as u16 if the vocabulary has fewer than 65,500 tokens, else as i32;
-// every document is one sequence.
+// (data/dataset_meta.h). Tokens are stored as u16 if the vocabulary has fewer than 65,500 tokens, else as
+// i32; every document is one sequence.
 
 #include <cstdint>
 #include <optional>
@@ -16,7 +16,8 @@ namespace spanwise {
 
 enum class Overwrite { kRefuse, kAllow };
 
-/// UserError if PREFIX holds a dataset, or files that are no half of one that was killed while it was written.
+/// UserError if PREFIX holds a dataset, or files that are no half of one that was killed while it was
+/// written.
 void require_free(const std::string& prefix);
 /// Removes what killed writers of PREFIX left under temporary names.
 void remove_partial_files(const std::string& prefix);

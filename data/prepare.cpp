@@ -28,19 +28,34 @@ std::vector<RawDocument> read_batch(DocumentReader& reader) {
   return batch;
 }
 
-/// The tokens of each document of the batch, without end-of-document. Of several errors that of the first
-/// document is thrown, whatever the threads' timing: indices are handed out in order and each one taken is
-/// worked off.
-std::vector<std::vector<int32_t>> tokenize(const std::vector<RawDocument>& batch,
-                                           const PrepareOptions& options, const Tokenizer& tokenizer) {
-  std::vector<std::vector<int32_t>> tokens(batch.size());
+struct Tokenized {
+  std::vector<int32_t> tokens;  // without end-of-document; none of a blank document
+  std::string fault;            // of a bad record that is left out
+};
+
+Tokenized tokenize(const RawDocument& document, const PrepareOptions& options, const Tokenizer& tokenizer) {
+  try {
+    const std::string text = document_text(document, options.text);
+    if (is_blank(text)) return {};
+    return {.tokens = tokenizer.encode(text), .fault = {}};
+  } catch (const BadRecord& error) {
+    if (options.text.bad_records == BadRecords::kRefuse) throw;
+    return {.tokens = {}, .fault = error.what()};
+  }
+}
+
+/// Each document of the batch. Of several errors that of the first document is thrown, whatever the threads'
+/// timing: indices are handed out in order and each one taken is worked off.
+std::vector<Tokenized> tokenize(const std::vector<RawDocument>& batch, const PrepareOptions& options,
+                                const Tokenizer& tokenizer) {
+  std::vector<Tokenized> tokens(batch.size());
   std::vector<std::exception_ptr> errors(batch.size());
   std::atomic<size_t> next = 0;
   std::atomic<bool> failed = false;
   auto work = [&] {
     for (size_t i; !failed && (i = next++) < batch.size();) {
       try {
-        tokens[i] = tokenizer.encode(document_text(batch[i], options.text));
+        tokens[i] = tokenize(batch[i], options, tokenizer);
       } catch (...) {
         errors[i] = std::current_exception();
         failed = true;
@@ -136,6 +151,11 @@ class Output {
 
 }  // namespace
 
+std::vector<std::string> output_prefixes(const PrepareOptions& options) {
+  if (options.holdout == Holdout::kNone) return {options.output};
+  return {options.output + "_train", options.output + "_valid"};
+}
+
 PrepareResult prepare_dataset(const PrepareOptions& options, const Tokenizer& tokenizer) {
   SPANWISE_CHECK(options.num_threads > 0, "num_threads={}", options.num_threads);
   const bool holds_out = options.holdout != Holdout::kNone;
@@ -150,11 +170,13 @@ PrepareResult prepare_dataset(const PrepareOptions& options, const Tokenizer& to
   Output output(options, tokenizer);
   PrepareResult result;
   for (auto batch = read_batch(reader); !batch.empty(); batch = read_batch(reader)) {
-    for (const auto& tokens : tokenize(batch, options, tokenizer)) {
-      if (tokens.empty()) {
+    for (const Tokenized& document : tokenize(batch, options, tokenizer)) {
+      if (!document.fault.empty()) {
+        if (result.num_bad_records++ == 0) result.first_bad_record = document.fault;
+      } else if (document.tokens.empty()) {
         ++result.num_empty_documents;
       } else {
-        output.add(tokens);
+        output.add(document.tokens);
       }
     }
     if (options.progress)
@@ -164,6 +186,7 @@ PrepareResult prepare_dataset(const PrepareOptions& options, const Tokenizer& to
                         .num_tokens = output.num_tokens()});
   }
   output.finish();
+  result.num_ignored_files = reader.inputs().num_ignored;
   result.train = output.train();
   result.valid = output.valid();
   return result;

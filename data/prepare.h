@@ -10,6 +10,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "data/indexed_writer.h"
 #include "data/text_files.h"
@@ -25,7 +26,7 @@ enum class Holdout {
 };
 
 struct PrepareProgress {
-  int64_t bytes_read = 0, total_bytes = 0;
+  int64_t bytes_read = 0, total_bytes = 0;  // of files as they lie, packed or not; total 0: not known
   int64_t num_documents = 0, num_tokens = 0;
 };
 
@@ -48,8 +49,14 @@ struct PreparedDataset {
 struct PrepareResult {
   PreparedDataset train;
   std::optional<PreparedDataset> valid;
-  int64_t num_empty_documents = 0;  // records without text, left out
+  int64_t num_empty_documents = 0;  // without text but spaces and line breaks, left out
+  int64_t num_bad_records = 0;      // left out by BadRecords::kSkip
+  std::string first_bad_record;     // what is wrong with the first of them
+  int64_t num_ignored_files = 0;    // of other kinds, in folders
 };
+
+/// The prefixes that such a preparation writes.
+std::vector<std::string> output_prefixes(const PrepareOptions& options);
 
 /// UserError for unreadable or malformed input (path:line), an output that exists and may not be overwritten,
 /// a full disk, or a part that would have no document. On any error no output file is left or changed.

@@ -23,7 +23,8 @@ std::string read_model(const std::string& path) {
   try {
     return read_file(path);
   } catch (const UserError& error) {
-    fail_user("cannot read the tokenizer {} ({}); name a SentencePiece model, or `bytes`", path, error.what());
+    fail_user("cannot read the tokenizer {} ({}); name a SentencePiece model, or `bytes`", path,
+              error.what());
   }
 }
 
@@ -79,10 +80,7 @@ class SentencePieceTokenizer : public Tokenizer {
 /// The non-empty lines of all documents: SentencePiece's unit of training, which no piece crosses.
 class LineIterator : public sentencepiece::SentenceIterator {
  public:
-  explicit LineIterator(const SentencePieceOptions& options)
-      : reader_({.inputs = options.inputs, .text_field = options.text_field, .document_separator = ""}) {
-    Next();
-  }
+  explicit LineIterator(const SentencePieceOptions& options) : reader_(options.text) { Next(); }
   bool done() const override { return done_; }
   const std::string& value() const override { return line_; }
   sentencepiece::util::Status status() const override { return {}; }
@@ -93,7 +91,7 @@ class LineIterator : public sentencepiece::SentenceIterator {
         std::optional<RawDocument> next = reader_.next();
         done_ = !next;
         if (done_) return;
-        document_ = document_text(*next, reader_.options());
+        document_ = text_of(*next);
         begin_ = 0;
       }
       const size_t end = std::min(document_.find('\n', begin_), document_.size());
@@ -103,6 +101,16 @@ class LineIterator : public sentencepiece::SentenceIterator {
   }
 
  private:
+  /// Empty for a record that is to be left out.
+  std::string text_of(const RawDocument& document) const {
+    try {
+      return document_text(document, reader_.options());
+    } catch (const BadRecord&) {
+      if (reader_.options().bad_records == BadRecords::kRefuse) throw;
+      return "";
+    }
+  }
+
   DocumentReader reader_;
   std::string document_, line_;
   size_t begin_ = 0;

@@ -6,17 +6,17 @@
 #include <vector>
 
 #include "data/indexed_writer.h"
+#include "data/text_files.h"
 
 namespace spanwise {
 
 enum class SentencePieceKind { kBpe, kUnigram };
 
 struct SentencePieceOptions {
-  std::vector<std::string> inputs;  // .txt and .jsonl files
-  std::string output;               // the .model file to write
-  int64_t vocab_size = 0;           // pieces, the 256 bytes, <unk> and </s> included
+  TextFileOptions text;    // what it is trained on; not standard input, which cannot be read again
+  std::string output;      // the .model file to write
+  int64_t vocab_size = 0;  // pieces, the 256 bytes, <unk> and </s> included
   SentencePieceKind kind = SentencePieceKind::kBpe;
-  std::string text_field = "text";  // of .jsonl records
   Overwrite overwrite = Overwrite::kRefuse;
 };
 

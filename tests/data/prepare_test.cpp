@@ -142,9 +142,14 @@ TEST_F(PrepareTest, BadRecordsAreNamedByLineForAnyNumberOfThreadsAndLeaveNothing
       settings.num_threads = num_threads;
       return error_of(settings);
     };
-    EXPECT_PRED_FORMAT2(testing::IsSubstring, "a.jsonl:3: not a JSON object", message("{\"text\": \"x"));
-    EXPECT_PRED_FORMAT2(testing::IsSubstring, "a.jsonl:3: not a JSON object", message("[1]"));
-    EXPECT_PRED_FORMAT2(testing::IsSubstring, "a.jsonl:3: not a JSON object", message("{} {}"));
+    EXPECT_PRED_FORMAT2(testing::IsSubstring,
+                        "a.jsonl:3: not JSON: a string does not close, at byte 12 of the line",
+                        message("{\"text\": \"x"));
+    EXPECT_PRED_FORMAT2(testing::IsSubstring, "a.jsonl:3: not a JSON object, at byte 1 of the line",
+                        message("[1]"));
+    EXPECT_PRED_FORMAT2(testing::IsSubstring,
+                        "a.jsonl:3: there is more behind the object, at byte 4 of the line",
+                        message("{} {}"));
     EXPECT_PRED_FORMAT2(testing::IsSubstring, "a.jsonl:3: the record has no field \"text\"",
                         message("{\"body\": \"x\"}"));
     EXPECT_PRED_FORMAT2(testing::IsSubstring, "a.jsonl:3: the field \"text\" is not a string",
@@ -155,7 +160,7 @@ TEST_F(PrepareTest, BadRecordsAreNamedByLineForAnyNumberOfThreadsAndLeaveNothing
 
 TEST_F(PrepareTest, BadInputsAreNamedBeforeAnyWork) {
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "no input file", error_of(options({})));
-  EXPECT_PRED_FORMAT2(testing::IsSubstring, "a.csv is neither .txt nor .jsonl",
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "a.csv is no .txt, .md or .jsonl",
                       error_of(options({file("a.csv", "x")})));
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "cannot read the input file none.txt",
                       error_of(options({"none.txt"})));

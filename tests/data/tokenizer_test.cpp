@@ -5,6 +5,8 @@
 #include <google/protobuf/struct.pb.h>
 #include <google/protobuf/util/json_util.h>
 
+#include <sentencepiece_trainer.h>
+
 #include "data/sentencepiece_trainer.h"
 #include "tests/data/dataset_files.h"
 #include "tests/testing/temp_dir.h"
@@ -45,7 +47,7 @@ std::string training_text() {
 class SentencePieceTest : public testing::Test {
  protected:
   SentencePieceOptions options(const std::string& name) {
-    return {.inputs = {write_bytes(dir_ / "text.txt", training_text())},
+    return {.text = {.inputs = {write_bytes(dir_ / "text.txt", training_text())}},
             .output = (dir_ / name).string(),
             .vocab_size = 320};
   }
@@ -111,8 +113,8 @@ TEST_F(SentencePieceTest, TrainsOnJsonLinesAsOnText) {
   (*record.mutable_fields())["body"].set_string_value(training_text());
   ASSERT_TRUE(google::protobuf::util::MessageToJsonString(record, &json).ok());
   auto from_json = options("b.model");
-  from_json.inputs = {write_bytes(dir_ / "text.jsonl", json + "\n")};
-  from_json.text_field = "body";
+  from_json.text.inputs = {write_bytes(dir_ / "text.jsonl", json + "\n")};
+  from_json.text.text_field = "body";
   train_sentencepiece(from_json);
   // The models keep their settings, which are equal; so are the pieces.
   EXPECT_EQ(file_bytes(from_text.output), file_bytes(from_json.output));
@@ -134,15 +136,32 @@ TEST_F(SentencePieceTest, EveryFaultOfTrainingIsNamed) {
                       }));
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "cannot train 262 pieces",
                       message([](auto& o) { o.vocab_size = 262; }));
-  EXPECT_PRED_FORMAT2(testing::IsSubstring, "cannot read the input file none.txt",
-                      message([](auto& o) { o.inputs = {"none.txt"}; }));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "none.txt",
+                      message([](auto& o) { o.text.inputs = {"none.txt"}; }));
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "cannot create directory ", message([&](auto& o) {
-                        o.output = o.inputs[0] + "/x.model";  // below a file
+                        o.output = o.text.inputs[0] + "/x.model";  // below a file
                       }));
   EXPECT_FALSE(std::filesystem::exists(dir_ / "bad.model"));
   write_bytes(dir_ / "bad.model", "old");
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "bad.model exists already", message([](auto&) {}));
   EXPECT_EQ(file_bytes(dir_ / "bad.model"), "old");
+}
+
+TEST_F(SentencePieceTest, AModelOfAnotherProgramMayHaveABeginning) {
+  const SentencePieceOptions own = options("own.model");
+  train_sentencepiece(own);
+  EXPECT_EQ(load_sentencepiece(own.output)->begin_of_document(), std::nullopt);
+  ASSERT_TRUE(sentencepiece::SentencePieceTrainer::Train({{"input", own.text.inputs[0]},
+                                                          {"model_prefix", (dir_ / "other").string()},
+                                                          {"vocab_size", "100"},
+                                                          {"hard_vocab_limit", "false"},
+                                                          {"minloglevel", "2"}})
+                  .ok());
+  const auto other = load_sentencepiece((dir_ / "other.model").string());
+  EXPECT_EQ(other->begin_of_document(), 1);
+  EXPECT_EQ(other->end_of_document(), 2);
+  EXPECT_EQ(other->decode(std::vector<int32_t>{1}), "");
+  EXPECT_NE(other->checksum(), load_sentencepiece(own.output)->checksum());
 }
 
 TEST_F(SentencePieceTest, MissingAndDamagedModelsAreNamed) {
