@@ -14,7 +14,7 @@ namespace spanwise {
 // Widths are 32-bit arguments of BLAS, and so are the tokens that a rank has at once, of which lists are made
 // as well. What a rank holds is a few dozen of the products below of 8 bytes each, and a step's traffic a few
 // dozen of those over its passes: both stay below 2^63.
-constexpr int64_t kMostWidth = 1'000'000'000, kMostTokensAtOnce = 100'000'000;
+constexpr int64_t kMostWidth = 1'000'000'000, kMostTokensAtOnce = 2'000'000'000;
 constexpr double kMostElements = 1e15, kMostElementsAStep = 5e16, kMostTokens = 4e18;
 
 /// One sentence naming the fields of the first product that is above its limit, or none. For a config of

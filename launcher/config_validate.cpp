@@ -69,13 +69,13 @@ class Validator {
     const size_t before = problems_.size();
     check_layout();
     check_model();
+    if (problems_.empty()) problems_ = size_problems(config_, world_size_, vocab_size_);
     if (problems_.size() == before && compute_device(config_) == Device::kCUDA) {
       for (std::string& sentence : gpu_problems(config_)) problems_.push_back(std::move(sentence));
     }
     check_data();
     check_optimizer();
     check_checkpoint();
-    if (problems_.empty()) problems_ = size_problems(config_, world_size_, vocab_size_);
     return std::move(problems_);
   }
 

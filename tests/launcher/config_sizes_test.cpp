@@ -63,6 +63,15 @@ TEST(ConfigSizes, AProductThatIntegersDoNotHoldIsOneSentenceNamingItsFields) {
   }
 }
 
+// A GPU's limits are products as well.
+TEST(ConfigSizes, AreJudgedBeforeTheLimitsOfAGpu) {
+  const std::vector<std::string> said =
+      problems({"device=CUDA", "train.precision=BF16", "model.linear.num_heads=1000000",
+                "model.linear.head_dim=1000000000", "model.linear.expand_v=1000000000"});
+  ASSERT_EQ(said.size(), 1);
+  EXPECT_NE(said[0].find("is 1e+15 channels"), std::string::npos) << said[0];
+}
+
 TEST(ConfigSizes, CountsOfThingsThatAreMadeAreBounded) {
   for (const auto& [setting, sentence] : std::vector<std::pair<std::string, std::string>>{
            {"train.threads=100000", "train.threads is 100000; it must be at most 1024"},
