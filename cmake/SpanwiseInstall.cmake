@@ -2,6 +2,8 @@
 include(CMakePackageConfigHelpers)
 set(SPANWISE_CMAKE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/Spanwise)
 
+# It finds the libraries that it was linked with: of OpenBLAS the one with OpenMP.
+set_target_properties(spanwise PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
 install(TARGETS spanwise RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 get_property(libraries GLOBAL PROPERTY SPANWISE_LIBRARIES)
 install(TARGETS ${libraries} EXPORT SpanwiseTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})

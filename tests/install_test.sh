@@ -7,7 +7,7 @@ tree=$(realpath "$1")
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 cmake --install "$tree" --prefix "$dir/prefix" >/dev/null
-test -x "$dir/prefix/bin/spanwise"
+"$dir/prefix/bin/spanwise" help >/dev/null
 cp -r "$source_dir/examples" "$dir/examples"
 cmake -S "$dir/examples" -B "$dir/found" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$dir/prefix" -Wno-dev >/dev/null
 cmake --build "$dir/found"
