@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdlib>
 #include <iostream>
 #include <mutex>
 #include <thread>
@@ -13,6 +14,13 @@
 namespace spanwise {
 
 using Clock = std::chrono::steady_clock;
+
+std::chrono::milliseconds progress_delay() {
+  constexpr int64_t kSeconds = 2, kLongest = 1'000'000;
+  const char* given = std::getenv("SPANWISE_PROGRESS_SECONDS");
+  const int64_t seconds = given ? std::atoll(given) : kSeconds;
+  return std::chrono::seconds(std::clamp<int64_t>(seconds, 0, kLongest));
+}
 
 std::string progress_text(const ProgressOptions& options, int64_t done, double elapsed_ms) {
   if (options.total <= 0) return fmt::format("{}: {}", options.what, format_duration(elapsed_ms));

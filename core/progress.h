@@ -2,6 +2,7 @@
 // How far a long piece of work is. Work of less than two seconds shows nothing. On a terminal a live line
 // follows, gone at the end; elsewhere a line of its own after two seconds and then ever more rarely, at least
 // one a minute.
+// SPANWISE_PROGRESS_SECONDS says another number than two.
 //
 //   Progress progress({.what = "evaluating", .unit = "sequences", .total = 640});
 //   for (…) progress.advance_to(++done);
@@ -20,13 +21,16 @@
 
 namespace spanwise {
 
+/// Two seconds, or SPANWISE_PROGRESS_SECONDS.
+std::chrono::milliseconds progress_delay();
+
 struct ProgressOptions {
   std::string what;             ///< what is being done
   std::string unit = "";        ///< of what there are `total`
   int64_t total = 0;            ///< 0: unknown
   std::ostream* out = nullptr;  ///< std::cout if null; nothing else may write there meanwhile
   std::function<int()> columns = [] { return terminal_columns(); };  ///< asked for every line; 0: no terminal
-  std::chrono::milliseconds delay{2000};                             ///< before the first line
+  std::chrono::milliseconds delay = progress_delay();                ///< before the first line
   std::chrono::milliseconds redraw{200};                             ///< from one live line to the next
 };
 

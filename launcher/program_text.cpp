@@ -25,7 +25,8 @@ constexpr ExitCode kExitCodes[] = {
     {kExitError, "an error, said in one sentence on standard error"},
     {kExitUsage, "the command line is wrong"},
     {kExitStopped, "a training that a signal asked to end has saved its last step: start it again to go on"},
-    {75, "train was asked to end by a signal, and what it had trained is saved; the same command goes on"},
+    {kExitStopped,
+     "train was asked to end by a signal, and what it had trained is saved; the same command goes on"},
 };
 
 constexpr const char* kWhat = "trains linear-attention, softmax and hybrid language models";

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <sstream>
 #include <thread>
 
@@ -17,6 +18,13 @@ TEST(Progress, TextSaysHowFarAndHowLong) {
   EXPECT_EQ(progress_text(options, 0, 8000), "evaluating: 0 of 640 sequences (0%)");
   options.total = 0;
   EXPECT_EQ(progress_text(options, 0, 12000), "evaluating: 12s");
+}
+
+TEST(Progress, BeginsAfterTwoSecondsOrAsTheEnvironmentSays) {
+  EXPECT_EQ(progress_delay(), 2s);
+  ::setenv("SPANWISE_PROGRESS_SECONDS", "30", 1);
+  EXPECT_EQ(ProgressOptions{}.delay, 30s);
+  ::unsetenv("SPANWISE_PROGRESS_SECONDS");
 }
 
 TEST(Progress, ShortWorkShowsNothing) {

@@ -87,6 +87,8 @@ RunningProgram::RunningProgram(const std::vector<std::string>& arguments, const 
   ::fcntl(output_, F_SETFL, O_APPEND);
   ::dup2(output_, STDOUT_FILENO);
   ::dup2(output_, STDERR_FILENO);
+  // A busy machine must not add lines.
+  ::setenv("SPANWISE_PROGRESS_SECONDS", "1000", 0);
   for (std::string& variable : options_.environment) ::putenv(variable.data());
   const int input = ::open("/dev/null", O_RDONLY);
   ::dup2(input, STDIN_FILENO);
