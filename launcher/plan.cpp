@@ -4,6 +4,8 @@
 #include <memory>
 
 #include "launcher/build_model.h"
+#include "launcher/checkpoint/checkpoint_saver.h"
+#include "launcher/checkpoint/shard_plan.h"
 #include "launcher/config_derived.h"
 #include "launcher/planned_comm.h"
 
@@ -47,6 +49,15 @@ PlannedMemory plan_memory(const ParamLayout& params, DType dtype, int zero_stage
           .peak = parameters + optimizer + std::max(pass + gathered, gradients.at_update())};
 }
 
+int64_t checkpoint_copy(const RunConfig& config, const Mesh& mesh, const ParamLayout& params, DType dtype) {
+  const int positions = mesh.data_sequence().size(), position = mesh.data_sequence().rank();
+  const int writers = num_checkpoint_writers(config, positions, false);
+  if (mesh.tensor().rank() > 0 || position >= writers) return 0;
+  const ShardPlan shards(params.entries(), writers, int64_t(size_of(accumulation_dtype(dtype))),
+                         SaverOptions{}.block_bytes);
+  return int64_t(shards.blocks(position).size()) * shards.block_bytes();
+}
+
 void check_known_nodes(const config::ParallelConfig& parallel) {
   if (parallel.exchange() == config::StateExchange::TWO_LEVEL && parallel.sequence() > 1 &&
       parallel.ranks_per_node() == 0) {
@@ -86,6 +97,7 @@ RankPlan plan_rank(const RunConfig& config, int64_t tokenizer_vocab_size, int wo
   plan.memory = plan_memory(params, options.dtype, stage, gradients,
                             plan_activations(config, mesh, model, params, gradients),
                             accumulation_passes(config, world_size), model.options().tie_embeddings);
+  plan.memory.checkpoint_copy = checkpoint_copy(config, mesh, params, options.dtype);
   plan.traffic = plan_traffic(config, mesh, model, params, stage);
   return plan;
 }

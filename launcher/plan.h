@@ -28,6 +28,9 @@ struct PlannedMemory {
   /// Most at once. With one micro-batch a step gradients come while activations go, and the peak is less than
   /// the sum; with several both are there from the second forward on.
   int64_t peak = 0;
+  /// Of the host: the copy that a checkpoint is written from (checkpoint_saver.h). Beside the above on the
+  /// CPU, too. AUTO is taken for ONE: a plan does not know the machines.
+  int64_t checkpoint_copy = 0;
 };
 
 struct PlannedActivations {

@@ -33,11 +33,15 @@ std::string shard_name(std::string_view stem, size_t index, size_t count) {
 ShardPlan::ShardPlan(const std::vector<ParamEntry>& entries, int num_writers, int64_t element_bytes,
                      int64_t block_bytes)
     : element_bytes_(element_bytes), blocks_(size_t(num_writers)) {
-  int64_t numel = 0;
-  for (const ParamEntry& entry : entries) numel += entry.param->global_shape().numel();
-  block_bytes_ = std::max(element_bytes, std::min(block_bytes, 3 * numel * element_bytes));
   add_shards(tensors_of(entries, {{"", 0}}), false);
   add_shards(tensors_of(entries, {{".exp_avg", 1}, {".exp_avg_sq", 2}}), true);
+  // No block is larger than what its writer writes.
+  std::vector<int64_t> elements(blocks_.size(), 0);
+  for (const Shard& shard : shards_) {
+    for (const SavedTensor& tensor : shard.tensors) elements[size_t(shard.writer)] += tensor.numel;
+  }
+  const int64_t most = *std::max_element(elements.begin(), elements.end()) * element_bytes;
+  block_bytes_ = std::max(element_bytes, std::min(block_bytes, most));
   cut_blocks();
 }
 

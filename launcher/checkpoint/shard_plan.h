@@ -64,7 +64,7 @@ class ShardPlan {
   void add_shards(std::vector<SavedTensor> tensors, bool optimizer);
   void cut_blocks();
 
-  int64_t element_bytes_, block_bytes_;
+  int64_t element_bytes_, block_bytes_ = 0;
   std::vector<Shard> shards_;
   std::vector<std::vector<std::vector<ShardPiece>>> blocks_;  ///< [writer][block]
 };

@@ -40,6 +40,7 @@ std::string memory_table(const RankPlan& plan) {
   row("gradients, at the update", plan.memory.gradients);
   row("activations, about", plan.memory.activations);
   row("most at once, about", plan.memory.peak);
+  row("host copy of a checkpoint", plan.memory.checkpoint_copy);
   return text;
 }
 

@@ -110,6 +110,19 @@ TEST_F(ProgramPlan, MemoryOfZeroStagesIsDividedAsTheirNumbersSay) {
   EXPECT_EQ(memory(3).optimizer, 2 * memory(3).parameters);
 }
 
+TEST_F(ProgramPlan, CopyOfACheckpointIsThatOfWhoWritesIt) {
+  const auto copy = [&](const char* writers, int rank) {
+    return plan({"", 4, {"parallel.tensor=2", fmt::format("checkpoint.writers={}", writers)}}, rank)
+        .memory.checkpoint_copy;
+  };
+  const int64_t all = 3 * plan({"", 4, {"parallel.tensor=2"}}, 0).num_parameters * 8;  // F64
+  EXPECT_EQ(copy("ONE", 0), all);
+  for (const int rank : {1, 2, 3}) EXPECT_EQ(copy("ONE", rank), 0);
+  // Tensor rank 0 of both data ranks, as evenly as whole tensors allow.
+  EXPECT_EQ(copy("ALL", 1), 0);
+  for (const int rank : {0, 2}) EXPECT_NEAR(double(copy("ALL", rank)), double(all) / 2, 0.02 * double(all));
+}
+
 TEST_F(ProgramPlan, PeakHoldsGradientsBesideActivationsOnlyWhereSeveralMicroBatchesDo) {
   const auto memory = [&](const char* micro_batch) {
     return plan({"", 1, {"train.global_batch=4", fmt::format("train.micro_batch={}", micro_batch)}}, 0)

@@ -1,6 +1,8 @@
 // A run that was cut short and went on equals one that was not.
 
+#include <cerrno>
 #include <cmath>
+#include <string_view>
 #include <thread>
 
 #include "core/check.h"
@@ -80,6 +82,81 @@ TEST_F(ProgramResume, KilledRunGoesOnFromItsCheckpointAsIfNothingHadHappened) {
     expect_equal_checkpoints(whole, killed);
     EXPECT_EQ(read_metrics(path(killed)).size(), step + 5);
   }
+}
+
+TEST_F(ProgramResume, KilledWhileFilesAreWrittenBesideTrainingItGoesOnFromTheCheckpointBefore) {
+  const std::vector<std::string> settings = {"optimizer.schedule=CONSTANT", "data.validation="};
+  for (const auto& [ranks, writers] : {std::pair{0, "ONE"}, {2, "ONE"}, {2, "ALL"}}) {
+    SCOPED_TRACE(fmt::format("{} ranks, {}", ranks, writers));
+    const std::string whole = fmt::format("whole_{}_{}", ranks, writers),
+                      killed = fmt::format("killed_{}_{}", ranks, writers);
+    std::vector<std::string> to_eight = settings;
+    to_eight.push_back(fmt::format("checkpoint.writers={}", writers));
+    std::vector<std::string> arguments = {"train", "config.textproto", "--set", "run.dir=" + killed};
+    for (const std::string& setting : to_eight) arguments.insert(arguments.end(), {"--set", setting});
+    arguments.insert(arguments.end(), {"--set", "checkpoint.every=2"});
+    {
+      RunningProgram program(
+          arguments, {.ranks = ranks,
+                      .directory = path(""),
+                      .environment = {"LD_PRELOAD=" SPANWISE_SLOW_FSYNC, "SLOW_FSYNC_OF=.tmp-step_00000004",
+                                      "SLOW_FSYNC_MS=30000"}});
+      ASSERT_TRUE(program.prints("slow fsync of")) << program.output();
+      ASSERT_TRUE(program.prints("step 5/8")) << "training waits for the disk: " << program.output();
+      program.kill_one_rank();
+      EXPECT_NE(program.wait().exit_code, 0);
+    }
+    EXPECT_EQ(read_manifest(checkpoint(killed)).step(), 2);
+    train(killed, to_eight, ranks);
+    train(whole, to_eight, ranks);
+    for (const auto& [file, content] : files_below(checkpoint(whole)))
+      EXPECT_TRUE(read_file(checkpoint(killed) / std::filesystem::path(file).filename()) == content) << file;
+    EXPECT_EQ(read_metrics(path(killed)), read_metrics(path(whole)));
+  }
+}
+
+TEST_F(ProgramResume, ADiskThatIsFullStopsNoTrainingAndTakesNoCheckpoint) {
+  for (const auto& [ranks, writers] : {std::pair{0, "ONE"}, {2, "ALL"}}) {
+    SCOPED_TRACE(fmt::format("{} ranks, {}", ranks, writers));
+    const std::string run = fmt::format("full_{}", ranks);
+    train(run, {"train.steps=3"}, ranks);
+    const auto before = files_below(path(run) / "checkpoints");
+    RunningProgram program(
+        {"train", "config.textproto", "--set", "run.dir=" + run, "--set", "checkpoint.every=2", "--set",
+         "optimizer.schedule_steps=8", "--set", fmt::format("checkpoint.writers={}", writers)},
+        {.ranks = ranks,
+         .directory = path(""),
+         .environment = {"LD_PRELOAD=" SPANWISE_SLOW_FSYNC, "SLOW_FSYNC_OF=.tmp-step_",
+                         fmt::format("SLOW_FSYNC_ERROR={}", ENOSPC)}});
+    const ProgramResult result = program.wait();
+    EXPECT_EQ(result.exit_code, 1) << result.output;
+    EXPECT_NE(result.output.find("no checkpoint at step 6; training goes on."), std::string::npos)
+        << result.output;
+    const size_t error = result.output.find("spanwise: error: ");
+    ASSERT_NE(error, std::string::npos) << result.output;
+    EXPECT_NE(result.output.find("No space left on device", error), std::string::npos) << result.output;
+    EXPECT_EQ(files_below(path(run) / "checkpoints"), before);
+    EXPECT_EQ(read_metrics(path(run)).back().step, 8);
+  }
+}
+
+TEST_F(ProgramResume, MetricsCountHowLongTrainingWaitsForASave) {
+  RunningProgram program({"train", "config.textproto", "--set", "run.dir=run", "--set", "checkpoint.every=2"},
+                         {.directory = path(""),
+                          .environment = {"LD_PRELOAD=" SPANWISE_SLOW_FSYNC,
+                                          "SLOW_FSYNC_OF=.tmp-step_00000002", "SLOW_FSYNC_MS=1000"}});
+  const ProgramResult result = program.wait();
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  const std::string metrics = read_file(path("run/metrics.jsonl"));
+  const auto wait_of_step = [&](int step) {
+    const size_t line = metrics.find(fmt::format("{{\"step\":{},", step)), end = metrics.find('\n', line);
+    constexpr std::string_view kKey = "\"checkpoint/wait_ms\":";
+    const size_t at = metrics.find(kKey, line);
+    return at < end ? std::stod(metrics.substr(at + kKey.size())) : 0.0;
+  };
+  EXPECT_EQ(wait_of_step(2), 0);
+  EXPECT_LT(wait_of_step(3), 1000) << "the copy alone";
+  EXPECT_GT(wait_of_step(5), 1000) << "the save of step 4 waits for that of step 2";
 }
 
 TEST_F(ProgramResume, AnotherRankCountGoesOnWithTheSameNumbers) {
