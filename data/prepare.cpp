@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <exception>
 #include <span>
@@ -44,18 +45,45 @@ Tokenized tokenize(const RawDocument& document, const PrepareOptions& options, c
   }
 }
 
+/// Says how far a batch is while it is worked off: of the bytes of files that it was read from, as many as
+/// the share of its text that is done. For the calling thread.
+class BatchProgress {
+ public:
+  using Say = std::function<void(int64_t)>;
+  BatchProgress(const std::vector<RawDocument>& batch, int64_t begin, int64_t end, Say say)
+      : begin_(begin), bytes_(end - begin), say_(std::move(say)) {
+    for (const RawDocument& document : batch) total_ += int64_t(document.content.size());
+  }
+  /// From any thread.
+  void add(int64_t content) { done_ += content; }
+  void say_sometimes() {
+    const auto now = std::chrono::steady_clock::now();
+    if (!say_ || now - last_ < std::chrono::milliseconds(200)) return;
+    last_ = now;
+    say_(begin_ + int64_t(double(bytes_) * double(done_) / double(std::max<int64_t>(total_, 1))));
+  }
+
+ private:
+  int64_t begin_, bytes_, total_ = 0;
+  std::atomic<int64_t> done_{0};
+  Say say_;
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
 /// Each document of the batch. Of several errors that of the first document is thrown, whatever the threads'
 /// timing: indices are handed out in order and each one taken is worked off.
 std::vector<Tokenized> tokenize(const std::vector<RawDocument>& batch, const PrepareOptions& options,
-                                const Tokenizer& tokenizer) {
+                                const Tokenizer& tokenizer, BatchProgress& progress) {
   std::vector<Tokenized> tokens(batch.size());
   std::vector<std::exception_ptr> errors(batch.size());
   std::atomic<size_t> next = 0;
   std::atomic<bool> failed = false;
-  auto work = [&] {
+  auto work = [&](bool speaks) {
     for (size_t i; !failed && (i = next++) < batch.size();) {
       try {
         tokens[i] = tokenize(batch[i], options, tokenizer);
+        progress.add(int64_t(batch[i].content.size()));
+        if (speaks) progress.say_sometimes();
       } catch (...) {
         errors[i] = std::current_exception();
         failed = true;
@@ -64,8 +92,8 @@ std::vector<Tokenized> tokenize(const std::vector<RawDocument>& batch, const Pre
   };
   {
     std::vector<std::jthread> threads;
-    for (int thread = 1; thread < options.num_threads; ++thread) threads.emplace_back(work);
-    work();
+    for (int thread = 1; thread < options.num_threads; ++thread) threads.emplace_back(work, false);
+    work(true);
   }
   for (const auto& error : errors)
     if (error) std::rethrow_exception(error);
@@ -169,8 +197,17 @@ PrepareResult prepare_dataset(const PrepareOptions& options, const Tokenizer& to
   for (const char* part : {"", "_train", "_valid"}) remove_partial_files(options.output + part);
   Output output(options, tokenizer);
   PrepareResult result;
+  const auto say = [&](int64_t bytes_read) {
+    if (options.progress)
+      options.progress({.bytes_read = bytes_read,
+                        .total_bytes = reader.total_bytes(),
+                        .num_documents = output.num_documents(),
+                        .num_tokens = output.num_tokens()});
+  };
+  int64_t bytes_before = 0;
   for (auto batch = read_batch(reader); !batch.empty(); batch = read_batch(reader)) {
-    for (const Tokenized& document : tokenize(batch, options, tokenizer)) {
+    BatchProgress progress(batch, bytes_before, reader.bytes_read(), say);
+    for (const Tokenized& document : tokenize(batch, options, tokenizer, progress)) {
       if (!document.fault.empty()) {
         if (result.num_bad_records++ == 0) result.first_bad_record = document.fault;
       } else if (document.tokens.empty()) {
@@ -179,11 +216,8 @@ PrepareResult prepare_dataset(const PrepareOptions& options, const Tokenizer& to
         output.add(document.tokens);
       }
     }
-    if (options.progress)
-      options.progress({.bytes_read = reader.bytes_read(),
-                        .total_bytes = reader.total_bytes(),
-                        .num_documents = output.num_documents(),
-                        .num_tokens = output.num_tokens()});
+    bytes_before = reader.bytes_read();
+    say(bytes_before);
   }
   output.finish();
   result.num_ignored_files = reader.inputs().num_ignored;

@@ -38,7 +38,7 @@ struct PrepareOptions {
   int num_threads = 1;
   Overwrite overwrite = Overwrite::kRefuse;
   std::function<void(const PrepareProgress&)>
-      progress;  // called after each batch, on the calling thread; may be empty
+      progress;  // called after each batch and every fifth of a second, on the calling thread; may be empty
 };
 
 struct PreparedDataset {

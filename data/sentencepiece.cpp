@@ -34,8 +34,10 @@ class SentencePieceTokenizer : public Tokenizer {
     // Read here, so that a missing file and a damaged one are told apart.
     const std::string model = read_model(path);
     checksum_ = crc32c(model.data(), model.size());
-    if (model.empty() || !processor_.LoadFromSerializedProto(model).ok())
-      fail_user("{} is not a SentencePiece model; train one, or name the tokenizer `bytes`", path);
+    if (model.empty()) fail_user("{} is empty; name a SentencePiece model, or `bytes`", path);
+    if (const auto status = processor_.LoadFromSerializedProto(model); !status.ok())
+      fail_user("{} is not a SentencePiece model ({}); train one, or name the tokenizer `bytes`", path,
+                status.ToString());
     if (processor_.eos_id() < 0)
       fail_user("the tokenizer {} has no </s> piece, which ends documents; train one that has", path);
   }

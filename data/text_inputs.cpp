@@ -28,8 +28,11 @@ TextInput checked_file(const std::string& path, TextFormat format) {
   try {
     return {.path = path, .format = format, .bytes = int64_t(File(path, FileMode::kRead).size())};
   } catch (const UserError& error) {
-    fail_user("cannot read the input file {} ({}); a stream comes through standard input, named -", path,
-              error.what());
+    std::error_code ignored;
+    const fs::file_type type = fs::status(path, ignored).type();
+    const bool is_stream = type == fs::file_type::fifo || type == fs::file_type::character;
+    fail_user("input: {}{}", error.what(),
+              is_stream ? "; a stream comes through standard input, named -" : "");
   }
 }
 

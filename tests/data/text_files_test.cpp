@@ -217,6 +217,7 @@ TEST_F(TextFilesTest, PipesAndDevicesAreRefusedAtOnce) {
   const std::string pipe = (dir_ / "p.txt").string();
   ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "a named pipe", error_of({.inputs = {pipe}}));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "standard input, named -", error_of({.inputs = {pipe}}));
   fs::create_symlink("/dev/zero", dir_ / "z.txt");
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "a device", error_of({.inputs = {(dir_ / "z.txt").string()}}));
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "named twice", error_of({.inputs = {"-", "-"}}));

@@ -170,8 +170,7 @@ TEST_F(SentencePieceTest, MissingAndDamagedModelsAreNamed) {
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "cannot read the tokenizer", message(dir_.path().string()));
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "is not a SentencePiece model",
                       message(write_bytes(dir_ / "a", "garbage")));
-  EXPECT_PRED_FORMAT2(testing::IsSubstring, "is not a SentencePiece model",
-                      message(write_bytes(dir_ / "b", "")));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "b is empty", message(write_bytes(dir_ / "b", "")));
   auto settings = options("x.model");
   train_sentencepiece(settings);
   const std::string model = file_bytes(settings.output);

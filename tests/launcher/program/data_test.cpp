@@ -1,5 +1,9 @@
 // `spanwise data` as its users call it.
 
+#include <unistd.h>
+
+#include <csignal>
+
 #include "core/check.h"
 #include "core/file_io.h"
 #include "data/indexed_dataset.h"
@@ -91,6 +95,21 @@ TEST_F(ProgramData, AFlippedBitOfTheDataOrTheTokenizerEndsAResume) {
     EXPECT_NE(result.exit_code, 0) << result.output;
     EXPECT_NE(result.output.find("train.bin is damaged"), std::string::npos) << result.output;
   }
+}
+
+TEST_F(ProgramData, ARequestToEndLeavesNothingOfAPreparation) {
+  std::string text;
+  while (text.size() < (48 << 20)) text += "a line of some document of this size\n---\n";
+  write_file(path("large.txt"), text);
+  RunningProgram program(
+      {"data", "prepare", "--output", "x", "--separator", "---", "--threads", "1", "large.txt"},
+      {.directory = path("")});
+  while (program.running() && !fs::exists(path("x.bin.partial"))) usleep(1000);
+  program.signal(RunningProgram::kStarter, SIGTERM);
+  const ProgramResult result = program.wait();
+  EXPECT_EQ(result.exit_code, 128 + SIGTERM) << result.output;
+  for (const char* left : {"x.bin.partial", "x.bin", "x.idx", "x.meta.json"})
+    EXPECT_FALSE(fs::exists(path(left)));
 }
 
 TEST_F(ProgramData, TrainingDataCutWhileItIsUsedIsNamed) {
