@@ -150,7 +150,7 @@ SequenceOptions sequence_options(const config::RunConfig& config) {
 
 ParamStoreOptions param_store_options(const config::RunConfig& config, const LanguageModel& model) {
   return {.dtype = compute_dtype(config),
-          .seed = config.run().seed(),
+          .seed = init_seed(config),
           .zero_stage = int(config.parallel().zero_stage()),
           .parts = model.parts()};
 }
@@ -211,7 +211,7 @@ LoaderOptions loader_options(const config::RunConfig& config, int64_t vocab_size
   LoaderOptions options{.sequence_length = config.train().sequence_length(),
                         .global_batch = config.train().global_batch(),
                         .vocab_size = vocab_size,
-                        .seed = config.run().seed()};
+                        .seed = data_seed(config)};
   for (const config::DatasetConfig& dataset : config.data().train()) {
     options.datasets.push_back({.prefix = dataset.path(), .weight = dataset.weight()});
   }

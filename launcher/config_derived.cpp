@@ -55,6 +55,14 @@ LinearShape linear_shape(const ModelConfig& model) {
           .value_dim = std::llround(key_dim * linear.expand_v())};
 }
 
+uint64_t init_seed(const RunConfig& config) {
+  return config.run().init_seed() > 0 ? config.run().init_seed() : config.run().seed();
+}
+
+uint64_t data_seed(const RunConfig& config) {
+  return config.run().data_seed() > 0 ? config.run().data_seed() : config.run().seed();
+}
+
 int64_t schedule_steps(const RunConfig& config) {
   const int64_t steps = config.optimizer().schedule_steps();
   return steps > 0 ? steps : config.train().steps();

@@ -28,6 +28,9 @@ struct LinearShape {
 };
 LinearShape linear_shape(const config::ModelConfig& model);
 
+uint64_t init_seed(const config::RunConfig& config);
+uint64_t data_seed(const config::RunConfig& config);
+
 /// Steps the learning-rate schedule spans.
 int64_t schedule_steps(const config::RunConfig& config);
 /// Last steps of the schedule in which WSD decays.

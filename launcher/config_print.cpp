@@ -39,6 +39,7 @@ void write_defaults(Message& message, const std::string& path, const std::set<st
   for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
     const FieldDescriptor& field = *message.GetDescriptor()->field(i);
     const std::string field_path = path + field.name();
+    if (field.is_repeated() && !field.message_type()) continue;
     if (field.is_repeated()) {
       for (int entry = 0; entry < reflection.FieldSize(message, &field); ++entry) {
         write_defaults(*reflection.MutableRepeatedMessage(&message, &field, entry), field_path + ".", skip);

@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/dispatch.h"
+#include "launcher/checkpoint/settings.h"
 #include "launcher/config.h"
 #include "launcher/config_derived.h"
 #include "launcher/config_sizes.h"
@@ -470,6 +471,7 @@ class Validator {
   void check_checkpoint() {
     at_least(0, "checkpoint.every", config_.checkpoint().every());
     at_least(0, "checkpoint.keep_last", config_.checkpoint().keep_last());
+    for (const std::string& text : accept_changed_problems(config_)) problem("{}", text);
   }
 
   const RunConfig& config_;

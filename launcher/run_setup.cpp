@@ -63,8 +63,8 @@ TrainedModel load_trained_model(const RunConfig& config, const std::string& chec
   options.zero_stage = 0;
   trained.params = std::make_unique<ParamStore>(*trained.ctx, *trained.model, options,
                                                 trained.mesh->data_sequence(), trained.mesh->tensor());
-  load_model(opened, *trained.params, world);
-  check_tokenizer(opened.manifest(), trained.tokenizer->checksum(), opened.directory());
+  load_model(opened, config, settings_of(config, *trained.tokenizer, trained.model->options().vocab_size),
+             *trained.params, world);
   trained.document_start = document_start_of(opened.manifest());
   return trained;
 }

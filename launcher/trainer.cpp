@@ -63,16 +63,20 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   agree_on_data(world, loader_, validation_);
   for (const IndexedDataset& dataset : loader_.datasets()) dataset.check_tokenizer(tokenizer);
   if (validation_) validation_->dataset().check_tokenizer(tokenizer);
-  state_.tokenizer_crc32c = tokenizer.checksum();
   // Rank 0 decides which checkpoint, so that all ranks load the same one.
   const auto choose = [&] {
     locks_.emplace(config);
     return checkpoint_to_resume(config);
   };
   const std::string resume_from = run_on_rank_zero(world, "resume_from", choose, stop);
+  state_.settings = settings_of(config, tokenizer, model_.options().vocab_size);
   if (!resume_from.empty()) {
     load_checkpoint(resume_from, config, loader_, params_, optimizer_, state_, world);
     newest_checkpoint_ = resume_from;
+  }
+  const bool starts_from_weights = resume_from.empty() && !config.checkpoint().init_from().empty();
+  if (starts_from_weights) {
+    state_.init_from = load_initial_weights(config, state_.settings, params_, world);
   }
   if (resume_from.empty()) state_.document_start = choose_document_start(tokenizer, loader_.datasets());
   loader_.set_documents(document_rule(state_.document_start, tokenizer));
@@ -94,6 +98,7 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   run_on_rank_zero(world, "open_run", open_run, stop);
   say(fmt::format("{:.2f} M parameters in {}, {} rank{} x {}", double(params_.num_parameters()) / 1e6,
                   name_of(compute_dtype(config)), world.size(), world.size() == 1 ? "" : "s", workers(ctx)));
+  if (starts_from_weights) say(fmt::format("starts from the weights of {}", state_.init_from));
   if (!resume_from.empty()) say(fmt::format("resumed step {} from {}", state_.step, resume_from));
   std::vector<std::string> unverified;
   for (const IndexedDataset& dataset : loader_.datasets())

@@ -72,7 +72,8 @@ std::filesystem::path checkpoint_path(const std::filesystem::path& root, int64_t
 /// Complete checkpoints by rising step. Temporary directories and those without a manifest do not count; a
 /// missing root has none.
 std::vector<CheckpointEntry> list_checkpoints(const std::filesystem::path& root);
-/// The directory of the highest step. UserError naming a directory of a higher one that has lost its manifest.
+/// The directory of the highest step. UserError naming a directory of a higher one that has lost its
+/// manifest.
 std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& root);
 
 /// The step in the name of a checkpoint's directory; nothing for other names.

@@ -5,6 +5,7 @@
 #include "launcher/checkpoint/run_manifest.h"
 #include "launcher/checkpoint/shard_plan.h"
 #include "launcher/config_derived.h"
+#include "launcher/run_dir.h"
 #include "parallel/finite_values.h"
 
 namespace spanwise {
@@ -29,6 +30,21 @@ void load_tensors(const SharedCheckpoint& checkpoint, std::string_view stem, con
                   Comm& world, const std::vector<NamedBuffer>& buffers) {
   read_tensors(checkpoint, stem, holders, world, buffers);
   require_finite(checkpoint, stem, holders.params(), buffers);
+}
+
+// On rank 0's standard error.
+void say(const ParamStore& params, const std::vector<std::string>& lines) {
+  if (params.data_sequence().rank() > 0 || params.tensor().rank() > 0) return;
+  for (const std::string& line : lines) fmt::print(stderr, "{}\n", line);
+}
+
+void check_precision(const std::filesystem::path& directory, const Manifest& manifest,
+                     const RunConfig& config) {
+  // F32 and BF16 go on from each other's checkpoints: both hold F32.
+  const std::string precision = config::TrainConfig::Precision_Name(config.train().precision());
+  if ((manifest.precision() == "F64") == (precision == "F64")) return;
+  fail_user("{} was trained in {} but train.precision is {}; set it to {} or choose another run.dir.",
+            directory.string(), manifest.precision(), precision, manifest.precision());
 }
 
 // The step to go on with; what does not fit is said of this checkpoint.
@@ -74,14 +90,18 @@ void load_checkpoint(const std::filesystem::path& directory, const RunConfig& co
                      Comm& world) {
   const SharedCheckpoint checkpoint(directory, world);
   const Manifest& manifest = checkpoint.manifest();
-  // F32 and BF16 go on from each other's checkpoints: both hold F32.
-  const std::string precision = config::TrainConfig::Precision_Name(config.train().precision());
-  if ((manifest.precision() == "F64") != (precision == "F64")) {
-    fail_user("{} was trained in {} but train.precision is {}; set it to {} or choose another run.dir.",
-              directory.string(), manifest.precision(), precision, manifest.precision());
-  }
-  check_tokenizer(manifest, state.tokenizer_crc32c, directory);
+  check_precision(directory, manifest, config);
+  say(params, compare_settings(directory.string(), manifest, state.settings, config, CheckpointUse::kResume));
   state.step = step_to_resume(directory, manifest, config, loader);
+  const std::string schedule = schedule_change(manifest, config);
+  if (!schedule.empty()) say(params, {schedule});
+  state.init_from = manifest.init_from();
+  if (state.init_from.empty() && !config.checkpoint().init_from().empty()) {
+    fail_user(
+        "checkpoint.init_from is {} but this run began with random weights and goes on from {}; leave it "
+        "out, or choose another run.dir.",
+        config.checkpoint().init_from(), directory.string());
+  }
   state.tokens_seen = manifest.tokens_seen();
   state.document_start = document_start_of(manifest);
   const ParamHolders holders(params);
@@ -91,10 +111,28 @@ void load_checkpoint(const std::filesystem::path& directory, const RunConfig& co
   params.publish_values();
 }
 
-void load_model(const SharedCheckpoint& checkpoint, const ParamStore& params, Comm& world) {
+void load_model(const SharedCheckpoint& checkpoint, const RunConfig& config,
+                const std::vector<Setting>& settings, const ParamStore& params, Comm& world) {
+  const std::string directory = checkpoint.directory().string();
+  say(params,
+      compare_settings(directory, checkpoint.manifest(), settings, config, CheckpointUse::kWeightsOnly));
+  check_precision(checkpoint.directory(), checkpoint.manifest(), config);
   if (world.rank() == 0) require_whole_files(checkpoint, {kModelStem});
   load_tensors(checkpoint, kModelStem, ParamHolders(params), world, model_buffers(params));
   params.publish_values();
+}
+
+std::string load_initial_weights(const RunConfig& config, const std::vector<Setting>& settings,
+                                 const ParamStore& params, Comm& world) {
+  const std::filesystem::path from = config.checkpoint().init_from();
+  // Rank 0's file system decides, which the others need not see.
+  std::vector<double> is_one{world.rank() == 0 && is_checkpoint(from) ? 1.0 : 0.0};
+  world.all_reduce("init_from", is_one, Reduce::kMax);
+  const SharedCheckpoint checkpoint =
+      is_one[0] > 0 ? SharedCheckpoint(from, world)
+                    : SharedCheckpoint::newest(world.rank() == 0 ? checkpoints_of_run(from) : from, world);
+  load_model(checkpoint, config, settings, params, world);
+  return checkpoint.directory().string();
 }
 
 }  // namespace spanwise

@@ -132,7 +132,7 @@ OpenCheckpoint open_newest_checkpoint(const fs::path& root) {
   for (int tries_left = kMostTries;; --tries_left) {
     const auto newest = newest_checkpoint(root);
     if (!newest) {
-      fail_user("There is no checkpoint in {}; train first, or name one with --checkpoint.", root.string());
+      fail_user("There is no checkpoint in {}; train first, or name a checkpoint elsewhere.", root.string());
     }
     try {
       return OpenCheckpoint(*newest);

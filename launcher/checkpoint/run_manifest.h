@@ -14,11 +14,11 @@ namespace spanwise {
 Manifest manifest_of(const RunConfig& config, const DataCursor& cursor, const ParamStore& params,
                      const TrainingState& state);
 
-/// UserError if the manifest of `directory` tells of another Tokenizer::checksum.
-void check_tokenizer(const Manifest& manifest, uint32_t checksum, const std::filesystem::path& directory);
-
 /// Where documents begin in the run of a manifest.
 DocumentStart document_start_of(const Manifest& manifest);
+
+/// One line with both rates if the config's schedule is not the manifest's; empty if it is.
+std::string schedule_change(const Manifest& manifest, const RunConfig& config);
 
 /// Where in its data the run of a manifest stopped.
 DataCursor cursor_of(const Manifest& manifest);

@@ -5,17 +5,21 @@
 //   checkpoint_saver.h  writes it, load_state.h reads it; shard_plan.h: which tensors are in which file
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "data/document_start.h"
+#include "launcher/checkpoint/settings.h"
 
 namespace spanwise {
 
 struct TrainingState {
   int64_t step = 0;         ///< optimizer steps done
   int64_t tokens_seen = 0;  ///< over all ranks
-  uint32_t tokenizer_crc32c = 0;  ///< Tokenizer::checksum of the one that this process trains with
   /// Of the run since its first step.
   DocumentStart document_start = DocumentStart::kFirstToken;
+  std::vector<Setting> settings;  ///< of the config, from the start on
+  std::string init_from;          ///< the checkpoint whose weights the run began with
 };
 
 }  // namespace spanwise

@@ -149,13 +149,13 @@ TEST_F(ProgramBadInput, CheckpointOfAnotherRun) {
   train("run");
   write_spoilt_data("other", [](std::string& bin, std::string&) { bin[0] ^= 1; });
   for (const auto& [setting, named] : {
-           std::pair{"model.hidden_size=64", "model.safetensors"},
-           {"model.num_layers=8", "model.safetensors"},
-           {"model.linear_mixer=DELTA_NET", "model.safetensors"},
+           std::pair{"model.hidden_size=64", "model.hidden_size 32"},
+           {"model.num_layers=8", "model.num_layers 4"},
+           {"model.linear_mixer=DELTA_NET", "model.linear_mixer GATED_DELTA_NET"},
            {"train.precision=F32", "train.precision"},
            {"train.sequence_length=16", "sequence length"},
            {"train.global_batch=8", "train.global_batch"},
-           {"run.seed=2", "seed"},
+           {"run.seed=2", "run.init_seed 1"},
            {"data.train={path: 'other'}", "dataset other"},
        }) {
     expect_refused_by_train(setting, {"run/checkpoints/step_00000008", named});

@@ -1,0 +1,148 @@
+// What gives weights their meaning stays with them: settings, tokenizer and where a run is.
+
+#include "core/check.h"
+#include "core/file_io.h"
+#include "launcher/checkpoint/checkpoint_dir.h"
+#include "launcher/checkpoint/manifest_file.h"
+#include "launcher/checkpoint/open_checkpoint.h"
+#include "tests/launcher/program/tiny_run.h"
+
+namespace spanwise::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+class ProgramWeights : public TinyRunTest {
+ protected:
+  ProgramResult refused(std::vector<std::string> arguments, const std::vector<std::string>& settings,
+                        const std::vector<std::string>& said, int ranks = 0) {
+    const auto before = files_below(path(""));
+    const ProgramResult result = spanwise(std::move(arguments), settings, ranks);
+    EXPECT_NE(result.exit_code, 0) << result.output;
+    for (const std::string& part : said) expect_said(result, part);
+    EXPECT_TRUE(files_below(path("")) == before) << "files have changed";
+    return result;
+  }
+  ProgramResult accepted(std::vector<std::string> arguments, const std::vector<std::string>& settings = {},
+                         const std::vector<std::string>& said = {}) {
+    const ProgramResult result = spanwise(std::move(arguments), settings);
+    EXPECT_EQ(result.exit_code, 0) << result.output;
+    for (const std::string& part : said) expect_said(result, part);
+    return result;
+  }
+  static void expect_said(const ProgramResult& result, const std::string& part) {
+    EXPECT_NE(result.output.find(part), std::string::npos) << part << " in " << result.output;
+  }
+  /// As a checkpoint of format 1 is.
+  void make_old(const fs::path& directory) {
+    Manifest manifest = read_manifest(directory);
+    manifest.set_format_version(1);
+    manifest.clear_settings();
+    fs::remove(directory / kManifestName);
+    write_manifest_file(directory / kManifestName, manifest);
+  }
+};
+
+// Each leaves every tensor its shape.
+TEST_F(ProgramWeights, AModelOfEqualShapesButAnotherMeaningIsRefusedWhereverItIsRead) {
+  const std::vector<std::string> common = {"model.linear_mixer=LINEAR_ATTENTION",
+                                           "model.linear.feature_map=ELU", "train.steps=1"};
+  train("run", common);
+  for (const auto& [setting, path] : {
+           std::pair{"model.linear.feature_map=RELU", "model.linear.feature_map ELU"},
+           {"model.attention.num_heads=4", "model.attention.num_heads 2"},
+           {"model.attention.window=5", "model.attention.window 0"},
+           {"model.attention.rope_theta=500", "model.attention.rope_theta 10000"},
+           {"model.norm_eps=1e-3", "model.norm_eps 1e-06"},
+           {"run.init_seed=9", "run.init_seed 1"},
+       }) {
+    SCOPED_TRACE(setting);
+    std::vector<std::string> settings = common;
+    settings.insert(settings.end(), {setting, "run.dir=run", "train.steps=2"});
+    refused({"train", "config.textproto"}, settings, {path, "checkpoint.accept_changed"});
+    if (std::string_view(setting).starts_with("run.")) continue;
+    refused({"eval", "run"}, {setting}, {path});
+    refused({"generate", "run"}, {setting}, {path});
+  }
+  refused({"train", "run"}, {"train.steps=2", "model.norm_eps=1e-3"}, {"model.norm_eps 1e-06"}, 2);
+  // What changes speed alone, and what a 0 stands for, are not differences.
+  accepted({"eval", "run"}, {"model.chunk_size=16", "model.attention.num_kv_heads=2"});
+}
+
+TEST_F(ProgramWeights, AChangeThatIsMeantIsNamedAndSaid) {
+  train("run", {"train.steps=1"});
+  const std::vector<std::string> change = {"model.norm_eps=1e-3", "checkpoint.accept_changed=model.norm_eps"};
+  accepted({"eval", "run"}, change,
+           {"model.norm_eps is 0.001; run/checkpoints/step_00000001 was trained with 1e-06"});
+  std::vector<std::string> on = change;
+  on.push_back("train.steps=2");
+  accepted({"train", "run"}, on, {"accepted by checkpoint.accept_changed"});
+  // The new checkpoint has the new setting.
+  accepted({"eval", "run"}, {"model.norm_eps=1e-3", "checkpoint.accept_changed="});
+  refused({"eval", "run"}, {"checkpoint.accept_changed=model.norm_epz"},
+          {"'model.norm_epz' is no setting", "did you mean 'model.norm_eps'?"});
+}
+
+TEST_F(ProgramWeights, ACheckpointWithoutSettingsSaysSoInOneLineAndIsWrittenAnew) {
+  train("run", {"train.steps=1"});
+  make_old(checkpoint("run"));
+  accepted({"eval", "run"}, {"model.norm_eps=1e-3"},
+           {"step_00000001 is older than the record of model settings"});
+  accepted({"train", "run"}, {"train.steps=2"}, {"older than the record of model settings"});
+  EXPECT_EQ(read_manifest(checkpoint("run")).format_version(), kCheckpointFormatVersion);
+  EXPECT_GT(read_manifest(checkpoint("run")).settings_size(), 10);
+}
+
+TEST_F(ProgramWeights, InitialisationAndDataOrderHaveSeedsOfTheirOwn) {
+  const auto first_loss = [&](const std::string& run) { return read_metrics(path(run)).front().loss; };
+  train("both", {"run.seed=5", "train.steps=1"});
+  train("apart", {"run.init_seed=5", "run.data_seed=5", "train.steps=1"});
+  train("init", {"run.seed=5", "run.init_seed=6", "train.steps=1"});
+  train("data", {"run.seed=5", "run.data_seed=6", "train.steps=1"});
+  EXPECT_EQ(first_loss("both"), first_loss("apart"));
+  EXPECT_NE(first_loss("both"), first_loss("init"));
+  EXPECT_NE(first_loss("both"), first_loss("data"));
+  EXPECT_NE(first_loss("init"), first_loss("data"));
+  EXPECT_EQ(read_manifest(checkpoint("data")).seed(), 6);
+  refused({"train", "data"}, {"run.data_seed=7", "train.steps=2"}, {"seed 6"});
+}
+
+TEST_F(ProgramWeights, AChangedScheduleIsSaidWithBothRates) {
+  train("run", {"optimizer.schedule_steps=", "train.steps=4"});
+  accepted({"train", "run"}, {"train.steps=8"},
+           {"step 5 has rate 0.00", "(COSINE to step 8, peak 0.005), which was 0.0005 (COSINE to step 4"});
+  const ProgramResult again = accepted({"train", "run"});
+  EXPECT_EQ(again.output.find("schedule has changed"), std::string::npos) << again.output;
+}
+
+TEST_F(ProgramWeights, ANewRunStartsFromTheWeightsOfAnother) {
+  train("first", {"train.steps=4", "train.eval_sequences="});
+  accepted({"eval", "first"});
+  // Longer sequences, another order, other steps; the start is the first run's weights.
+  const std::vector<std::string> settings = {"checkpoint.init_from=first", "train.sequence_length=48",
+                                             "train.global_batch=2", "run.data_seed=3", "train.steps=2"};
+  const ProgramResult result = train("second", settings);
+  expect_said(result, "starts from the weights of first/checkpoints/step_00000004");
+  const Manifest manifest = read_manifest(checkpoint("second"));
+  EXPECT_EQ(manifest.step(), 2);
+  EXPECT_EQ(manifest.samples_seen(), 4);
+  EXPECT_EQ(manifest.init_from(), "first/checkpoints/step_00000004");
+  // A checkpoint names the same weights as its run; on ranks and ZeRO, the same numbers.
+  std::vector<std::string> by_step = settings;
+  by_step[0] += "/checkpoints/step_00000004";
+  by_step.push_back("parallel.zero_stage=3");
+  train("third", by_step, 2);
+  EXPECT_NEAR(read_metrics(path("third")).front().loss, read_metrics(path("second")).front().loss, 1e-10);
+  // It goes on from its own.
+  std::vector<std::string> on = settings;
+  on.back() = "train.steps=3";
+  expect_said(train("second", on), "resumed step 2 from second");
+  refused({"train", "first"}, {"checkpoint.init_from=second", "train.steps=5"},
+          {"began with random weights"});
+  refused({"train", "config.textproto"}, {"run.dir=new", "checkpoint.init_from=first", "model.norm_eps=1e-3"},
+          {"model.norm_eps 1e-06"});
+  refused({"train", "config.textproto"}, {"run.dir=new", "checkpoint.init_from=nowhere"}, {"nowhere"});
+}
+
+}  // namespace
+}  // namespace spanwise::testing
