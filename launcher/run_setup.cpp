@@ -7,9 +7,11 @@
 #include "core/progress.h"
 #include "launcher/build_info.h"
 #include "launcher/build_model.h"
+#include "launcher/checkpoint/checkpoint_dir.h"
 #include "launcher/checkpoint/load_state.h"
 #include "launcher/checkpoint/run_manifest.h"
 #include "launcher/config_derived.h"
+#include "launcher/run_dir.h"
 #include "launcher/runtime.h"
 
 namespace spanwise {
@@ -17,14 +19,30 @@ namespace spanwise {
 namespace fs = std::filesystem;
 
 RunConfig load_run_config(const std::string& where, const Arguments& arguments) {
-  std::vector<std::string> overrides = arguments.all("set");
-  if (!fs::is_directory(where)) return load_config(where, overrides);
-  overrides.insert(overrides.begin(), "run.dir=" + where);
-  return load_config((fs::path(where) / "config.textproto").string(), overrides);
+  const std::vector<std::string> overrides = arguments.all("set");
+  if (is_checkpoint(where)) return load_run_dir(run_of_checkpoint(where), overrides);
+  if (fs::is_directory(where)) return load_run_dir(where, overrides);
+  return load_config(where, overrides);
+}
+
+std::string checkpoint_argument(const std::string& where, const Arguments& arguments) {
+  return arguments.get("checkpoint", is_checkpoint(where) ? where : "");
+}
+
+void require_newest(const std::string& where, const RunConfig& config) {
+  if (!is_checkpoint(where)) return;
+  const auto newest = newest_checkpoint(checkpoint_dir(config));
+  std::error_code ignored;
+  if (newest && fs::equivalent(*newest, where, ignored)) return;
+  fail_user(
+      "{} is not the newest checkpoint of {}, from which a run goes on; name the run directory, move newer "
+      "checkpoints away, or start a new run with checkpoint.init_from",
+      where, config.run().dir());
 }
 
 void save_run_config(const RunConfig& config) {
   make_directories(config.run().dir());
+  keep_tokenizer(config);
   replace_file(fs::path(config.run().dir()) / "config.textproto",
                fmt::format("# Resolved config; built from commit {}.\n{}", git_hash(), print_config(config)));
 }

@@ -16,11 +16,18 @@
 namespace spanwise {
 
 /// The config of `where`, a textproto or a run directory, with the overrides given by --set. A run directory
-/// gives its config.textproto, with itself as run.dir: it may have been moved or copied.
+/// gives its config.textproto, with itself as run.dir and its own copy of the tokenizer: it may have been
+/// moved or copied. A checkpoint in a run directory stands for that run.
 RunConfig load_run_config(const std::string& where, const Arguments& arguments);
 
-/// Writes the resolved config, headed by the build's git hash, to run.dir/config.textproto. UserError naming
-/// run.dir if it is not writable.
+/// --checkpoint, or `where` if that is a checkpoint; empty for the run's newest.
+std::string checkpoint_argument(const std::string& where, const Arguments& arguments);
+
+/// UserError if `where` is a checkpoint that the run of `config` would not go on from.
+void require_newest(const std::string& where, const RunConfig& config);
+
+/// Writes the resolved config, headed by the build's git hash, to run.dir/config.textproto, and the tokenizer
+/// beside it. UserError naming run.dir if it is not writable.
 void save_run_config(const RunConfig& config);
 
 /// The config's tokenizer, of which the whole config is checked for `ranks` ranks. UserError for what is

@@ -52,7 +52,7 @@ std::string difference_to_training(const RunConfig& config, const Evaluated& e,
 }  // namespace
 
 Usage eval_usage() {
-  return {.command = "[mpirun -n RANKS] spanwise eval CONFIG|RUN_DIR [options]",
+  return {.command = "[mpirun -n RANKS] spanwise eval CONFIG|RUN_DIR|CHECKPOINT [options]",
           .description =
               "Held-out loss and perplexity of a trained model, over every held-out token. Training "
               "itself evaluates the first train.eval_sequences.",
@@ -70,7 +70,7 @@ int run_eval(Comm& world, const Arguments& arguments) {
   const int64_t sequences = arguments.integer("sequences", 0, 1, INT64_MAX);
   const RunConfig config = load_run_config(arguments.positional()[0], arguments);
   const TrainedModel trained =
-      load_trained_model(config, arguments.get("checkpoint"), world,
+      load_trained_model(config, checkpoint_argument(arguments.positional()[0], arguments), world,
                          {option_fact("sequences", arguments.get("sequences")),
                           option_fact("data", arguments.has("data") ? "given" : "")});
   const std::string data = arguments.get("data", config.data().validation());

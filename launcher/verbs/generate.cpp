@@ -10,7 +10,7 @@ namespace spanwise {
 
 Usage generate_usage() {
   return {
-      .command = "spanwise generate CONFIG|RUN_DIR [options]",
+      .command = "spanwise generate CONFIG|RUN_DIR|CHECKPOINT [options]",
       .description = "Continues a prompt with a trained model.",
       .options = {{"prompt", "TEXT", "text to continue; default: a new document"},
                   {"tokens", "N", "most tokens to generate; default 100"},
@@ -33,7 +33,8 @@ int run_generate(Comm& world, const Arguments& arguments) {
                           .seed = uint64_t(arguments.integer("seed", 1, 0, INT64_MAX))};
   RunConfig config = load_run_config(arguments.positional()[0], arguments);
   config.clear_parallel();  // checkpoints have no layout: one rank reads what any number wrote
-  const TrainedModel trained = load_trained_model(config, arguments.get("checkpoint"), world);
+  const TrainedModel trained =
+      load_trained_model(config, checkpoint_argument(arguments.positional()[0], arguments), world);
   options.document_start = start_token(trained.document_start, *trained.tokenizer);
   std::cout << arguments.get("prompt") << std::flush;
   generate(*trained.model, *trained.tokenizer, *trained.ctx, arguments.get("prompt"), options,

@@ -144,5 +144,36 @@ TEST_F(ProgramWeights, ANewRunStartsFromTheWeightsOfAnother) {
   refused({"train", "config.textproto"}, {"run.dir=new", "checkpoint.init_from=nowhere"}, {"nowhere"});
 }
 
+TEST_F(ProgramWeights, ACheckpointStandsWhereARunDoes) {
+  train("run", {"train.steps=2", "checkpoint.every=1"});
+  accepted({"eval", "run/checkpoints/step_00000001"}, {}, {"step_00000001"});
+  accepted({"generate", "run/checkpoints/step_00000001/"});
+  refused({"train", "run/checkpoints/step_00000001"}, {"train.steps=3"}, {"not the newest", "init_from"});
+  accepted({"train", "run/checkpoints/step_00000002"}, {"train.steps=3"}, {"resumed step 2"});
+  fs::copy(path("run/checkpoints/step_00000003"), path("alone"), fs::copy_options::recursive);
+  refused({"eval", "alone"}, {}, {"alone is a checkpoint", "--checkpoint"});
+}
+
+TEST_F(ProgramWeights, ARunMovesToAnotherMachineWithItsTokenizer) {
+  accepted({"data", "prepare", "--tokenizer", "far/away.model", "--train-tokenizer", "300", "--output",
+            "pieces", "text.txt"});
+  train("run", {"data.tokenizer={kind: SENTENCEPIECE model: 'far/away.model'}", "data.train={path: 'pieces'}",
+                "data.validation=pieces", "train.steps=1"});
+  EXPECT_EQ(read_file(path("run/tokenizer.model")), read_file(path("far/away.model")));
+  fs::rename(path("far"), path("gone"));
+  fs::create_directory(path("elsewhere"));
+  fs::rename(path("run"), path("elsewhere/moved"));
+  accepted({"generate", "elsewhere/moved"});
+  accepted({"eval", "elsewhere/moved"});
+  accepted({"train", "elsewhere/moved"}, {"train.steps=2"}, {"resumed step 1"});
+  EXPECT_FALSE(fs::exists(path("run")));
+  // Another tokenizer with as many pieces is another model.
+  write_file(path("other.txt"), tiny_text(300, 7));
+  accepted({"data", "prepare", "--tokenizer", "other.model", "--train-tokenizer", "300", "--output", "other",
+            "other.txt"});
+  refused({"generate", "elsewhere/moved"}, {"data.tokenizer.model=other.model"},
+          {"data.tokenizer.model", "CRC-32C"});
+}
+
 }  // namespace
 }  // namespace spanwise::testing
