@@ -28,6 +28,7 @@ class FileSource : public ByteSource {
     return part;
   }
   int64_t bytes_read() const override { return int64_t(at_); }
+  size_t size() const { return size_t(size_); }
   std::string path() const { return file_.path().string(); }
 
  private:
@@ -54,7 +55,8 @@ class StandardInput : public ByteSource {
 /// A packed file whose unpacker takes a buffer of packed bytes and says how much of it is left.
 class PackedSource : public ByteSource {
  public:
-  explicit PackedSource(const std::string& path) : file_(path), packed_(kPackedBytes) {}
+  explicit PackedSource(const std::string& path)
+      : file_(path), packed_(std::clamp(file_.size(), size_t{1}, kPackedBytes)) {}
   int64_t bytes_read() const override { return file_.bytes_read(); }
 
  protected:

@@ -52,9 +52,7 @@ std::string document_text(const RawDocument& document, const TextFileOptions& op
 }
 
 DocumentReader::DocumentReader(TextFileOptions options)
-    : options_(std::move(options)),
-      inputs_(find_text(options_.inputs, options_.standard_input)),
-      buffer_(kBufferBytes) {
+    : options_(std::move(options)), inputs_(find_text(options_.inputs, options_.standard_input)) {
   for (const TextInput& file : inputs_.files) {
     if (file.path == kStandardInput) {
       total_bytes_ = 0;
@@ -76,6 +74,9 @@ bool DocumentReader::open_next_file() {
   source_ = open_source(input.path);
   path_ = input.path == kStandardInput ? "standard input" : input.path;
   format_ = input.format;
+  // A folder may hold millions of small files.
+  const size_t bytes = input.bytes == 0 ? kBufferBytes : size_t(input.bytes);
+  buffer_.resize(std::clamp(bytes, size_t{4096}, kBufferBytes));
   line_ = offset_ = 0;
   begin_ = end_ = 0;
   after_separator_ = ended_ = false;
