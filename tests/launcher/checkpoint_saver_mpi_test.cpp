@@ -30,7 +30,7 @@ using Tensors = std::map<std::string, std::vector<double>>;
 
 #define EXPECT_CONTAINS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 
-constexpr double kTimeoutS = 5;
+constexpr double kTimeoutS = 30;
 
 Comm& world() {
   static const std::unique_ptr<Comm> comm = [] {
