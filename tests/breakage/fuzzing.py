@@ -1,0 +1,115 @@
+"""The readers under libFuzzer, in a build of their own with address and undefined-behaviour sanitizers."""
+
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from program import SOURCE, run
+from tiny import checkpoint, expect, make_world, train_arguments
+
+BUILD = SOURCE / "build-fuzz"
+RUNS = 1_000_000
+SECONDS = 600  # for all targets together, on
+WORKERS = 2    # cores
+PACKAGES = "clang libomp-14-dev libclang-rt-14-dev"
+CONFIGURE = ["cmake", "-S", str(SOURCE), "-B", str(BUILD), "-G", "Ninja", "-DSPANWISE_FUZZ=ON",
+             "-DCMAKE_C_COMPILER=clang", "-DCMAKE_CXX_COMPILER=clang++", "-DSPANWISE_TESTS=OFF",
+             "-DSPANWISE_BENCHMARKS=OFF", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DSPANWISE_CUDA=OFF"]
+# Allocations are many and small: short stacks and a short quarantine keep sanitizers out of their way.
+SANITIZERS = {"ASAN_OPTIONS": "malloc_context_size=4:quarantine_size_mb=8:detect_stack_use_after_return=0",
+              "UBSAN_OPTIONS": "print_stacktrace=1"}
+
+
+def build():
+    """The targets, built where they are not yet."""
+    expect(shutil.which("clang++"), f"clang++ is missing; apt install {PACKAGES}")
+    log = BUILD / "breakage.log"
+    BUILD.mkdir(exist_ok=True)
+    with open(log, "wb") as out:
+        for command in (CONFIGURE, ["cmake", "--build", str(BUILD), "--target", "fuzz"]):
+            done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT)
+            expect(done.returncode == 0, f"the fuzz targets do not build, see {log}; they need {PACKAGES}")
+    return sorted(p.stem for p in (SOURCE / "tests/fuzz").glob("*_fuzz.cpp"))
+
+
+def small_safetensors(path):
+    """The two smallest tensors of a file."""
+    content = path.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header, data = json.loads(content[8:8 + length]), content[8 + length:]
+    tensors = sorted((t for t in header.items() if t[0] != "__metadata__"),
+                     key=lambda t: t[1]["data_offsets"][1] - t[1]["data_offsets"][0])[:2]
+    kept, body = {"__metadata__": header.get("__metadata__", {})}, b""
+    for name, entry in tensors:
+        begin, end = entry["data_offsets"]
+        kept[name] = {**entry, "data_offsets": [len(body), len(body) + end - begin]}
+        body += data[begin:end]
+    text = json.dumps(kept, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def seeds(directory):
+    """{reader: what the program itself wrote for it}."""
+    world = make_world(directory / "fuzz", 100)
+    made = run(train_arguments("run", {"train.steps": 2, "checkpoint.keep_last": 0}), world)
+    expect(made.code == 0, f"the run that makes seeds failed: {made.tail()}")
+    shards = run(train_arguments("shards", {"train.steps": 2, "checkpoint.writers": "ALL"}), world, ranks=2)
+    expect(shards.code == 0, f"the run that makes shards failed: {shards.tail()}")
+    text = (world / "text.txt").read_bytes()[:300]
+    manifest = (checkpoint(world / "run") / "manifest.textproto").read_bytes()
+    index = (world / "text_valid.idx").read_bytes()
+    found = {
+        "config": [(world / "config.textproto").read_bytes(), (world / "run/config.textproto").read_bytes()],
+        "dataset": [struct.pack("<H", min(65535, (world / "text_valid.bin").stat().st_size)) + index],
+        "history": [(world / "run/metrics.jsonl").read_bytes()],
+        "manifest": [manifest, manifest.rsplit(b"#", 1)[0],
+                     (checkpoint(world / "shards") / "manifest.textproto").read_bytes()],
+        "safetensors": [small_safetensors(checkpoint(world / "run") / "model.safetensors")],
+        "shard_index": [p.read_bytes() for p in checkpoint(world / "shards").glob("*.index.json")],
+        "text": [text, json.dumps({"text": text.decode()}).encode() + b"\n"],
+        "tokenizer": [(world / "words.model").read_bytes()],
+        "dataset_meta": [p.read_bytes() for p in world.glob("*.meta*")],
+        "run_lock": [b"process 4711 on node7, since 2026-11-29 00:31:02\n"],
+    }
+    return {name: samples for name, samples in found.items() if samples}
+
+
+class Fuzzing:
+    def __init__(self, directory, runs, seconds):
+        self.directory, self.runs, self.seconds = directory, runs, seconds
+        self.found = seeds(directory)
+
+    def target(self, name):
+        """What came of one target's cases."""
+        corpus = self.directory / "corpus" / name
+        corpus.mkdir(parents=True)
+        for number, sample in enumerate(self.found.get(name.removesuffix("_fuzz"), [])):
+            (corpus / f"seed{number}").write_bytes(sample)
+        longest = max([1024, *(p.stat().st_size for p in corpus.iterdir())])
+        findings = BUILD / "findings"
+        findings.mkdir(exist_ok=True)
+        command = [str(BUILD / "bin" / name), f"-runs={self.runs}", f"-max_total_time={self.seconds}", "-seed=1",
+                   f"-max_len={longest}", "-timeout=10", "-rss_limit_mb=4096", "-print_final_stats=1",
+                   "-close_fd_mask=1", f"-artifact_prefix={findings}/{name}-", str(corpus)]
+        begin = time.monotonic()
+        done = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, errors="replace",
+                              env={**os.environ, **SANITIZERS, "TMPDIR": str(self.directory)})
+        seconds = time.monotonic() - begin
+        executed = re.search(r"number_of_executed_units:\s*(\d+)", done.stderr)
+        cases = int(executed.group(1)) if executed else 0
+        expect(done.returncode == 0, f"{name} found something, kept in {findings}: {done.stderr[-3000:]}")
+        expect(cases >= self.runs, f"{name} did {cases} cases in {seconds:.0f} s, {cases / seconds:.0f} a second")
+        return f"{cases} cases, {cases / seconds:.0f} a second"
+
+
+def main(table, directory, count):
+    targets = build()
+    fuzzing = Fuzzing(directory, count or RUNS, SECONDS * WORKERS // max(1, len(targets)))
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(lambda name: table.case("fuzz", name, fuzzing.target, name), targets))
