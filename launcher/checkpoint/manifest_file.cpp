@@ -53,8 +53,10 @@ void write_manifest_file(const std::filesystem::path& path, const Manifest& mani
 }
 
 Manifest read_manifest_file(const File& file) {
-  const std::filesystem::path& path = file.path();
-  const std::string content = read_file(file);
+  return parse_manifest(read_file(file), file.path());
+}
+
+Manifest parse_manifest(const std::string& content, const std::filesystem::path& path) {
   const size_t line_bytes = checksum_line("").size();
   const size_t text_bytes = content.size() > line_bytes ? content.size() - line_bytes : 0;
   const std::string text = content.substr(0, text_bytes);

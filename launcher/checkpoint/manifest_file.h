@@ -3,6 +3,7 @@
 // that the file people can read also tells when it was changed.
 
 #include <filesystem>
+#include <string>
 #include <string_view>
 
 #include "core/file_io.h"
@@ -19,5 +20,7 @@ void write_manifest_file(const std::filesystem::path& path, const Manifest& mani
 /// UserError if the file was changed, is cut short, is of another format version, or names files that are not
 /// plain names of one directory, each once.
 Manifest read_manifest_file(const File& file);
+/// The same of a manifest's content; `path` is named in errors.
+Manifest parse_manifest(const std::string& content, const std::filesystem::path& path);
 
 }  // namespace spanwise

@@ -89,17 +89,17 @@ std::filesystem::path unused_path(const std::filesystem::path& path, const std::
   }
 }
 
-RewoundHistory rewind_history(const std::filesystem::path& path, int64_t last_step, size_t max_losses) {
-  RewoundHistory history;
-  if (!std::filesystem::exists(path)) return history;
-  const std::string content = read_file(path);
+CutHistory cut_history(std::string_view content, const std::filesystem::path& path, int64_t last_step,
+                       size_t max_losses) {
+  CutHistory cut;
+  RewoundHistory& history = cut.history;
   std::deque<double> losses;
-  size_t kept = 0, begin = 0;
+  size_t begin = 0;
   int64_t before = -1;
   for (int64_t number = 1; begin < content.size(); ++number) {
     const size_t end = content.find('\n', begin);
     if (end == std::string::npos) break;  // torn: a whole line ends in a newline
-    const std::string_view line(content.data() + begin, end - begin);
+    const std::string_view line = content.substr(begin, end - begin);
     const std::optional<int64_t> step = step_of(line);
     if (!step) {
       fail_user("{} line {} is not a metrics record; repair the line or move the file away", path.string(),
@@ -121,16 +121,23 @@ RewoundHistory rewind_history(const std::filesystem::path& path, int64_t last_st
     if (const auto loss = number_after<double>(line, ",\"loss\":")) losses.push_back(*loss);
     if (losses.size() > max_losses) losses.pop_front();
     history.last_step = *step;
-    kept = begin;
+    cut.kept_bytes = begin;
   }
   if (begin < content.size()) ++history.num_set_aside;
+  history.losses = {losses.begin(), losses.end()};
+  return cut;
+}
+
+RewoundHistory rewind_history(const std::filesystem::path& path, int64_t last_step, size_t max_losses) {
+  if (!std::filesystem::exists(path)) return {};
+  const std::string content = read_file(path);
+  auto [history, kept] = cut_history(content, path, last_step, max_losses);
   if (kept < content.size()) {
     const std::string_view whole(content);
     history.set_aside = unused_path(path, fmt::format(".after-step_{:08}", std::max<int64_t>(last_step, 0)));
     write_file(history.set_aside, whole.substr(kept));
     replace_file(path, whole.substr(0, kept));
   }
-  history.losses = {losses.begin(), losses.end()};
   return history;
 }
 

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "launcher/metrics/metrics.h"
@@ -25,6 +26,15 @@ struct RewoundHistory {
   int64_t num_set_aside = 0;         ///< lines that went, a torn one included
   std::filesystem::path set_aside;   ///< the file that has them
 };
+
+/// What of a history's text stays up to step `last_step`: its first `kept_bytes`. UserError naming `path` and
+/// the line if the text holds anything but records of rising steps.
+struct CutHistory {
+  RewoundHistory history;  ///< without set_aside
+  size_t kept_bytes = 0;
+};
+CutHistory cut_history(std::string_view content, const std::filesystem::path& path, int64_t last_step,
+                       size_t max_losses);
 
 /// Brings the history back to step `last_step`: lines of later steps (written by a run that went on after its
 /// last checkpoint and died) and a torn last line go to a new file beside it,

@@ -5,7 +5,8 @@
 //   BREAK_FROM=1           all calls from it on that need space, too, as on a disk that stays full
 //   BREAK_ERRNO=NUMBER     its error
 //   BREAK_LOG=FILE         gets a line for every call, "N CALL PATH", and "failed" on those that failed
-//   BREAK_SLOW_MS=MS       every fsync of a path that holds $BREAK_SLOW says so and takes so long, removing there too
+//   BREAK_SLOW_MS=MS       every fsync of a path that holds $BREAK_SLOW says so and takes so long, removing
+//   there too
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -79,7 +80,9 @@ ssize_t pwrite64(int fd, const void* data, size_t bytes, off64_t offset) {
 ssize_t writev(int fd, const struct iovec* parts, int count) {
   return fails_fd("writev", fd, 1) ? -1 : REAL(writev)(fd, parts, count);
 }
-int ftruncate(int fd, off_t bytes) { return fails_fd("ftruncate", fd, 0) ? -1 : REAL(ftruncate)(fd, bytes); }
+int ftruncate(int fd, off_t bytes) {
+  return fails_fd("ftruncate", fd, 0) ? -1 : REAL(ftruncate)(fd, bytes);
+}
 int ftruncate64(int fd, off64_t bytes) {
   return fails_fd("ftruncate", fd, 0) ? -1 : REAL(ftruncate64)(fd, bytes);
 }
@@ -92,22 +95,29 @@ int fsync(int fd) {
   }
   return fails_fd("fsync", fd, 1) ? -1 : REAL(fsync)(fd);
 }
-int fdatasync(int fd) { return fails_fd("fdatasync", fd, 1) ? -1 : REAL(fdatasync)(fd); }
-int rename(const char* from, const char* to) { return fails("rename", to, 0) ? -1 : REAL(rename)(from, to); }
-int mkdir(const char* path, mode_t mode) { return fails("mkdir", path, 1) ? -1 : REAL(mkdir)(path, mode); }
+int fdatasync(int fd) {
+  return fails_fd("fdatasync", fd, 1) ? -1 : REAL(fdatasync)(fd);
+}
+int rename(const char* from, const char* to) {
+  return fails("rename", to, 0) ? -1 : REAL(rename)(from, to);
+}
+int mkdir(const char* path, mode_t mode) {
+  return fails("mkdir", path, 1) ? -1 : REAL(mkdir)(path, mode);
+}
 
-// open with O_CREAT only: reading needs no space.
-#define OPEN(name, call)                                                       \
-  int name(const char* path, int flags, ...) {                                 \
-    mode_t mode = 0;                                                           \
-    if (flags & (O_CREAT | __O_TMPFILE)) {                                     \
-      va_list rest;                                                            \
-      va_start(rest, flags);                                                   \
-      mode = va_arg(rest, mode_t);                                             \
-      va_end(rest);                                                            \
-      if (fails(call, path, 1)) return -1;                                     \
-    }                                                                          \
-    return REAL(name)(path, flags, mode);                                      \
+// Only those that make a file: reading needs no space.
+#define MAKES(flags) (((flags)&O_CREAT) || ((flags)&O_TMPFILE) == O_TMPFILE)
+#define OPEN(name, call)                       \
+  int name(const char* path, int flags, ...) { \
+    mode_t mode = 0;                           \
+    if (MAKES(flags)) {                        \
+      va_list rest;                            \
+      va_start(rest, flags);                   \
+      mode = va_arg(rest, mode_t);             \
+      va_end(rest);                            \
+      if (fails(call, path, 1)) return -1;     \
+    }                                          \
+    return REAL(name)(path, flags, mode);      \
   }
 OPEN(open, "open")
 OPEN(open64, "open")
@@ -122,17 +132,17 @@ static int fails_at(const char* call, int directory, const char* name, int needs
   return fails(call, path, needs_space);
 }
 
-#define OPENAT(name)                                                           \
-  int name(int directory, const char* path, int flags, ...) {                  \
-    mode_t mode = 0;                                                           \
-    if (flags & (O_CREAT | __O_TMPFILE)) {                                     \
-      va_list rest;                                                            \
-      va_start(rest, flags);                                                   \
-      mode = va_arg(rest, mode_t);                                             \
-      va_end(rest);                                                            \
-      if (fails_at("open", directory, path, 1)) return -1;                     \
-    }                                                                          \
-    return REAL(name)(directory, path, flags, mode);                           \
+#define OPENAT(name)                                          \
+  int name(int directory, const char* path, int flags, ...) { \
+    mode_t mode = 0;                                          \
+    if (MAKES(flags)) {                                       \
+      va_list rest;                                           \
+      va_start(rest, flags);                                  \
+      mode = va_arg(rest, mode_t);                            \
+      va_end(rest);                                           \
+      if (fails_at("open", directory, path, 1)) return -1;    \
+    }                                                         \
+    return REAL(name)(directory, path, flags, mode);          \
   }
 OPENAT(openat)
 OPENAT(openat64)

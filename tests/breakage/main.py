@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -43,6 +44,8 @@ def main():
     parts = chosen(sys.argv[1:])
     if any(part != "fuzz" for part, _ in parts) and not PROGRAM.exists():
         sys.exit(f"breakage: {PROGRAM} is missing; launcher/build.sh spanwise builds it")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit("breakage: ended by a signal"))
     table, directory = Table(), work_directory()
     try:
         for part, count in parts:

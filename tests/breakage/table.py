@@ -33,11 +33,11 @@ class Table:
         return outcome
 
     def print(self):
-        print(f"\n{'part':<9} {'what':<34} {'cases':>8} {'failed':>6} {'s':>5}  outcome")
+        print(f"\n{'part':<9} {'what':<46} {'cases':>5} {'failed':>6} {'s':>5}  outcome")
         for r in self.rows:
             outcomes = ", ".join(f"{n} {what}" if n > 1 or len(r["outcomes"]) > 1 else what
                                  for what, n in sorted(r["outcomes"].items(), key=lambda item: -item[1]))
-            print(f"{r['part']:<9} {r['row']:<34} {r['cases']:>8} {r['failed'] or '-':>6} {r['seconds']:>5.0f}  "
+            print(f"{r['part']:<9} {r['row']:<46} {r['cases']:>5} {r['failed'] or '-':>6} {r['seconds']:>5.0f}  "
                   f"{outcomes}")
         failed = sum(1 for r in self.rows if r["failed"])
         print(f"\n{len(self.rows) - failed} of {len(self.rows)} rows passed")

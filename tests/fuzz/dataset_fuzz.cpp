@@ -1,5 +1,5 @@
-// An indexed dataset: the first two bytes are the length of .bin, which is filled with the rest over and
-// over.
+// An indexed dataset: the first twelve bits are the length of .bin, which is filled with the rest over
+// and over.
 
 #include <algorithm>
 
@@ -27,8 +27,9 @@ void use(const IndexedDataset& dataset) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 2) return 0;
   const fuzz::Bytes index(data + 2, size - 2);
-  std::vector<uint8_t> tokens(size_t(data[0]) | size_t(data[1]) << 8);
-  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = index.empty() ? 0 : index[i % index.size()];
+  std::vector<uint8_t> tokens(size_t(data[0]) | size_t(data[1] & 15) << 8);
+  for (size_t i = 0; !index.empty() && i < tokens.size(); i += index.size())
+    std::copy_n(index.begin(), std::min(index.size(), tokens.size() - i), tokens.begin() + int64_t(i));
   fuzz::file("set.idx", index);
   fuzz::file("set.bin", tokens);
   const std::string prefix = (fuzz::directory() / "set").string();

@@ -2,15 +2,17 @@
 // Arbitrary bytes as files for readers that take paths. A fuzz target is one function over bytes; the only
 // thing that a reader may throw at bad input is a UserError, and that error has to name the file.
 //
-// Files lie in a directory of the process in $TMPDIR, best one in memory.
+// Files lie in a directory of the process in $TMPDIR, best one in memory. One million cases are to take
+// minutes.
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -36,12 +38,27 @@ inline const std::filesystem::path& directory() {
   return path;
 }
 
-/// Writes the file anew and returns its path.
-inline std::filesystem::path file(std::string_view name, Bytes bytes) {
-  std::filesystem::path path = directory() / name;
-  std::ofstream(path, std::ios::binary | std::ios::trunc)
-      .write(reinterpret_cast<const char*>(bytes.data()), std::streamsize(bytes.size()));
-  return path;
+/// Gives the file this content and returns its path. The file is made once and stays open, for speed: for
+/// readers that neither replace nor remove it.
+inline const std::filesystem::path& file(std::string_view name, Bytes bytes) {
+  struct Open {
+    std::filesystem::path path;
+    int fd;
+  };
+  static std::map<std::string, Open, std::less<>> files;
+  auto found = files.find(name);
+  if (found == files.end()) {
+    std::filesystem::path path = directory() / name;
+    const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    found = files.emplace(name, Open{std::move(path), fd}).first;
+  }
+  const Open& file = found->second;
+  if (::pwrite(file.fd, bytes.data(), bytes.size(), 0) != ssize_t(bytes.size()) ||
+      ::ftruncate(file.fd, off_t(bytes.size())) != 0) {
+    std::perror(file.path.c_str());
+    std::abort();
+  }
+  return file.path;
 }
 
 /// Runs `read`; a UserError that names `name` is a right answer to bad input, anything else that it throws is
