@@ -1,5 +1,6 @@
 """The readers under libFuzzer, in a build of their own with address and undefined-behaviour sanitizers."""
 
+import gzip
 import json
 import os
 import re
@@ -16,7 +17,7 @@ BUILD = SOURCE / "build-fuzz"
 RUNS = 1_000_000
 SECONDS = 600  # for all targets together, on
 WORKERS = 2    # cores
-PACKAGES = "clang libomp-14-dev libclang-rt-14-dev"
+PACKAGES = "clang libomp-14-dev libclang-rt-14-dev zstd"
 CONFIGURE = ["cmake", "-S", str(SOURCE), "-B", str(BUILD), "-G", "Ninja", "-DSPANWISE_FUZZ=ON",
              "-DCMAKE_C_COMPILER=clang", "-DCMAKE_CXX_COMPILER=clang++", "-DSPANWISE_TESTS=OFF",
              "-DSPANWISE_BENCHMARKS=OFF", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DSPANWISE_CUDA=OFF"]
@@ -28,7 +29,8 @@ SANITIZERS = {"ASAN_OPTIONS": "malloc_context_size=1:quarantine_size_mb=8:detect
 
 def build():
     """The targets, built where they are not yet."""
-    expect(shutil.which("clang++"), f"clang++ is missing; apt install {PACKAGES}")
+    for tool in ("clang++", "zstd"):
+        expect(shutil.which(tool), f"{tool} is missing; apt install {PACKAGES}")
     log = BUILD / "breakage.log"
     BUILD.mkdir(exist_ok=True)
     with open(log, "wb") as out:
@@ -75,8 +77,9 @@ def seeds(directory):
         "manifest": [manifest, manifest.rsplit(b"#", 1)[0],
                      (checkpoint(world / "shards") / "manifest.textproto").read_bytes()],
         "safetensors": [small_safetensors(checkpoint(world / "run") / "model.safetensors")],
-        "shard_index": [p.read_bytes() for p in checkpoint(world / "shards").glob("*.index.json")],
-        "text": [text, json.dumps({"text": text.decode()}).encode() + b"\n"],
+        "text": [b"\0" + text], "gzip": [b"\0" + gzip.compress(text)],
+        "zstd": [b"\0" + subprocess.run(["zstd", "-c"], input=text, capture_output=True, check=True).stdout],
+        "jsonl": [b"\0" + json.dumps({"n": [1, None], "text": text.decode()}).encode() + b"\n"],
         "tokenizer": [(world / "words.model").read_bytes()],
         "dataset_meta": [p.read_bytes() for p in world.glob("small.meta*")],
         "run_lock": [b"process 4711 on node7, since 2026-11-29 00:31:02\n"],
@@ -85,8 +88,8 @@ def seeds(directory):
 
 
 class Fuzzing:
-    def __init__(self, directory, runs, seconds):
-        self.directory, self.runs, self.seconds = directory, runs, seconds
+    def __init__(self, directory, runs):
+        self.directory, self.runs, self.end = directory, runs, time.monotonic() + SECONDS
         self.found = seeds(directory)
 
     def target(self, name):
@@ -98,10 +101,10 @@ class Fuzzing:
         longest = max([1024, *(p.stat().st_size for p in corpus.iterdir())])
         findings = BUILD / "findings"
         findings.mkdir(exist_ok=True)
-        command = [str(BUILD / "bin" / name), f"-runs={self.runs}", f"-max_total_time={self.seconds}", "-seed=1",
-                   f"-max_len={longest}", "-timeout=10", "-rss_limit_mb=4096", "-print_final_stats=1",
-                   "-close_fd_mask=1", f"-artifact_prefix={findings}/{name}-", str(corpus)]
         begin = time.monotonic()
+        command = [str(BUILD / "bin" / name), f"-runs={self.runs}", f"-max_len={longest}", "-seed=1",
+                   f"-max_total_time={max(1, int(self.end - begin))}", "-timeout=10", "-rss_limit_mb=4096", "-print_final_stats=1",
+                   "-close_fd_mask=1", f"-artifact_prefix={findings}/{name}-", str(corpus)]
         done = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, errors="replace",
                               env={**os.environ, **SANITIZERS, "TMPDIR": str(self.directory)})
         seconds = time.monotonic() - begin
@@ -114,6 +117,6 @@ class Fuzzing:
 
 def main(table, directory, count):
     targets = build()
-    fuzzing = Fuzzing(directory, count or RUNS, SECONDS * WORKERS // max(1, len(targets)))
+    fuzzing = Fuzzing(directory, count or RUNS)
     with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(lambda name: table.case("fuzz", name, fuzzing.target, name), targets))
