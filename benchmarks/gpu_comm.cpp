@@ -93,8 +93,9 @@ int main(int argc, char** argv) {
         fail_user("The option is --repeat N, N at least 1.");
     }
     if (world->size() < 2) fail_user("gpu_comm needs 2 ranks or more; start it with mpirun.");
-    Context ctx({.device = Device::kCUDA, .gpu = read_launch_info().local_rank});
+    Context ctx({.device = Device::kCUDA, .gpu = world->local_ranks().rank});
     world->use_gpu(ctx);
+    world->connect_gpus();
     run(ctx, *world, repeat);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -129,23 +129,35 @@ AttentionExchange attention_exchange(config::AttentionExchange::Kind kind) {
   SPANWISE_FAIL("parallel.attention {} is not in the table", int(kind));
 }
 
-// Sequence neighbours on this machine: its ranks without those of the tensor axis, as far as they divide the
-// axis.
-int ranks_per_node(const config::ParallelConfig& parallel) {
-  if (parallel.ranks_per_node() > 0) return int(parallel.ranks_per_node());
-  const int64_t local = std::max<int64_t>(1, read_launch_info().local_size / parallel.tensor());
-  return int(std::gcd(local, parallel.sequence()));
-}
-
 }  // namespace
 
-SequenceOptions sequence_options(const config::RunConfig& config) {
+int ranks_per_node(const config::ParallelConfig& parallel, const std::vector<int>& machines) {
+  if (parallel.ranks_per_node() > 0) return int(parallel.ranks_per_node());
+  std::vector<int64_t> runs;
+  for (size_t rank = 0; rank < machines.size(); ++rank) {
+    if (rank == 0 || machines[rank] != machines[rank - 1]) runs.push_back(0);
+    ++runs.back();
+  }
+  int64_t size = 0;
+  for (const int64_t run : runs) size = std::gcd(size, run);
+  const bool alone = size == 1 && machines.size() > runs.size();
+  if (alone && parallel.exchange() == config::StateExchange::TWO_LEVEL) {
+    fail_user(
+        "parallel.exchange is TWO_LEVEL, but the sequence ranks lie on their machines as {}, which have no "
+        "common node size; start as many on every machine, set parallel.ranks_per_node, or take another "
+        "exchange.",
+        fmt::join(runs, " + "));
+  }
+  return int(size);
+}
+
+SequenceOptions sequence_options(const config::RunConfig& config, const Mesh& mesh) {
   const config::ParallelConfig& parallel = config.parallel();
   return {.partition = parallel.partition() == config::ParallelConfig::ZIGZAG ? Partition::kZigzag
                                                                               : Partition::kContiguous,
           .parallel = {.exchange = state_exchange(parallel.exchange()),
                        .attention = attention_exchange(parallel.attention()),
-                       .ranks_per_node = ranks_per_node(parallel)}};
+                       .ranks_per_node = ranks_per_node(parallel, mesh.sequence().machines())}};
 }
 
 ParamStoreOptions param_store_options(const config::RunConfig& config, const LanguageModel& model) {

@@ -83,7 +83,7 @@ std::string checkpoint_dir(const RunConfig& config) {
   return config.checkpoint().dir().empty() ? config.run().dir() + "/checkpoints" : config.checkpoint().dir();
 }
 
-std::vector<DerivedValue> derived_values(const RunConfig& config, int world_size,
+std::vector<DerivedValue> derived_values(const RunConfig& config, int world_size, int threads,
                                          std::optional<int64_t> vocab_size) {
   const auto& model = config.model();
   const auto& linear = model.linear();
@@ -100,8 +100,7 @@ std::vector<DerivedValue> derived_values(const RunConfig& config, int world_size
   };
   add("run.init_seed", config.run().init_seed() == 0, config.run().seed());
   add("run.data_seed", config.run().data_seed() == 0, config.run().seed());
-  add("train.threads", config.train().threads() == 0,
-      threads_per_rank(0, std::max(1, read_launch_info().local_size)));
+  add("train.threads", config.train().threads() == 0, threads);
   add("parallel.data", config.parallel().data() == 0, data_ranks(config.parallel(), world_size));
   const int64_t vocabulary = model.vocab_size() > 0 ? model.vocab_size() : vocab_size.value_or(0);
   add("model.vocab_size", model.vocab_size() == 0 && vocab_size, vocabulary);

@@ -45,9 +45,9 @@ struct DerivedValue {
   std::string path;   ///< "parallel.data"
   std::string value;  ///< what its 0 or empty text stands for
 };
-/// What every 0 and empty text in the config stands for on `world_size` ranks, fields without effect left
-/// out; `vocab_size` is the tokenizer's, where it is known.
-std::vector<DerivedValue> derived_values(const config::RunConfig& config, int world_size,
+/// What every 0 and empty text in the config stands for on `world_size` ranks of `threads` threads, fields
+/// without effect left out; `vocab_size` is the tokenizer's, where it is known.
+std::vector<DerivedValue> derived_values(const config::RunConfig& config, int world_size, int threads,
                                          std::optional<int64_t> vocab_size);
 
 }  // namespace spanwise

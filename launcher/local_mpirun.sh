@@ -11,8 +11,8 @@ args=(-n "$ranks" --oversubscribe --bind-to none
       --mca btl_vader_single_copy_mechanism none    # containers without ptrace have no other
       --mca orte_base_help_aggregate 0 --mca plm_rsh_agent /bin/false)
 if [ "$(id -u)" = 0 ]; then args+=(--allow-run-as-root); fi
-# Waiting ranks give their core away when there are fewer cores than ranks.
-if [ "$(nproc)" -lt "$ranks" ]; then
+# Waiting ranks give their core away when there are fewer cores than ranks. nproc would obey OpenMP's settings.
+if [ "$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)" -lt "$ranks" ]; then
   args+=(--mca mpi_yield_when_idle 1)
   export OMP_WAIT_POLICY=passive
 fi

@@ -16,7 +16,7 @@ namespace {
 LocalRows local_rows(const RunConfig& config, const Mesh& mesh) {
   const int64_t batch = config.train().micro_batch(), length = config.train().sequence_length();
   if (mesh.sequence().size() == 1) return {batch, length, length, std::nullopt};
-  const SequenceOptions options = sequence_options(config);
+  const SequenceOptions options = sequence_options(config, mesh);
   const SequencePartition p(options.partition, mesh.sequence().size(), length);
   return {.rows = batch * p.slots(),
           .row_tokens = p.capacity(),

@@ -60,7 +60,7 @@ class MicroBatchTraffic {
   MicroBatchTraffic(const RunConfig& config, const Mesh& mesh, const LanguageModel& model)
       : mesh_(mesh),
         model_(model.options()),
-        sequence_(sequence_options(config)),
+        sequence_(sequence_options(config, mesh)),
         plan_(whole_documents(
             SequencePartition(sequence_.partition, mesh.sequence().size(), config.train().sequence_length()),
             mesh.sequence().rank(), config.train().micro_batch())),

@@ -21,6 +21,16 @@ int affinity_cores() {
   return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
+std::string affinity_mask() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return "1";
+  std::string mask;
+  for (int core = 0; core < CPU_SETSIZE; ++core) mask += CPU_ISSET(core, &set) ? '1' : '0';
+  mask.resize(mask.rfind('1') + 1);
+  return mask;
+}
+
 // cgroup v2: "max 100000" or "150000 100000" (microseconds a period). 0 if there is no limit.
 int quota_cores() {
   std::ifstream file("/sys/fs/cgroup/cpu.max");
@@ -36,10 +46,25 @@ int available_cores() {
   return std::max(1, quota > 0 ? std::min(quota, affinity_cores()) : affinity_cores());
 }
 
-int threads_per_rank(int64_t configured, int local_ranks) {
-  if (configured > 0) return int(configured);
-  const bool bound = affinity_cores() < sysconf(_SC_NPROCESSORS_ONLN);
-  return bound ? available_cores() : std::max(1, available_cores() / local_ranks);
+int share_of_cores(const std::vector<std::string>& masks, int mine, int quota) {
+  const std::string& own = masks[size_t(mine)];
+  double share = 0;
+  for (size_t core = 0; core < own.size(); ++core) {
+    if (own[core] != '1') continue;
+    const auto uses = [core](const std::string& mask) { return core < mask.size() && mask[core] == '1'; };
+    share += 1.0 / double(std::count_if(masks.begin(), masks.end(), uses));
+  }
+  if (quota > 0) share = std::min(share, double(quota) / double(masks.size()));
+  return std::max(1, int(share + 1e-6));
+}
+
+int threads_of_rank(int64_t configured, Comm& world) {
+  const std::vector<std::string> all = world.all_gather("cores", affinity_mask());
+  std::vector<std::string> here;
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    if (world.machines()[rank] == world.machines()[size_t(world.rank())]) here.push_back(all[rank]);
+  }
+  return configured > 0 ? int(configured) : share_of_cores(here, world.local_ranks().rank, quota_cores());
 }
 
 Device compute_device(const config::RunConfig& config) {
@@ -49,16 +74,15 @@ Device compute_device(const config::RunConfig& config) {
                                                                                     : Device::kCPU;
 }
 
-int gpu_of_rank(const LaunchInfo& launch, int visible_gpus) {
+int gpu_of_rank(LocalRanks local, int visible_gpus) {
   if (visible_gpus == 1) return 0;
-  const int ranks = std::max(launch.local_size, launch.local_rank + 1);
-  if (ranks > visible_gpus) {
+  if (local.size > visible_gpus) {
     fail_user(
         "{} ranks were started on this machine and {} of its GPUs can be used; start one rank for each GPU, "
         "bind each rank to one (srun --gpus-per-task=1), or set device: CPU.",
-        ranks, visible_gpus);
+        local.size, visible_gpus);
   }
-  return launch.local_rank;
+  return local.rank;
 }
 
 void require_own_gpus(const std::vector<std::string>& ids) {
@@ -78,38 +102,17 @@ void require_own_gpus(const std::vector<std::string>& ids) {
   }
 }
 
-namespace {
-
-/// Every rank's `mine`, gpu_id or empty; a number that travels is a byte.
-std::vector<std::string> gather_gpu_ids(Comm& world, const std::string& mine) {
-  constexpr size_t kBytes = 16;
-  std::vector<double> bytes(size_t(world.size()) * kBytes, 0.0);
-  for (size_t i = 0; i < mine.size(); ++i)
-    bytes[size_t(world.rank()) * kBytes + i] = static_cast<unsigned char>(mine[i]);
-  world.all_reduce("gpu_ids", bytes);
-  std::vector<std::string> ids;
-  for (int rank = 0; rank < world.size(); ++rank) {
-    const auto begin = bytes.begin() + rank * int64_t(kBytes);
-    const bool has_one = std::any_of(begin, begin + kBytes, [](double byte) { return byte != 0; });
-    ids.push_back(has_one ? std::string(begin, begin + kBytes) : std::string());
-  }
-  return ids;
-}
-
-}  // namespace
-
 std::unique_ptr<Context> make_context(const config::RunConfig& config, Comm& world) {
-  const LaunchInfo launch = read_launch_info();
   ContextOptions options{.device = compute_device(config),
-                         .num_threads = threads_per_rank(config.train().threads(), launch.local_size)};
+                         .num_threads = threads_of_rank(config.train().threads(), world)};
   std::string gpu;
   if (options.device == Device::kCUDA && cuda_available()) {
-    options.gpu = gpu_of_rank(launch, num_gpus());
+    options.gpu = gpu_of_rank(world.local_ranks(), num_gpus());
     gpu = gpu_id(options.gpu);
   }
   // All ranks or none, also where only some of the machines have GPUs.
   if (kHasCuda && config.device() != config::RunConfig::CPU && world.size() > 1)
-    require_own_gpus(gather_gpu_ids(world, gpu));
+    require_own_gpus(world.all_gather("gpu_ids", gpu));
   return std::make_unique<Context>(options);
 }
 

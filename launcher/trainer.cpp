@@ -48,7 +48,7 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
       ctx_(ctx),
       stop_(stop),
       model_(language_model_options(config, tokenizer.vocab_size(), mesh)),
-      sequence_(sequence_options(config)),
+      sequence_(sequence_options(config, mesh)),
       params_(ctx, model_, param_store_options(config, model_), mesh.data_sequence(), mesh.tensor()),
       reducer_(params_),
       optimizer_(params_),

@@ -103,6 +103,12 @@ void deliver_own_messages(std::string_view name, std::vector<Message>& sends, st
 
 }  // namespace
 
+LocalRanks Comm::local_ranks() const {
+  const auto mine = machines_.begin() + rank_;
+  return {.rank = int(std::count(machines_.begin(), mine, *mine)),
+          .size = int(std::count(machines_.begin(), machines_.end(), *mine))};
+}
+
 Ticket Comm::all_reduce(std::string_view name, const Tensor& tensor, Reduce op) {
   check_tensor(name, "tensor", tensor);
   check_reducible(name, tensor, op);

@@ -27,6 +27,7 @@
 // Error: only abort() is left.
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -79,6 +80,13 @@ struct Message {
 };
 
 struct Collective;
+class CommFailure;
+class GpuBackend;
+
+/// A rank's place among the ranks of its machine.
+struct LocalRanks {
+  int rank = 0, size = 1;
+};
 
 class Comm {
  public:
@@ -89,6 +97,10 @@ class Comm {
   int size() const { return size_; }
   /// "world", "data", "sequence", …: for messages and traffic tables.
   const std::string& axis() const { return axis_; }
+  /// The machine of every rank of this axis, as MPI says and not each rank's own environment: equal on all of
+  /// them. Machines are numbered in the order of world ranks.
+  const std::vector<int>& machines() const { return machines_; }
+  LocalRanks local_ranks() const;
 
   // Tensors are contiguous and of one device, and nobody writes to them (or reads the results) before the
   // ticket's wait. Reductions take F32, F64 and I64, sums on a GPU also BF16; the rest takes any dtype.
@@ -118,10 +130,13 @@ class Comm {
   virtual std::unique_ptr<Comm> split(int color, std::string axis) = 0;
   /// Seconds a wait may take; 0 waits for ever. Default 600. Holds for every Comm of the same world.
   virtual void set_timeout(double seconds) = 0;
-  /// Tensors of ctx's GPU may be given from now on, to every Comm of this world. Not collective; axes connect
-  /// at their first collective. Nothing where ctx is on the CPU. Once in a world's life; ctx must outlive
-  /// every ticket.
+  /// Tensors of ctx's GPU may be given from now on, to every Comm of this world that has connected its GPUs.
+  /// Not collective. Nothing where ctx is on the CPU. Once in a world's life; ctx must outlive every ticket.
   virtual void use_gpu(Context&) {}
+  /// Connects the GPUs of this axis; collective over it, behind use_gpu and before its first tensor on a GPU.
+  /// Not left to that: where a rank has no message in an exchange, it would not come. Nothing without a GPU,
+  /// at size 1, and a second time.
+  virtual void connect_gpus() {}
   /// Records the GPU collectives of every Comm of this world, from here to take_timeline(), which waits for
   /// them. Nothing is recorded, and nothing costs, outside. Error without use_gpu; nothing at size 1.
   virtual void start_timeline() {}
@@ -133,9 +148,12 @@ class Comm {
   void reset_traffic() { traffic_.clear(); }
 
  protected:
-  Comm(int rank, int size, std::string axis) : rank_(rank), size_(size), axis_(std::move(axis)) {}
+  Comm(int rank, int size, std::string axis)
+      : machines_(size_t(size), 0), rank_(rank), size_(size), axis_(std::move(axis)) {}
   /// Begins a collective among several ranks; the operands are checked and hold no message to oneself.
   virtual std::unique_ptr<Ticket::Pending> start(Collective collective) = 0;
+
+  std::vector<int> machines_;
 
  private:
   /// Numbers the collective and starts it; at size 1 it is complete already.
@@ -151,22 +169,21 @@ class Comm {
 
 std::unique_ptr<Comm> make_self_comm(std::string axis = "world");
 
-/// Limits of single messages; tests make them small.
+/// Limits, which tests make small.
 struct WorldOptions {
   int64_t max_message_bytes = int64_t{1} << 30;         ///< larger transfers go in pieces: MPI counts are int
   int64_t reduction_scratch_bytes = int64_t{16} << 20;  ///< a collective's; larger reductions go in pieces
+  double start_timeout_seconds = 600;  ///< of MPI's start; 0: for ever. Of collectives too, until set_timeout
+  /// Called on another thread with a sentence that names the ranks that keep MPI from starting, as far as
+  /// they can be seen (start_watch.h); ends the process. By default it prints the sentence and exits with 1.
+  std::function<void(const std::string&)> end_start;
+  /// Instead of NCCL: use_gpu takes it on any device.
+  std::function<std::shared_ptr<GpuBackend>(std::shared_ptr<CommFailure>)> gpu_backend;
 };
 
 /// The ranks this process was started with: MPI under mpirun or srun, else self. Throws UserError when a
 /// Slurm job of several tasks would silently become as many jobs of one rank. At most one in a process's
 /// life.
 std::unique_ptr<Comm> make_world_comm(WorldOptions options = {});
-
-/// What the launcher of the job (mpirun, srun) says through the environment, before MPI is started.
-struct LaunchInfo {
-  int rank = 0, size = 1;
-  int local_rank = 0, local_size = 1;  ///< on this machine: local_rank is a rank's GPU
-};
-LaunchInfo read_launch_info();
 
 }  // namespace spanwise

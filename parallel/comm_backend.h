@@ -106,6 +106,8 @@ struct AxisRanks {
 class GpuAxis {
  public:
   virtual ~GpuAxis() = default;
+  /// Collective, once, before any start.
+  virtual void connect() = 0;
   virtual std::unique_ptr<Ticket::Pending> start(Collective collective) = 0;
 };
 
@@ -113,7 +115,7 @@ class GpuAxis {
 class GpuBackend {
  public:
   virtual ~GpuBackend() = default;
-  /// Not collective: the axis is connected at its first collective.
+  /// Not collective; GpuAxis::connect is.
   virtual std::unique_ptr<GpuAxis> make_axis(AxisRanks ranks) = 0;
   virtual void set_timeout(double seconds) = 0;
   virtual void start_timeline() = 0;

@@ -8,14 +8,18 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <map>
+#include <numeric>
 #include <optional>
 #include <set>
 #include <thread>
 
 #include "core/dispatch.h"
 #include "parallel/comm_backend.h"
+#include "parallel/start_watch.h"
 #include "parallel/stop_request.h"
 #include "parallel/termination_watch.h"
 
@@ -27,6 +31,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::microseconds kYieldTime{500}, kSleepTime{50};
 constexpr std::chrono::milliseconds kGoodbyeTime{100}, kProbeTime{20};
+constexpr int64_t kStartTag = 1;
+constexpr double kRootSpeaksFirstSeconds = 2;
 
 std::string error_text(int code) {
   char text[MPI_MAX_ERROR_STRING];
@@ -39,12 +45,19 @@ void check(int code, const char* call) {
   SPANWISE_CHECK(code == MPI_SUCCESS, "{} failed: {}", call, error_text(code));
 }
 
+void end_start(const std::string& sentence) {
+  std::fprintf(stderr, "spanwise: error: %s\n", sentence.c_str());
+  std::_Exit(1);
+}
+
 class MpiCollective;
 
 /// MPI itself, started and ended by this object, and what all communicators of the process share.
 class MpiRuntime {
  public:
-  explicit MpiRuntime(WorldOptions world_options) : options(world_options) {
+  explicit MpiRuntime(WorldOptions world_options)
+      : options(std::move(world_options)), timeout_seconds(options.start_timeout_seconds) {
+    const StartWatch watch(options.start_timeout_seconds, options.end_start ? options.end_start : end_start);
     int provided = 0;
     check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
     check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
@@ -62,11 +75,12 @@ class MpiRuntime {
   bool somebody_said_goodbye() const;
 
   const WorldOptions options;
-  double timeout_seconds = 600;
+  double timeout_seconds;
   const std::shared_ptr<CommFailure> failure =
       std::make_shared<CommFailure>([this] { return somebody_said_goodbye(); });
   std::shared_ptr<GpuBackend> gpu;  ///< none without use_gpu
   std::vector<MpiCollective*> in_flight;
+  std::vector<int> machines;  ///< by world rank
   /// Memory that MPI may still write to, of collectives that nobody waited for.
   struct Abandoned {
     std::vector<Tensor> held;
@@ -83,21 +97,24 @@ struct MpiAxis {
     MPI_Comm_size(comm, &size);
   }
   ~MpiAxis() {
-    if (runtime->healthy()) MPI_Comm_free(&comm);
+    if (comm != MPI_COMM_WORLD && runtime->healthy()) MPI_Comm_free(&comm);
   }
   MpiAxis(const MpiAxis&) = delete;
   MpiAxis& operator=(const MpiAxis&) = delete;
 
-  int world_rank(int peer) const {
+  /// Of all ranks of the axis.
+  std::vector<int> world_ranks() const {
     MPI_Group mine, world;
-    int translated = MPI_UNDEFINED;
+    std::vector<int> peers(size_t(size), 0), translated(size_t(size), MPI_UNDEFINED);
+    std::iota(peers.begin(), peers.end(), 0);
     MPI_Comm_group(comm, &mine);
     MPI_Comm_group(MPI_COMM_WORLD, &world);
-    MPI_Group_translate_ranks(mine, 1, &peer, world, &translated);
+    MPI_Group_translate_ranks(mine, size, peers.data(), world, translated.data());
     MPI_Group_free(&mine);
     MPI_Group_free(&world);
     return translated;
   }
+  int world_rank(int peer) const { return world_ranks()[size_t(peer)]; }
 
   std::shared_ptr<MpiRuntime> runtime;
   MPI_Comm comm;
@@ -132,6 +149,7 @@ class MpiCollective final : public Ticket::Pending {
   bool begin_stage(int64_t stage);
   bool begin_all_reduce(int64_t stage);
   bool begin_reduce_scatter(int64_t stage);
+  bool begin_barrier(int64_t stage);
   /// The blocks of a piece in rank order, to be reduced: this rank's own, the others' in scratch memory.
   std::vector<CommBlock> receive_into_scratch(const CommBlock& own);
   void send(int peer, const CommBlock& block);
@@ -143,6 +161,11 @@ class MpiCollective final : public Ticket::Pending {
   [[noreturn]] void fail(const std::string& reason);
   /// "world rank 2, 3", as far as they are known.
   std::string awaited_ranks() const;
+  bool waits_for_root() const {
+    return call_.operation == Collective::Operation::kBarrier && axis_->rank > 0;
+  }
+  /// Of this wait, where there is one.
+  double timeout_seconds() const;
 
   std::shared_ptr<MpiAxis> axis_;
   MpiRuntime& runtime_;
@@ -208,7 +231,16 @@ std::string MpiCollective::awaited_ranks() const {
     MPI_Request_get_status(requests_[i], &complete, MPI_STATUS_IGNORE);
     if (!complete && pending_[i].peer >= 0) silent.insert(axis_->world_rank(pending_[i].peer));
   }
+  // What a root sends may wait for others.
+  if (call_.operation == Collective::Operation::kBroadcast)
+    return fmt::format("world rank {} or a rank that passes its data on", axis_->world_rank(call_.root));
+  if (waits_for_root()) return fmt::format("world rank {} or a rank that it waits for", axis_->world_rank(0));
   return silent.empty() ? "other ranks" : fmt::format("world rank {}", fmt::join(silent, ", "));
+}
+
+double MpiCollective::timeout_seconds() const {
+  // Rank 0 knows whom a barrier waits for, and speaks first.
+  return runtime_.timeout_seconds + (waits_for_root() ? kRootSpeaksFirstSeconds : 0);
 }
 
 void MpiCollective::check_call(int code) {
@@ -246,6 +278,7 @@ bool MpiCollective::begin_stage(int64_t stage) {
   using Operation = Collective::Operation;
   if (call_.operation == Operation::kAllReduce) return begin_all_reduce(stage);
   if (call_.operation == Operation::kReduceScatter) return begin_reduce_scatter(stage);
+  if (call_.operation == Operation::kBarrier) return begin_barrier(stage);
   if (stage > 0) return false;
   const int rank = axis_->rank, size = axis_->size;
   switch (call_.operation) {
@@ -271,8 +304,7 @@ bool MpiCollective::begin_stage(int64_t stage) {
       return true;
     }
     default:
-      check_call(MPI_Ibarrier(axis_->comm, &add_request(-1, -1)));
-      return true;
+      SPANWISE_FAIL("operation {}", int(call_.operation));
   }
 }
 
@@ -330,6 +362,23 @@ bool MpiCollective::begin_reduce_scatter(int64_t stage) {
   return true;
 }
 
+// A byte from every rank to the axis's rank 0, which then answers: rank 0 knows who is missing.
+bool MpiCollective::begin_barrier(int64_t stage) {
+  if (stage > 1) return false;
+  scratch_.resize(size_t(axis_->size));
+  const auto byte_of = [&](int peer) { return CommBlock(&scratch_[size_t(peer)], 1, DType::kU8); };
+  if (axis_->rank > 0) {
+    if (stage == 0) send(0, byte_of(0));
+    if (stage == 1) receive(0, byte_of(0));
+    return true;
+  }
+  for (int peer = 1; peer < axis_->size; ++peer) {
+    if (stage == 0) receive(peer, byte_of(peer));
+    if (stage == 1) send(peer, byte_of(0));
+  }
+  return true;
+}
+
 void MpiCollective::progress() {
   if (done_) return;
   std::vector<MPI_Status> statuses(requests_.size());
@@ -367,7 +416,7 @@ void MpiCollective::wait() {
   for (runtime_.progress(); !done_; runtime_.progress()) {
     runtime_.failure->check(call_, axis_->name, "end");  // the GPU's thread may have found one
     const auto waited = Clock::now() - begin;
-    if (runtime_.timeout_seconds > 0 && waited > std::chrono::duration<double>(runtime_.timeout_seconds)) {
+    if (runtime_.timeout_seconds > 0 && waited > std::chrono::duration<double>(timeout_seconds())) {
       fail(fmt::format("waited {} s for {}: stopped, dead, or slower than the timeout",
                        runtime_.timeout_seconds, awaited_ranks()));
     }
@@ -391,7 +440,11 @@ void MpiCollective::wait() {
 class MpiComm final : public Comm {
  public:
   explicit MpiComm(std::shared_ptr<MpiAxis> axis)
-      : Comm(axis->rank, axis->size, axis->name), axis_(std::move(axis)) {}
+      : Comm(axis->rank, axis->size, axis->name), axis_(std::move(axis)) {
+    const std::vector<int>& machines = axis_->runtime->machines;
+    for (size_t peer = 0; const int world_rank : axis_->world_ranks())
+      machines_[peer++] = machines[size_t(world_rank)];
+  }
 
   std::unique_ptr<Comm> split(int color, std::string axis) override {
     // MPI_Comm_split has no timeout; after the barrier all ranks are about to call it.
@@ -409,11 +462,28 @@ class MpiComm final : public Comm {
   }
 
   void use_gpu(Context& ctx) override {
-    if (ctx.device() == Device::kCPU) return;
     MpiRuntime& runtime = *axis_->runtime;
+    const auto& other_backend = runtime.options.gpu_backend;
+    if (ctx.device() == Device::kCPU && !other_backend) return;
     SPANWISE_CHECK(!runtime.gpu, "this world uses a GPU already");
-    if constexpr (kHasCuda) runtime.gpu = make_nccl_backend(ctx, runtime.failure);
+    if (other_backend) {
+      runtime.gpu = other_backend(runtime.failure);
+    } else if constexpr (kHasCuda) {
+      runtime.gpu = make_nccl_backend(ctx, runtime.failure);
+    }
     runtime.gpu->set_timeout(runtime.timeout_seconds);
+  }
+
+  void connect_gpus() override {
+    if (!axis_->runtime->gpu || gpu_axis_) return;
+    AxisRanks ranks{.name = axis(), .rank = rank(), .world_ranks = axis_->world_ranks()};
+    // Not counted: traffic is the same on every device.
+    ranks.broadcast = [this](const CommBlock& bytes) {
+      start({.operation = Collective::Operation::kBroadcast, .name = "connect GPUs", .output = bytes})
+          ->wait();
+    };
+    gpu_axis_ = gpu_backend().make_axis(std::move(ranks));
+    gpu_axis_->connect();
   }
 
   void start_timeline() override { gpu_backend().start_timeline(); }
@@ -432,7 +502,10 @@ class MpiComm final : public Comm {
     MpiRuntime& runtime = *axis_->runtime;
     runtime.failure->check(collective, axis(), "start");
     runtime.progress();
-    if (collective.device == Device::kCUDA) return gpu_axis().start(std::move(collective));
+    if (collective.device == Device::kCUDA) {
+      SPANWISE_CHECK(gpu_axis_, "{}: connect_gpus has not been called", describe(collective, axis()));
+      return gpu_axis_->start(std::move(collective));
+    }
     auto pending = std::make_unique<MpiCollective>(axis_, std::move(collective));
     pending->begin_stages();
     return pending;
@@ -441,19 +514,6 @@ class MpiComm final : public Comm {
   GpuBackend& gpu_backend() const {
     SPANWISE_CHECK(axis_->runtime->gpu, "axis {} has no GPU: nobody has called use_gpu", axis());
     return *axis_->runtime->gpu;
-  }
-
-  GpuAxis& gpu_axis() {
-    if (gpu_axis_) return *gpu_axis_;
-    AxisRanks ranks{.name = axis(), .rank = rank()};
-    for (int peer = 0; peer < size(); ++peer) ranks.world_ranks.push_back(axis_->world_rank(peer));
-    // Not counted: traffic is the same on every device.
-    ranks.broadcast = [this](const CommBlock& bytes) {
-      start({.operation = Collective::Operation::kBroadcast, .name = "connect GPUs", .output = bytes})
-          ->wait();
-    };
-    gpu_axis_ = gpu_backend().make_axis(std::move(ranks));
-    return *gpu_axis_;
   }
 
   std::shared_ptr<MpiAxis> axis_;
@@ -467,17 +527,50 @@ bool started_by_a_launcher() {
   return false;
 }
 
+/// Returns when all ranks have come, naming those that do not: MPI's own collectives, which follow, have no
+/// timeout.
+void meet(const std::shared_ptr<MpiRuntime>& runtime) {
+  const auto everybody = std::make_shared<MpiAxis>(runtime, MPI_COMM_WORLD, "world");
+  if (everybody->size == 1) return;
+  // Under another tag than goodbyes.
+  MpiCollective start(
+      everybody,
+      {.operation = Collective::Operation::kBarrier, .name = "start", .sequence_number = kStartTag});
+  start.begin_stages();
+  start.wait();
+}
+
+/// The machine of every rank: those that can share memory are on one.
+std::vector<int> find_machines(MPI_Comm world) {
+  int rank = 0, size = 1;
+  MPI_Comm_rank(world, &rank);
+  MPI_Comm_size(world, &size);
+  MPI_Comm machine = MPI_COMM_NULL;
+  check(MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine), "MPI_Comm_split_type");
+  int first = rank;
+  check(MPI_Bcast(&first, 1, MPI_INT, 0, machine), "MPI_Bcast");
+  std::vector<int> firsts(size_t(size), 0);
+  check(MPI_Allgather(&first, 1, MPI_INT, firsts.data(), 1, MPI_INT, world), "MPI_Allgather");
+  MPI_Comm_free(&machine);
+  std::map<int, int> numbers;
+  for (int& of_rank : firsts) of_rank = numbers.emplace(of_rank, int(numbers.size())).first->second;
+  return firsts;
+}
+
 std::unique_ptr<Comm> make_mpi_world(WorldOptions options) {
-  auto runtime = std::make_shared<MpiRuntime>(options);
+  auto runtime = std::make_shared<MpiRuntime>(std::move(options));
+  meet(runtime);
   MPI_Comm world = MPI_COMM_NULL;
   check(MPI_Comm_dup(MPI_COMM_WORLD, &world), "MPI_Comm_dup");
+  runtime->machines = find_machines(world);
   return std::make_unique<MpiComm>(std::make_shared<MpiAxis>(std::move(runtime), world, "world"));
 }
 
 }  // namespace
 
 std::unique_ptr<Comm> make_world_comm(WorldOptions options) {
-  std::unique_ptr<Comm> comm = started_by_a_launcher() ? make_mpi_world(options) : make_self_comm();
+  std::unique_ptr<Comm> comm =
+      started_by_a_launcher() ? make_mpi_world(std::move(options)) : make_self_comm();
   // Under srun without PMIx every task would train alone and overwrite the others' files.
   const char* tasks = std::getenv("SLURM_NTASKS");
   const char* step = std::getenv("SLURM_STEP_ID");

@@ -109,7 +109,8 @@ NcclAxis::~NcclAxis() {
   cudaStreamDestroy(stream_);
 }
 
-void NcclAxis::connect(const Collective& call) {
+void NcclAxis::connect() {
+  const Collective call{.operation = Operation::kBarrier, .name = "connect GPUs"};  // for messages
   ncclUniqueId id{};
   if (ranks_.rank == 0) {
     const ncclResult_t result = ncclGetUniqueId(&id);
@@ -172,7 +173,6 @@ int NcclAxis::enqueue_messages(const Collective& call) {
 }
 
 std::unique_ptr<Ticket::Pending> NcclAxis::start(Collective collective) {
-  if (!comm_) connect(collective);
   auto launch = std::make_shared<NcclLaunch>(backend_->events, std::move(collective), backend_->recording);
   const Collective& call = launch->call;
   check(cudaEventRecord(launch->ready, backend_->compute), "cudaEventRecord");

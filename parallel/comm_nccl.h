@@ -56,6 +56,7 @@ class NcclAxis final : public GpuAxis {
  public:
   NcclAxis(std::shared_ptr<NcclBackend> backend, AxisRanks ranks);
   ~NcclAxis() override;
+  void connect() override;
   std::unique_ptr<Ticket::Pending> start(Collective collective) override;
 
   // For the watching thread, which holds the backend's mutex.
@@ -69,7 +70,6 @@ class NcclAxis final : public GpuAxis {
   void abort();
 
  private:
-  void connect(const Collective& call);
   /// Launches it on the axis's stream: ncclSuccess, ncclInProgress or an error.
   int enqueue(const Collective& call);
   int enqueue_messages(const Collective& call);

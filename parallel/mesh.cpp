@@ -74,6 +74,9 @@ Mesh::Mesh(Comm& world, MeshShape shape) : world_(world), shape_(shape) {
   sequence_ = world.split(data * shape.tensor + tensor, "sequence");
   tensor_ = world.split(data * shape.sequence + sequence, "tensor");
   data_sequence_ = world.split(tensor, "data_sequence");
+  // Tensors of the model travel on these. All ranks are here, as they need not be in an axis's first
+  // collective.
+  for (Comm* axis : {sequence_.get(), tensor_.get(), data_sequence_.get()}) axis->connect_gpus();
 }
 
 std::vector<Comm*> Mesh::axes() const {

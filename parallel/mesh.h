@@ -16,7 +16,8 @@ struct MeshShape {
 
 class Mesh {
  public:
-  /// Collective over `world`, which must outlive the mesh. UserError naming the sizes that would do when
+  /// Collective over `world`, which must outlive the mesh, and has a GPU by now if it gets one: the axes but
+  /// data connect. UserError naming the sizes that would do when
   /// shape.size() is not world.size().
   Mesh(Comm& world, MeshShape shape);
 

@@ -34,10 +34,8 @@ uint64_t needed_bytes(const ParamStore& params) {
   return 3 * uint64_t(params.num_parameters()) * size_of(params.master_dtype()) + (uint64_t{1} << 20);
 }
 
-bool on_several_machines(Comm& world) {
-  std::vector<double> others{double(world.size() > read_launch_info().local_size)};
-  world.all_reduce("checkpoint_writers", others, Reduce::kMax);
-  return others[0] > 0;
+bool on_several_machines(const Comm& world) {
+  return world.size() > world.local_ranks().size;
 }
 
 /// Adds to a duration what the calling scope takes.
@@ -149,7 +147,7 @@ class CheckpointSaver::Impl {
     std::vector<double> lacking{0};
     if (thread_.num_blocks() < num_blocks()) {
       const int64_t writers_here =
-          num_writers() == 1 ? 1 : std::min(num_writers(), std::max(1, read_launch_info().local_size));
+          num_writers() == 1 ? 1 : std::min(num_writers(), world_.local_ranks().size);
       const int64_t available =
           options_.available_bytes ? options_.available_bytes() : available_host_bytes();
       if (double(need) * double(writers_here) > kShareOfMemory * double(available)) lacking[0] = 1;

@@ -8,6 +8,7 @@
 #include "launcher/build_model.h"
 #include "launcher/config.h"
 #include "launcher/config_derived.h"
+#include "launcher/runtime.h"
 #include "launcher/verb.h"
 
 namespace spanwise {
@@ -15,12 +16,12 @@ namespace spanwise {
 namespace {
 
 // As comments, so that what is printed is a config.
-std::string derived_text(const RunConfig& config, int ranks) {
+std::string derived_text(const RunConfig& config, int ranks, int threads) {
   std::optional<int64_t> vocab_size;
   const auto& tokenizer = config.data().tokenizer();
   if (tokenizer.kind() == config::TokenizerConfig::BYTES || std::filesystem::exists(tokenizer.model()))
     vocab_size = make_tokenizer(tokenizer)->vocab_size();
-  const std::vector<DerivedValue> values = derived_values(config, ranks, vocab_size);
+  const std::vector<DerivedValue> values = derived_values(config, ranks, threads, vocab_size);
   if (values.empty()) return "";
   std::string text = fmt::format("\n# What 0 and empty texts above stand for on {} rank{} of this machine:\n",
                                  ranks, ranks == 1 ? "" : "s");
@@ -52,7 +53,8 @@ int run_config(Comm& world, const Arguments& arguments) {
   }
   const RunConfig config = load_config(words[1], arguments.all("set"));
   validate(config, world.size());
-  if (world.rank() == 0) std::cout << print_config(config) << derived_text(config, world.size());
+  const int threads = threads_of_rank(config.train().threads(), world);
+  if (world.rank() == 0) std::cout << print_config(config) << derived_text(config, world.size(), threads);
   return 0;
 }
 

@@ -89,8 +89,8 @@ int run_eval(Comm& world, const Arguments& arguments) {
     progress.emplace(progress_on_stderr("evaluating", "sequences", count));
     options.progress = [&](int64_t done) { progress->advance_to(done); };
   }
-  const HeldOut result =
-      *evaluate(*trained.model, loader, *trained.mesh, sequence_options(config), *trained.ctx, options);
+  const HeldOut result = *evaluate(*trained.model, loader, *trained.mesh,
+                                   sequence_options(config, *trained.mesh), *trained.ctx, options);
   progress.reset();
   if (!std::isfinite(result.loss)) {
     fail_user(

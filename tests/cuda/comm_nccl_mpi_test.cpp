@@ -18,6 +18,7 @@ Comm& world() {
   static const bool ready = [] {
     comm->set_timeout(30);  // a rank that fails alone must not keep the others
     comm->use_gpu(cuda_context());
+    comm->connect_gpus();
     return true;
   }();
   static_cast<void>(ready);
@@ -216,8 +217,28 @@ TEST(CommNccl, ATicketHoldsItsTensorsUntilTheJoin) {
   }
 }
 
+// The first call on its axis: a rank without messages, the third and on, does not know that the others' lie
+// on GPUs.
+TEST(CommNccl, ARankWithoutMessagesDoesNotKeepTheOthersWaiting) {
+  const std::unique_ptr<Comm> axis = world().split(0, "first used by some");
+  axis->connect_gpus();
+  const int me = axis->rank(), last = axis->size() - 1;
+  const Tensor sent = mine(1000), received = empty(1000);
+  std::vector<Message> sends, receives;
+  if (me == 0 && last > 1) sends.push_back({1, sent});
+  if (me == 1 && last > 1) receives.push_back({0, received});
+  axis->exchange("to a neighbour", sends, receives).wait();
+  if (!receives.empty()) {
+    EXPECT_EQ(on_host(received), operand_of(0, 1000));
+  }
+  const Tensor sum = mine(1000);
+  axis->all_reduce("all", sum).wait();
+  EXPECT_EQ(on_host(sum), reduced(1000, Reduce::kSum));
+}
+
 TEST(CommNccl, TicketsOfTwoAxesMayBeJoinedInAnyOrder) {
   const std::unique_ptr<Comm> other = world().split(0, "other");
+  other->connect_gpus();
   std::vector<Tensor> sums, all;
   std::vector<Ticket> tickets;
   for (int i = 0; i < 6; ++i) {
@@ -315,6 +336,10 @@ TEST(CommNccl, MisuseIsRefused) {
   EXPECT_NE(error_of([&] { world().all_to_all("x", gpu, cpu); }).find("operands on CUDA and on CPU"),
             std::string::npos);
   EXPECT_NE(error_of([&] { world().use_gpu(cuda_context()); }).find("uses a GPU already"), std::string::npos);
+  const std::unique_ptr<Comm> unconnected = world().split(0, "unconnected");
+  if (unconnected->size() == 1) return;
+  EXPECT_NE(error_of([&] { unconnected->all_reduce("x", gpu); }).find("connect_gpus has not been called"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ void use_gpu() {
   static const bool done = [] {
     world().set_timeout(30);
     world().use_gpu(cuda_context());
+    world().connect_gpus();
     return true;
   }();
   ASSERT_TRUE(done);

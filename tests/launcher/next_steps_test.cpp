@@ -80,7 +80,7 @@ TEST_F(NextSteps, ThePromptIsTheRunsOwnText) {
 TEST(DerivedValues, SayWhatZeroStandsForAndLeaveOutWhatHasNoEffect) {
   const auto derived = [](const std::vector<std::string>& settings) {
     std::string text;
-    for (const DerivedValue& value : derived_values(config_of(settings), 4, 300))
+    for (const DerivedValue& value : derived_values(config_of(settings), 4, 2, 300))
       text += fmt::format("{}: {}\n", value.path, value.value);
     return text;
   };

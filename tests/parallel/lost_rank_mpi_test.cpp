@@ -43,5 +43,25 @@ TEST(LostRank, AnErrorWithACollectiveInFlightIsNotHeldUp) {
   EXPECT_EQ(job.output().find("SIGTERM"), std::string::npos) << job.output();
 }
 
+TEST(LostRank, OneThatIsStoppedBeforeTheFirstCollectiveIsNamed) {
+  LosingJob job(3, "cpu", "stop_first", "1");
+  expect_ended_saying(job,
+                      "barrier 'split data' #0 on axis world: rank 0 of 3 waited 1 s for world rank 2: ");
+}
+
+TEST(LostRank, OneThatIsStoppedBeforeMpiStartsIsNamed) {
+  LosingJob job(3, "cpu", "before_stop", "2");
+  expect_ended_saying(job, "MPI has not started within 2 s on rank ");
+  EXPECT_NE(job.output().find("rank 2 (process "), std::string::npos) << job.output();
+  EXPECT_NE(job.output().find(") is stopped"), std::string::npos) << job.output();
+  EXPECT_TRUE(holds_within(5, [&] { return job.running_ranks().empty(); }));
+}
+
+TEST(LostRank, OneThatRunsAnotherProgramIsNamed) {
+  LosingJob job(3, "cpu", "before_other", "2");
+  expect_ended_saying(job, ") runs 'sleep', not 'lost_rank_program'");
+  EXPECT_NE(job.output().find("rank 2 (process "), std::string::npos) << job.output();
+}
+
 }  // namespace
 }  // namespace spanwise::testing
