@@ -28,6 +28,16 @@ fi
 # Open MPI answers a SIGTERM or SIGINT of its own with SIGKILL to every rank a second later, but forwards
 # SIGUSR2. So mpirun runs in a process group of its own, which ^C does not reach, and ends if this script dies.
 set -m
+# Who reads the output may go (| head): mpirun would give up after a few failed writes.
+relays=()
+if [ -p /dev/stdout ]; then
+  exec > >(trap '' INT TERM HUP; exec tee -p /dev/null)
+  relays+=($!)
+fi
+if [ -p /dev/stderr ]; then
+  exec 2> >(trap '' INT TERM HUP; exec tee -p /dev/null >&2)
+  relays+=($!)
+fi
 setpriv --pdeathsig TERM mpirun "${args[@]}" "$@" &
 mpirun=$!
 forward() {
@@ -44,4 +54,6 @@ while [ "$interrupted" = yes ]; do
   code=0
   wait -f "$mpirun" || code=$?
 done
+exec >&- 2>&-
+for relay in "${relays[@]}"; do wait -f "$relay" || true; done
 exit "$code"

@@ -81,7 +81,9 @@ int main(int argc, char** argv) {
   std::unique_ptr<Comm> world;
   try {
     // Before MPI starts, so that no rank is lost to an early one.
-    if (argc > 1 && std::string_view(argv[1]) == "train") signals.emplace();
+    const bool trains = argc > 1 && std::string_view(argv[1]) == "train";
+    if (trains) signals.emplace();
+    if (trains) ::signal(SIGPIPE, SIG_IGN);  // `train | head` goes on
     world = make_world_comm();
     if (world->rank() == 0 && !about_blas.empty()) std::cerr << fmt::format("spanwise: {}\n", about_blas);
     return run(*world, argc > 0 ? argv[0] : "spanwise", {argv + std::min(argc, 1), argv + argc});

@@ -116,6 +116,12 @@ void MetricsWriter::write_console(const StepMetrics& metrics) {
 void MetricsWriter::message(std::string_view text) {
   clear_live_line();
   console_ << text << '\n' << std::flush;
+  if (console_ || console_lost_) return;
+  console_lost_ = true;
+  std::cerr << fmt::format(
+      "spanwise: warning: standard output cannot be written; training goes on, {} has its "
+      "records\n",
+      options_.run_dir.string());
 }
 
 std::unique_ptr<Progress> MetricsWriter::progress(const std::string& what, const std::string& unit,
@@ -133,6 +139,7 @@ void MetricsWriter::clear_live_line() {
 
 void MetricsWriter::sync() {
   history_->sync();
+  if (tensorboard_) tensorboard_->sync();
 }
 
 }  // namespace spanwise

@@ -3,7 +3,7 @@
 //   console                    one line every log_every steps; on a terminal a live line with a progress bar
 //   below run_dir/metrics.jsonl      one JSON object a line, one gapless history over crashes and resumes
 //   run_dir/tensorboard/       event files
-// A full disk delays the files, it does not stop the run (append_log.h).
+// A full disk delays the files, and who reads the console may go: neither stops the run (append_log.h).
 
 #include <cstdint>
 #include <filesystem>
@@ -80,6 +80,7 @@ class MetricsWriter {
   std::optional<AppendLog> history_;
   std::optional<TensorBoardWriter> tensorboard_;
   bool live_line_ = false;
+  bool console_lost_ = false;  ///< its reader has gone, or its disk is full
 };
 
 }  // namespace spanwise

@@ -34,6 +34,7 @@ class TensorBoardWriter {
   TensorBoardWriter(const std::filesystem::path& directory, int64_t first_step);
   /// On disk (operating system) when it returns.
   void write(int64_t step, const std::vector<TensorBoardScalar>& scalars);
+  void sync() { log_.sync(); }
 
  private:
   AppendLog log_;
