@@ -16,6 +16,7 @@
 #include "launcher/config_derived.h"
 #include "launcher/host_memory.h"
 #include "models/hf/safetensors.h"
+#include "parallel/rank_zero.h"
 #include "parallel/whole_params.h"
 
 namespace spanwise {
@@ -78,7 +79,11 @@ class CheckpointSaver::Impl {
                     ? params.data_sequence().rank()
                     : kNone),
         thread_(params.context().device(), plan_.block_bytes()) {
-    if (world_.rank() == 0) CheckpointWriter(root_, 0, needed_bytes(params));
+    const auto check = [&] {
+      CheckpointWriter(root_, 0, needed_bytes(params));
+      return std::string();
+    };
+    run_on_rank_zero(world_, "checkpoint_dir", check);
     if (num_writers() > 1) require_shared_directory(world_, root_);
   }
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "parallel/rank_zero.h"
 
 namespace spanwise {
 
@@ -11,8 +12,13 @@ namespace {
 
 template <class F>
 std::optional<OpenCheckpoint> on_rank_zero(Comm& world, F&& open) {
-  if (world.rank() != 0) return std::nullopt;
-  return open();
+  std::optional<OpenCheckpoint> files;
+  const auto work = [&] {
+    files.emplace(open());
+    return std::string();
+  };
+  run_on_rank_zero(world, "open_checkpoint", work);
+  return files;
 }
 
 }  // namespace

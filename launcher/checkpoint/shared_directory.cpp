@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/file_io.h"
+#include "parallel/rank_zero.h"
 
 namespace spanwise {
 
@@ -31,17 +32,17 @@ bool sees(const fs::path& file, const std::string& mark) {
 
 void require_shared_directory(Comm& world, const fs::path& directory) {
   std::string mark = world.rank() == 0 ? new_mark() : "";
-  std::string problem;
   const auto file = [&] { return directory / (".seen-by-all-" + mark); };
-  if (world.rank() == 0) {
+  const auto leave_mark = [&]() -> std::string {
     try {
       make_directories(directory);
       write_file(file(), mark);
+      return "";
     } catch (const UserError& error) {
-      problem = error.what();
+      return error.what();
     }
-  }
-  world.broadcast("checkpoint_writers", problem);
+  };
+  const std::string problem = run_on_rank_zero(world, "checkpoint_writers", leave_mark);
   if (!problem.empty()) fail_user("{}", problem);
   world.broadcast("checkpoint_writers", mark);
   std::vector<double> blind{sees(file(), mark) ? 0.0 : double(world.size() - world.rank())};
