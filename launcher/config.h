@@ -35,7 +35,8 @@ RunConfig parse_config(const std::string& text, const std::string& name,
                        const std::vector<std::string>& overrides = {});
 
 /// What a config is asked for. kPlan: nothing is computed here, so that this build need not have the device.
-enum class ConfigUse { kRun, kPlan };
+/// kInference: nothing is trained, so that settings of training alone are not looked at.
+enum class ConfigUse { kRun, kPlan, kInference };
 
 /// Every contradiction in a config: ranges, fields against each other, against `world_size` ranks and, where
 /// it is known, against the tokenizer's vocabulary. Each sentence names the field and the way out. Empty if

@@ -65,7 +65,7 @@ class Validator {
     check_unused();
     check_run();
     check_device();
-    check_metrics();
+    if (trains()) check_metrics();
     check_train();
     const size_t before = problems_.size();
     check_layout();
@@ -75,12 +75,14 @@ class Validator {
       for (std::string& sentence : gpu_problems(config_)) problems_.push_back(std::move(sentence));
     }
     check_data();
-    check_optimizer();
-    check_checkpoint();
+    if (trains()) check_optimizer();
+    if (trains()) check_checkpoint();
     return std::move(problems_);
   }
 
  private:
+  bool trains() const { return use_ != ConfigUse::kInference; }
+
   template <class... Args>
   void problem(fmt::format_string<Args...> format, Args&&... args) {
     problems_.push_back(fmt::format(format, std::forward<Args>(args)...));
@@ -114,6 +116,7 @@ class Validator {
 
   void check_unused() {
     for (const UnusedField& field : unused_fields(config_)) {
+      if (!trains() && field.path.starts_with("optimizer.")) continue;
       if (is_set(config_, field.path)) {
         problem("{0} has no effect: {1}; remove it, or add --set {0}=", field.path, field.reason);
       };
@@ -123,13 +126,13 @@ class Validator {
   void check_run() {
     if (config_.run().dir().empty())
       problem("run.dir is empty; name the run's directory, e.g. run {{ dir: \"runs/first\" }}");
-    at_least(1, "run.log_every", config_.run().log_every());
+    if (trains()) at_least(1, "run.log_every", config_.run().log_every());
   }
 
   void check_device() {
     const auto precision = config_.train().precision();
     const bool on_gpu = compute_device(config_) == Device::kCUDA;
-    if (on_gpu && !kHasCuda && use_ == ConfigUse::kRun) {
+    if (on_gpu && !kHasCuda && use_ != ConfigUse::kPlan) {
       problem("device CUDA is not in this build; set device: CPU or AUTO");
     } else if (on_gpu && precision == TrainConfig::F64) {
       problem("train.precision F64 is for the CPU; set train.precision: F32 or BF16, or device: CPU");
@@ -152,9 +155,12 @@ class Validator {
 
   void check_train() {
     const auto& train = config_.train();
-    at_least(1, "train.steps", train.steps());
     at_least(1, "train.sequence_length", train.sequence_length());
     at_least(0, "train.loss_chunk_tokens", train.loss_chunk_tokens());
+    at_least(0, "train.eval_sequences", train.eval_sequences());
+    at_least(0, "train.threads", train.threads(), kMostThreads);
+    if (!trains()) return;
+    at_least(1, "train.steps", train.steps());
     if (at_least(0, "train.eval_every", train.eval_every()) && train.eval_every() > 0 &&
         config_.data().validation().empty()) {
       problem(
@@ -162,8 +168,6 @@ class Validator {
           "train.eval_every: 0",
           train.eval_every());
     }
-    at_least(0, "train.eval_sequences", train.eval_sequences());
-    at_least(0, "train.threads", train.threads(), kMostThreads);
     at_least(1, "train.sample_tokens", train.sample_tokens());
     check_recomputation();
   }
@@ -195,13 +199,13 @@ class Validator {
                                      std::pair{"parallel.tensor", parallel.tensor()}}) {
       if (!at_least(1, path, size, kMostRanks)) ok = false;
     }
-    if (parallel.zero_stage() < 0 || parallel.zero_stage() > 3) {
+    if (trains() && (parallel.zero_stage() < 0 || parallel.zero_stage() > 3)) {
       problem("parallel.zero_stage is {}; it must be from 0 to 3", parallel.zero_stage());
     }
     if (!(parallel.timeout_seconds() >= 0)) {
       problem("parallel.timeout_seconds is {}; it must be 0 or above", parallel.timeout_seconds());
     }
-    if (!at_least(1, "train.global_batch", train.global_batch())) ok = false;
+    if (trains() && !at_least(1, "train.global_batch", train.global_batch())) ok = false;
     if (!at_least(1, "train.micro_batch", train.micro_batch(), kMostRows)) ok = false;
     if (!ok) return;
     const int64_t shared = parallel.sequence() * parallel.tensor();
@@ -220,7 +224,7 @@ class Validator {
           data * parallel.sequence() * parallel.tensor());
       return;
     }
-    check_batch(data);
+    if (trains()) check_batch(data);
     check_divided_heads();
   }
 
@@ -414,12 +418,12 @@ class Validator {
 
   void check_data() {
     const auto& data = config_.data();
-    if (data.train().empty()) {
+    if (data.train().empty() && trains()) {
       problem(
           "data.train is empty; name a dataset made by `spanwise data prepare`, "
           "e.g. data {{ train {{ path: \"runs/data/train\" }} }}");
     }
-    for (int i = 0; i < data.train_size(); ++i) {
+    for (int i = 0; trains() && i < data.train_size(); ++i) {
       if (data.train(i).path().empty()) {
         problem("data.train[{}].path is empty; name the dataset without .bin and .idx", i);
       }

@@ -105,8 +105,9 @@ void DirectoryLock::take(const std::string& field) {
     if (error == EWOULDBLOCK) {
       const std::string holder = holder_in(fd);
       ::close(fd);
-      fail_user("{} is used by another training: {}; wait for it, end it, or set another {}.",
-                directory_.string(), holder, field);
+      throw DirectoryHeld(
+          fmt::format("{} is used by another training: {}; wait for it, end it, or set another {}.",
+                      directory_.string(), holder, field));
     }
     if (error != 0) {
       ::close(fd);

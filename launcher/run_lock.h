@@ -8,9 +8,16 @@
 #include <string>
 #include <vector>
 
+#include "core/check.h"
 #include "launcher/config.h"
 
 namespace spanwise {
+
+/// Another training holds the directory.
+class DirectoryHeld : public UserError {
+ public:
+  using UserError::UserError;
+};
 
 /// Holds `directory` through a lock on its file run.lock, which names the holder: host, process, job of a
 /// scheduler, and since when. The lock is flock(2)'s and so the kernel's: it goes when the process ends,
@@ -19,7 +26,7 @@ namespace spanwise {
 /// machines see each other's. Where a file system has no locks that is warned of, and nothing is held.
 class DirectoryLock {
  public:
-  /// Creates the directory where missing. UserError naming the holder if another process has the lock;
+  /// Creates the directory where missing. DirectoryHeld naming the holder if another process has the lock;
   /// `field` is what the user may set otherwise ("run.dir").
   DirectoryLock(std::filesystem::path directory, const std::string& field);
   /// Removes the file, and the directories that the constructor made if nothing else is in them.

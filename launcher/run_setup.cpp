@@ -40,13 +40,6 @@ void require_newest(const std::string& where, const RunConfig& config) {
       where, config.run().dir());
 }
 
-void save_run_config(const RunConfig& config) {
-  make_directories(config.run().dir());
-  keep_tokenizer(config);
-  replace_file(fs::path(config.run().dir()) / "config.textproto",
-               fmt::format("# Resolved config; built from commit {}.\n{}", git_hash(), print_config(config)));
-}
-
 std::unique_ptr<Tokenizer> checked_tokenizer(const RunConfig& config, int ranks, ConfigUse use) {
   validate(config, ranks, std::nullopt, use);
   std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(config.data().tokenizer());
@@ -67,7 +60,7 @@ TrainedModel load_trained_model(const RunConfig& config, const std::string& chec
   std::optional<Progress> progress;
   if (world.rank() == 0) progress.emplace(progress_on_stderr("loading the model"));
   TrainedModel trained;
-  trained.tokenizer = checked_tokenizer(config, world.size());
+  trained.tokenizer = checked_tokenizer(config, world.size(), ConfigUse::kInference);
   verb_facts.push_back(option_fact("checkpoint", checkpoint));
   trained.ctx = start_context(config, world, std::move(verb_facts));
   const SharedCheckpoint opened = checkpoint.empty() ? SharedCheckpoint::newest(checkpoint_dir(config), world)

@@ -26,10 +26,6 @@ std::string checkpoint_argument(const std::string& where, const Arguments& argum
 /// UserError if `where` is a checkpoint that the run of `config` would not go on from.
 void require_newest(const std::string& where, const RunConfig& config);
 
-/// Writes the resolved config, headed by the build's git hash, to run.dir/config.textproto, and the tokenizer
-/// beside it. UserError naming run.dir if it is not writable.
-void save_run_config(const RunConfig& config);
-
 /// The config's tokenizer, of which the whole config is checked for `ranks` ranks. UserError for what is
 /// wrong with either.
 std::unique_ptr<Tokenizer> checked_tokenizer(const RunConfig& config, int ranks,

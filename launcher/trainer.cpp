@@ -115,6 +115,12 @@ void Trainer::say(std::string_view text) {
   if (metrics_) metrics_->message(text);
 }
 
+void Trainer::record_config(SaveConfig save) {
+  const auto record = [&] { return record_run_config(config_, state_.step, save); };
+  const std::string text = run_on_rank_zero(mesh_.world(), "save_config", record, stop_);
+  if (!text.empty()) say(text);
+}
+
 TrainSummary Trainer::run() {
   const int64_t steps = config_.train().steps(), eval_every = config_.train().eval_every();
   TrainSummary summary{.first_step = state_.step, .last_step = std::max(state_.step, steps)};
@@ -203,7 +209,7 @@ std::optional<Trainer::StepResult> Trainer::train_step(int64_t step) {
   result.grad_norm = std::sqrt(values.back());
   values.pop_back();
   const double minutes = ms_since(saved_at_) / 60e3, every = config_.checkpoint().every_minutes();
-  const bool due = mesh_.world().rank() == 0 && every > 0 && minutes >= every;
+  const bool due = mesh_.world().rank() == 0 && (reopen_directories() || (every > 0 && minutes >= every));
   std::vector<double> loss{std::accumulate(values.begin(), values.end(), 0.0), due ? 1.0 : 0.0, stop_vote()};
   sum_and_agree("loss", loss);
   result.loss = loss[0];
@@ -288,6 +294,30 @@ std::optional<SaveOutcome> Trainer::wait_for_save() {
   std::unique_ptr<Progress> progress;
   if (metrics_ && saver_->pending()) progress = metrics_->progress("saving");
   return saver_->finish();
+}
+
+bool Trainer::reopen_directories() {
+  if (locks_ && locks_->in_place()) return false;
+  try {
+    locks_.emplace(config_);
+  } catch (const DirectoryHeld&) {
+    throw;
+  } catch (const UserError& error) {
+    if (!directories_lost_) say(fmt::format("warning: {}; training goes on and tries again", error.what()));
+    directories_lost_ = true;
+    return false;
+  }
+  directories_lost_ = false;
+  try {
+    record_run_config(config_, state_.step, SaveConfig::kFirstStart);
+  } catch (const UserError& error) {  // the tokenizer may have been in the directory that has gone
+    say(fmt::format("warning: {}", error.what()));
+  }
+  say(fmt::format(
+      "warning: {} or {} was moved or removed while training; they are made again, metrics.jsonl goes "
+      "on whole and a checkpoint follows; earlier ones are where they went",
+      config_.run().dir(), checkpoint_dir(config_)));
+  return true;
 }
 
 void Trainer::save(int64_t step) {

@@ -24,6 +24,7 @@
 #include "launcher/config.h"
 #include "launcher/metrics/metrics.h"
 #include "launcher/rank_batch.h"
+#include "launcher/run_config.h"
 #include "launcher/run_lock.h"
 #include "models/language_model.h"
 #include "parallel/gradient_reducer.h"
@@ -52,6 +53,9 @@ class Trainer {
   Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh& mesh, Context& ctx,
           StopRequest* stop = nullptr);
 
+  /// Records the config of this start (run_config.h). Collective.
+  void record_config(SaveConfig save);
+
   /// Trains up to train.steps. Asked to end through `stop`, it finishes the step, saves it and returns; an
   /// evaluation is broken off.
   TrainSummary run();
@@ -73,6 +77,9 @@ class Trainer {
   /// Adds up `values` over the data and sequence ranks, for all ranks of the world; the last of them is the
   /// votes to stop, of all ranks. True if a rank was asked to end.
   bool sum_and_agree(std::string_view name, std::vector<double>& values);
+  /// On rank 0: takes run.dir and the checkpoints' directory again where they were moved or removed, making
+  /// them anew; true if so.
+  bool reopen_directories();
   void save(int64_t step);
   std::optional<SaveOutcome> wait_for_save();
   void report(const std::optional<SaveOutcome>& outcome);
@@ -94,6 +101,7 @@ class Trainer {
   Schedule schedule_;
   Loader loader_;
   std::optional<SequentialLoader> validation_;
+  bool directories_lost_ = false;           ///< and not made again yet
   std::unique_ptr<MetricsWriter> metrics_;  ///< rank 0 only
   std::string newest_checkpoint_;
   int64_t saved_step_ = 0;  ///< of the newest save, done or under way

@@ -76,7 +76,9 @@ Usage train_usage() {
           "Trains the model of a config, going on from the newest checkpoint of its run.dir; RUN_DIR goes "
           "on with the config of that run. The first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 at any rank ends it "
           "after the step, saved, with exit code 75; the second at once.",
-      .options = {{"set", "FIELD=VALUE", "override a field; may be repeated"},
+      .options = {{"set", "FIELD=VALUE", "override a field, in this start; may be repeated"},
+                  {"save-config", nullptr,
+                   "make this start's settings the run's, in run.dir/config.textproto"},
                   {"help", nullptr, "this text"}},
       .min_positional = 1,
       .max_positional = 1};
@@ -90,18 +92,19 @@ int run_train(Comm& world, const Arguments& arguments) {
   const Mesh mesh(world, mesh_shape(config, world.size()));
   StopRequest stop;
   std::optional<Trainer> trainer(std::in_place, config, *tokenizer, mesh, *ctx, &stop);
-  const auto save_config = [&] {
-    save_run_config(config);
-    return std::string();
-  };
-  run_on_rank_zero(world, "save_config", save_config, &stop);
+  const SaveConfig save = arguments.has("save-config") ? SaveConfig::kThisStart : SaveConfig::kFirstStart;
+  trainer->record_config(save);
   const TrainSummary summary = trainer->run();
   // The sample's model takes the place of the trainer.
   trainer.reset();
   ctx->release_cache();
   if (!summary.stopped) {
     const auto sample = [&] {
-      print_sample(config, summary.checkpoint, stop);
+      try {
+        print_sample(config, summary.checkpoint, stop);
+      } catch (const std::exception& error) {
+        std::cout << fmt::format("warning: no sample, training is done: {}\n", error.what());
+      }
       return std::string();
     };
     run_on_rank_zero(world, "sample", sample, &stop);

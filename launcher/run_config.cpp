@@ -1,0 +1,99 @@
+#include "launcher/run_config.h"
+
+#include <google/protobuf/util/message_differencer.h>
+
+#include <filesystem>
+#include <optional>
+
+#include "core/check.h"
+#include "core/file_io.h"
+#include "launcher/build_info.h"
+#include "launcher/checkpoint/checkpoint_dir.h"
+#include "launcher/config_derived.h"
+#include "launcher/metrics/history.h"
+#include "launcher/run_dir.h"
+
+namespace spanwise {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string file_text(const RunConfig& config) {
+  return fmt::format("# Resolved config; built from commit {}.\n{}", git_hash(), print_config(config));
+}
+
+/// With every default set, as it is printed.
+RunConfig written_out(const RunConfig& config) {
+  return parse_config(print_config(config), "config");
+}
+
+/// "train.steps: 240 -> 480, …": from the run's config to this start's. Places of the run and of its
+/// tokenizer are not compared: RUN_DIR has its own.
+std::string differences(const RunConfig& recorded, const RunConfig& config) {
+  google::protobuf::util::MessageDifferencer differencer;
+  std::string report;
+  differencer.ReportDifferencesToString(&report);
+  RunConfig before = written_out(recorded), now = written_out(config);
+  before.mutable_run()->set_dir(config.run().dir());
+  now.mutable_run()->set_dir(config.run().dir());
+  before.mutable_data()->mutable_tokenizer()->set_model(now.data().tokenizer().model());
+  if (now.data().tokenizer().kind() != config::TokenizerConfig::SENTENCEPIECE) {
+    before.mutable_data()->mutable_tokenizer()->clear_model();
+    now.mutable_data()->mutable_tokenizer()->clear_model();
+  }
+  if (differencer.Compare(before, now)) return "";
+  constexpr std::string_view kModified = "modified: ";
+  std::string text;
+  for (size_t begin = 0, end = 0; (end = report.find('\n', begin)) != report.npos; begin = end + 1) {
+    std::string_view line(report.data() + begin, end - begin);
+    if (line.starts_with(kModified)) line.remove_prefix(kModified.size());
+    text += (text.empty() ? "" : ", ") + std::string(line);
+  }
+  return text;
+}
+
+/// What the file holds; nothing if it cannot be read, which is said as `problem`.
+std::optional<RunConfig> recorded_config(const fs::path& file, const std::string& run_dir,
+                                         std::string& problem) {
+  try {
+    return load_config(file.string(), {"run.dir=" + run_dir});
+  } catch (const UserError& error) {
+    problem = error.what();
+    return std::nullopt;
+  }
+}
+
+}  // namespace
+
+std::string record_run_config(const RunConfig& config, int64_t step, SaveConfig save) {
+  const fs::path dir = config.run().dir(), file = dir / "config.textproto";
+  make_directories(dir);
+  keep_tokenizer(config);
+  if (!fs::exists(fs::symlink_status(file))) {
+    replace_file(file, file_text(config));
+    return "";
+  }
+  std::string problem;
+  const std::optional<RunConfig> recorded = recorded_config(file, dir.string(), problem);
+  const std::string changes = recorded ? differences(*recorded, config) : problem;
+  if (changes.empty()) return "";
+  const bool begins = !recorded || (step == 0 && list_checkpoints(checkpoint_dir(*recorded)).empty());
+  if (begins || save == SaveConfig::kThisStart) {
+    const fs::path before = unused_path(file, fmt::format(".before-step_{:08}", step));
+    write_file(before, read_file(file));
+    replace_file(file, file_text(config));
+    return fmt::format("{} has the settings of this start now, the former ones are in {} ({})", file.string(),
+                       before.string(), changes);
+  }
+  make_directories(dir / "starts");
+  const fs::path start = unused_path(dir / "starts" / fmt::format("config_step_{:08}", step), "");
+  write_file(start, file_text(config));
+  return fmt::format(
+      "this start differs from {}: {}. That holds for this start and is kept in {}; --save-config makes it "
+      "the "
+      "run's.",
+      file.string(), changes, start.string());
+}
+
+}  // namespace spanwise
