@@ -45,7 +45,7 @@ void add_fields(const Message& message, const std::string& path, const std::stri
     if (kFree.contains(schema_name)) continue;
     if (field.is_repeated()) {
       const int size = reflection.FieldSize(message, &field);
-      facts.push_back({name, fmt::format("of {} entries", size), kSameConfig});
+      facts.push_back({name + "'s number of entries", std::to_string(size), kSameConfig});
       for (int entry = 0; entry < size; ++entry) {
         const std::string entry_name = fmt::format("{}[{}]", name, entry);
         if (field.message_type()) {
@@ -75,22 +75,29 @@ Fact tokenizer_fact(const config::TokenizerConfig& tokenizer) {
   return fact;
 }
 
-Fact dataset_fact(const std::string& field, const DataCursor::Dataset& dataset, const std::string& prefix) {
+/// With the checksum of all contents where every rank's copies have one (`checksums`): a copy that came
+/// without its table is compared by the fingerprint alone, of the ends of the tokens.
+Fact dataset_fact(const std::string& field, const IndexedDataset& dataset, uint64_t fingerprint,
+                  bool checksums) {
+  std::string value = fmt::format("'{}' of {} tokens with fingerprint {:016x}", dataset.name(),
+                                  dataset.num_tokens(), fingerprint);
+  if (checksums) value += fmt::format(" and checksum {:08x}", dataset.meta()->contents());
   return {.field = field,
-          .value = fmt::format("'{}' of {} tokens with fingerprint {:016x} and checksum {:08x}", dataset.name,
-                               dataset.num_tokens, dataset.fingerprint, dataset.contents),
+          .value = std::move(value),
           .remedy = "give all ranks the same files",
-          .place = prefix};
+          .place = dataset.prefix()};
 }
 
-Fact validation_fact(const SequentialLoader& loader) {
-  const IndexedDataset& dataset = loader.dataset();
-  return dataset_fact("validation data",
-                      {.name = dataset.name(),
-                       .num_tokens = dataset.num_tokens(),
-                       .fingerprint = dataset.fingerprint(),
-                       .contents = dataset.meta() ? dataset.meta()->contents() : 0},
-                      dataset.prefix());
+Fact validation_fact(const IndexedDataset& dataset, bool checksums) {
+  return dataset_fact("validation data", dataset, dataset.fingerprint(), checksums);
+}
+
+/// Whether every rank has checksums of all its `datasets`. Collective.
+bool all_have_checksums(Comm& world, const std::vector<const IndexedDataset*>& datasets) {
+  std::vector<double> lacking{0};
+  for (const IndexedDataset* dataset : datasets) lacking[0] += dataset->meta() ? 0 : 1;
+  world.all_reduce("data", lacking);
+  return lacking[0] == 0;
 }
 
 std::string encode(const std::vector<Fact>& facts) {
@@ -128,7 +135,8 @@ std::string difference(int rank, const std::vector<Fact>& mine, const std::vecto
     return fmt::format("Rank {} compares {} settings where rank 0 compares {}; {}.", rank, mine.size(),
                        expected.size(), kSameCall);
   }
-  for (size_t i = first + 1; i < common; ++i) others += differ(mine[i], expected[i]);
+  for (size_t i = first + 1; i < common; ++i)
+    others += mine[i].field == expected[i].field && differ(mine[i], expected[i]);
   const Fact &a = mine[first], &b = expected[first];
   const std::string theirs = a.field == b.field ? shown(b) : fmt::format("{} {}", b.field, shown(b));
   const std::string more = others == 0 ? ""
@@ -168,17 +176,23 @@ std::vector<Fact> config_facts(const RunConfig& config) {
 
 void agree_on_data(Comm& world, const Loader& train, const std::optional<SequentialLoader>& validation) {
   if (world.size() == 1) return;
+  std::vector<const IndexedDataset*> datasets;
+  for (const IndexedDataset& dataset : train.datasets()) datasets.push_back(&dataset);
+  if (validation) datasets.push_back(&validation->dataset());
+  const bool checksums = all_have_checksums(world, datasets);
   std::vector<Fact> facts;
-  const std::vector<DataCursor::Dataset> datasets = train.cursor(0).datasets;
-  for (size_t d = 0; d < datasets.size(); ++d)
+  const std::vector<DataCursor::Dataset> cursors = train.cursor(0).datasets;
+  for (size_t d = 0; d < cursors.size(); ++d)
     facts.push_back(
-        dataset_fact(fmt::format("data.train[{}]", d), datasets[d], train.datasets()[d].prefix()));
-  if (validation) facts.push_back(validation_fact(*validation));
+        dataset_fact(fmt::format("data.train[{}]", d), *datasets[d], cursors[d].fingerprint, checksums));
+  if (validation) facts.push_back(validation_fact(validation->dataset(), checksums));
   require_agreement(world, "data", facts);
 }
 
 void agree_on_data(Comm& world, const SequentialLoader& validation) {
-  if (world.size() > 1) require_agreement(world, "data", {validation_fact(validation)});
+  if (world.size() == 1) return;
+  const bool checksums = all_have_checksums(world, {&validation.dataset()});
+  require_agreement(world, "data", {validation_fact(validation.dataset(), checksums)});
 }
 
 Fact option_fact(const std::string& option, const std::string& value) {

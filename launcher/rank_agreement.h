@@ -10,7 +10,8 @@
 //   the config    field by field, an unset field as its default. Free are run.dir (rank 0's is written to),
 //                 train.threads, and where tokenizer and datasets lie, whose contents are compared instead
 //   the tokenizer its contents
-//   the data      name (it keys the sample order), number of tokens, fingerprint and checksums of every dataset
+//   the data      name (it keys the sample order), number of tokens, fingerprint and, where every
+//                 rank's copies have them, checksums of every dataset
 // A checkpoint is read by rank 0 for all.
 //
 // OpenBLAS may have chosen other kernels on another processor: no product is computed by two ranks that must

@@ -1,6 +1,7 @@
 // Ranks that were not started alike end at once, all of them, in one sentence that names the rank, what it
 // has and what rank 0 has; what may differ does not stop them.
 
+#include "core/check.h"
 #include "core/file_io.h"
 #include "tests/launcher/program/tiny_run.h"
 
@@ -118,6 +119,25 @@ TEST_F(RankAgreement, DataAndTokenizersAreComparedByWhatTheyHold) {
                  {"Rank 1 has validation data 'valid' of", "(other/valid) where rank 0 has"});
 }
 
+TEST_F(RankAgreement, DataThatDiffersFarFromItsEndsIsRefused) {
+  std::string text = tiny_text(5000, 3);
+  write_file(path("long.txt"), text);
+  text[text.find('a', text.size() / 2)] = 'b';
+  fs::create_directory(path("other"));
+  write_file(path("other/long.txt"), text);
+  for (const std::string prefix : {"long", "other/long"}) {
+    const ProgramResult result =
+        spanwise({"data", "prepare", "--output", prefix, "--threads", "1", prefix + ".txt"});
+    ASSERT_EQ(result.exit_code, 0) << result.output;
+  }
+  ASSERT_GT(fs::file_size(path("long.bin")), size_t{3} << 16) << "the fingerprint alone would see it";
+  const auto trains = [](const std::string& data) {
+    return Words{"train", "config.textproto", "--set", fmt::format("data.train={{path: '{}'}}", data)};
+  };
+  expect_refused(run(trains("long"), trains("other/long")),
+                 {"Rank 1 has data.train[0] 'long' of", "and checksum", "(other/long) where rank 0 has"});
+}
+
 TEST_F(RankAgreement, ATokenizerOfAnotherContentIsRefused) {
   const std::string model = SPANWISE_SOURCE_DIR "/configs/quickstart/tokenizer.model";
   std::string other = read_file(model);
@@ -127,6 +147,8 @@ TEST_F(RankAgreement, ATokenizerOfAnotherContentIsRefused) {
   ASSERT_NE(at, std::string::npos);
   other[at] ^= 32;
   write_file(path("other.model"), other);
+  // The data says that bytes are its tokens.
+  for (const char* name : {"train.meta.json", "valid.meta.json"}) fs::remove(path(name));
   const Words both{"--set", "data.tokenizer.kind=SENTENCEPIECE", "--set", "data.tokenizer.model=" + model};
   expect_refused(train_with({"data.tokenizer.model=other.model"}, both),
                  {"Rank 1 has data.tokenizer with fingerprint ", "(other.model) where rank 0 has"});
