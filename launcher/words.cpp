@@ -1,6 +1,7 @@
 #include "launcher/words.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <sstream>
 #include <utility>
 
@@ -26,6 +27,9 @@ std::string nearest_word(const std::string& word, const std::vector<std::string>
   std::string best;
   int best_distance = std::max<int>(2, word.size() / 3) + 1;
   for (const std::string& candidate : candidates) {
+    // So much is to be inserted or removed at least: long words are not compared with short ones.
+    const int lengths = std::abs(int(word.size()) - int(candidate.size()));
+    if (lengths >= best_distance) continue;
     const int distance = edit_distance(word, candidate);
     if (distance < best_distance && distance < int(candidate.size())) {
       best_distance = distance;
