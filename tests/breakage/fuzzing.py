@@ -71,7 +71,7 @@ def seeds(directory):
     manifest = (checkpoint(world / "run") / "manifest.textproto").read_bytes()
     index = (world / "small.idx").read_bytes()
     found = {
-        "config": [(world / "config.textproto").read_bytes(), (world / "run/config.textproto").read_bytes()],
+        "config": [(world / "config.textproto").read_bytes()],
         "dataset": [struct.pack("<H", (world / "small.bin").stat().st_size) + index],
         "history": [(world / "run/metrics.jsonl").read_bytes()],
         "manifest": [manifest, manifest.rsplit(b"#", 1)[0],
@@ -98,7 +98,7 @@ class Fuzzing:
         corpus.mkdir(parents=True)
         for number, sample in enumerate(self.found.get(name.removesuffix("_fuzz"), [])):
             (corpus / f"seed{number}").write_bytes(sample)
-        longest = max([1024, *(p.stat().st_size for p in corpus.iterdir())])
+        longest = max([256, *(p.stat().st_size for p in corpus.iterdir())])
         findings = BUILD / "findings"
         findings.mkdir(exist_ok=True)
         begin = time.monotonic()
