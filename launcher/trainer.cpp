@@ -341,6 +341,7 @@ void Trainer::report(const std::optional<SaveOutcome>& outcome) {
     say(fmt::format("saved {}", newest_checkpoint_));
     return;
   }
+  saved_step_ = kNotSaved;  // a run that is asked to end now has this step to save again
   // A full disk must not end a run whose weights are only in memory; the last step, and one after which the
   // run was asked to end, have nothing left to wait for.
   if (outcome->step == config_.train().steps() || (stopping() && outcome->step == state_.step))

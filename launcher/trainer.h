@@ -104,7 +104,8 @@ class Trainer {
   bool directories_lost_ = false;           ///< and not made again yet
   std::unique_ptr<MetricsWriter> metrics_;  ///< rank 0 only
   std::string newest_checkpoint_;
-  int64_t saved_step_ = 0;  ///< of the newest save, done or under way
+  static constexpr int64_t kNotSaved = -1;
+  int64_t saved_step_ = 0;  ///< of the newest save, done or under way; kNotSaved if it failed
   std::chrono::steady_clock::time_point saved_at_;
   bool time_to_save_ = false;  ///< checkpoint.every_minutes have passed; the same on every rank
 };

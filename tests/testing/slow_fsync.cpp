@@ -1,7 +1,9 @@
 // Preloaded into a program under test: fsync of a file whose path holds $SLOW_FSYNC_OF says so on standard
-// error, takes $SLOW_FSYNC_MS, and fails with the error number $SLOW_FSYNC_ERROR if that is set.
+// error, takes $SLOW_FSYNC_MS, and fails with the error number $SLOW_FSYNC_ERROR if that is set. The first mkdir
+// of a path that holds $FAILING_MKDIR_OF says so, takes 500 ms and finds the disk full.
 
 #include <dlfcn.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -27,4 +29,18 @@ extern "C" int fsync(int fd) {
     return -1;
   }
   return real(fd);
+}
+
+extern "C" int mkdir(const char* path, mode_t mode) {
+  using Mkdir = int (*)(const char*, mode_t);
+  static const Mkdir real = reinterpret_cast<Mkdir>(::dlsym(RTLD_NEXT, "mkdir"));
+  static bool failed = false;
+  const char* const failing = ::getenv("FAILING_MKDIR_OF");
+  if (failed || !failing || !::strstr(path, failing)) return real(path, mode);
+  failed = true;
+  constexpr char kLine[] = "failing mkdir\n";
+  if (::write(STDERR_FILENO, kLine, sizeof(kLine) - 1) < 0) return -1;
+  ::usleep(500'000);
+  errno = ENOSPC;
+  return -1;
 }

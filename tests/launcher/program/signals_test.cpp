@@ -105,6 +105,20 @@ TEST_F(ProgramSignals, EveryMomentOfARunIsOneToEndAt) {
   }
 }
 
+TEST_F(ProgramSignals, AStepWhoseSaveFailedIsSavedAgainAtTheEnd) {
+  // The signal comes while the save fails, before the ranks next look at votes. /.tmp-step_00000003…
+  const Moment moment{"saving",
+                      "failing mkdir",
+                      with(kEndless, {"checkpoint.every=3"}),
+                      {"LD_PRELOAD=" SPANWISE_SLOW_FSYNC, "FAILING_MKDIR_OF=-step_00000003"}};
+  for (const int ranks : {0, 2}) {
+    const std::string run = fmt::format("run_{}", ranks);
+    const ProgramResult result = signal_at(moment, ranks, std::max(ranks - 1, 0), SIGTERM, run);
+    EXPECT_NE(result.output.find("no checkpoint at step 3"), std::string::npos) << result.output;
+    expect_saved(result, run);
+  }
+}
+
 TEST_F(ProgramSignals, BeforeTheFirstStepNothingIsSavedAndNothingLost) {
   // Before MPI has started, too: as soon as the program listens.
   std::vector<std::string> arguments = {"train", "config.textproto", "--set", "data.validation=train"};
