@@ -77,6 +77,7 @@ class Validator {
     check_data();
     if (trains()) check_optimizer();
     if (trains()) check_checkpoint();
+    for (const std::string& text : accept_changed_problems(config_)) problem("{}", text);
     return std::move(problems_);
   }
 
@@ -475,7 +476,6 @@ class Validator {
   void check_checkpoint() {
     at_least(0, "checkpoint.every", config_.checkpoint().every());
     at_least(0, "checkpoint.keep_last", config_.checkpoint().keep_last());
-    for (const std::string& text : accept_changed_problems(config_)) problem("{}", text);
   }
 
   const RunConfig& config_;

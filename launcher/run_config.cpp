@@ -69,31 +69,45 @@ std::optional<RunConfig> recorded_config(const fs::path& file, const std::string
 std::string record_run_config(const RunConfig& config, int64_t step, SaveConfig save) {
   const fs::path dir = config.run().dir(), file = dir / "config.textproto";
   make_directories(dir);
-  keep_tokenizer(config);
   if (!fs::exists(fs::symlink_status(file))) {
+    const std::string said = keep_tokenizer(config, step);
     replace_file(file, file_text(config));
-    return "";
+    return said;
   }
   std::string problem;
   const std::optional<RunConfig> recorded = recorded_config(file, dir.string(), problem);
-  const std::string changes = recorded ? differences(*recorded, config) : problem;
-  if (changes.empty()) return "";
+  std::string changes = recorded ? differences(*recorded, config) : problem;
+  const TokenizerCopy copy = tokenizer_copy(config);
+  if (copy == TokenizerCopy::kOther)
+    changes += fmt::format("{}the tokenizer {} is another than {}", changes.empty() ? "" : ", ",
+                           config.data().tokenizer().model(), tokenizer_path(dir).string());
   const bool begins = !recorded || (step == 0 && list_checkpoints(checkpoint_dir(*recorded)).empty());
-  if (begins || save == SaveConfig::kThisStart) {
+  const bool becomes_the_runs = begins || save == SaveConfig::kThisStart;
+  // Where the run has no copy, only the file that its config names is known to be its tokenizer.
+  const bool names_the_runs =
+      recorded && recorded->data().tokenizer().model() == config.data().tokenizer().model();
+  std::string said = lacking_tokenizer(config);
+  if (becomes_the_runs || (copy == TokenizerCopy::kNone && names_the_runs)) {
+    const std::string kept = keep_tokenizer(config, step);
+    if (copy == TokenizerCopy::kNone) said += fmt::format(", and copied to {}", tokenizer_path(dir).string());
+    said += kept;
+  }
+  if (changes.empty()) return said;
+  if (!said.empty()) said += ". ";
+  if (becomes_the_runs) {
     const fs::path before = unused_path(file, fmt::format(".before-step_{:08}", step));
     write_file(before, read_file(file));
     replace_file(file, file_text(config));
-    return fmt::format("{} has the settings of this start now, the former ones are in {} ({})", file.string(),
-                       before.string(), changes);
+    return said + fmt::format("{} has the settings of this start now, the former ones are in {} ({})",
+                              file.string(), before.string(), changes);
   }
   make_directories(dir / "starts");
   const fs::path start = unused_path(dir / "starts" / fmt::format("config_step_{:08}", step), "");
   write_file(start, file_text(config));
-  return fmt::format(
-      "this start differs from {}: {}. That holds for this start and is kept in {}; --save-config makes it "
-      "the "
-      "run's.",
-      file.string(), changes, start.string());
+  return said + fmt::format(
+                    "this start differs from {}: {}. That holds for this start and is kept in {}; "
+                    "--save-config makes it the run's.",
+                    file.string(), changes, start.string());
 }
 
 }  // namespace spanwise

@@ -14,10 +14,10 @@ namespace spanwise {
 
 enum class SaveConfig { kFirstStart, kThisStart };
 
-/// Records the config of a start that goes on from `step`. A file that is replaced stays beside the new one
-/// under another name: another --save-config, or a start at step 0 where the run as it was recorded has no
-/// checkpoint. Returns what there is to say of it, a line; empty if nothing. UserError naming what cannot be
-/// written.
+/// Records the config of a start that goes on from `step`, and its tokenizer. A file that is replaced stays
+/// beside the new one under another name: by --save-config, or by a start at step 0 where the run as it was
+/// recorded has no checkpoint. Returns what there is to say of it, a line; empty if nothing. UserError naming
+/// what cannot be written.
 std::string record_run_config(const RunConfig& config, int64_t step, SaveConfig save);
 
 }  // namespace spanwise

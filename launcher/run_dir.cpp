@@ -6,6 +6,7 @@
 #include "core/file_io.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
 #include "launcher/config_derived.h"
+#include "launcher/metrics/history.h"
 
 namespace spanwise {
 
@@ -44,7 +45,8 @@ fs::path run_of_checkpoint(const fs::path& checkpoint) {
   const fs::path run_dir = fs::canonical(checkpoint, error).parent_path().parent_path();
   if (!error && is_there(run_dir / kConfigName)) return run_dir;
   fail_user(
-      "{} is a checkpoint, but no run directory with a {} is two levels above it; name the run's directory or config, "
+      "{} is a checkpoint, but no run directory with a {} is two levels above it; name the run's directory "
+      "or config, "
       "and the "
       "checkpoint with --checkpoint",
       checkpoint.string(), kConfigName);
@@ -63,13 +65,38 @@ RunConfig load_run_dir(const fs::path& run_dir, const std::vector<std::string>& 
   return config;
 }
 
-void keep_tokenizer(const RunConfig& config) {
+TokenizerCopy tokenizer_copy(const RunConfig& config) {
   const config::TokenizerConfig& tokenizer = config.data().tokenizer();
-  if (tokenizer.kind() != config::TokenizerConfig::SENTENCEPIECE) return;
-  const fs::path copy = fs::path(config.run().dir()) / kTokenizerName;
-  const std::string content = read_file(tokenizer.model());
-  if (is_there(copy) && read_file(copy) == content) return;
-  replace_file(copy, content);
+  if (tokenizer.kind() != config::TokenizerConfig::SENTENCEPIECE) return TokenizerCopy::kSame;
+  const fs::path copy = tokenizer_path(config.run().dir());
+  if (!is_there(copy)) return TokenizerCopy::kNone;
+  return read_file(copy) == read_file(tokenizer.model()) ? TokenizerCopy::kSame : TokenizerCopy::kOther;
+}
+
+fs::path tokenizer_path(const fs::path& run_dir) {
+  return run_dir / kTokenizerName;
+}
+
+std::string keep_tokenizer(const RunConfig& config, int64_t step) {
+  const TokenizerCopy there = tokenizer_copy(config);
+  if (there == TokenizerCopy::kSame) return "";
+  const fs::path copy = tokenizer_path(config.run().dir());
+  std::string text;
+  if (there == TokenizerCopy::kOther) {
+    const fs::path before = unused_path(copy, fmt::format(".before-step_{:08}", step));
+    write_file(before, read_file(copy));
+    text = fmt::format("{} is the tokenizer of this start now, the former one is {}", copy.string(),
+                       before.string());
+  }
+  replace_file(copy, read_file(config.data().tokenizer().model()));
+  return text;
+}
+
+std::string lacking_tokenizer(const RunConfig& config) {
+  const fs::path run_dir = config.run().dir();
+  if (!is_there(run_dir / kConfigName) || tokenizer_copy(config) != TokenizerCopy::kNone) return "";
+  return fmt::format("{} has no {} of its own, as a run of an older version: {} is read", run_dir.string(),
+                     kTokenizerName, config.data().tokenizer().model());
 }
 
 }  // namespace spanwise

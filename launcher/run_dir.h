@@ -2,6 +2,7 @@
 // A run directory and what it holds, wherever it was moved to: config.textproto, tokenizer.model,
 // checkpoints.
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -24,7 +25,20 @@ std::filesystem::path run_of_checkpoint(const std::filesystem::path& checkpoint)
 /// tokenizer takes the place of the path in the config, unless an override names one.
 RunConfig load_run_dir(const std::filesystem::path& run_dir, const std::vector<std::string>& overrides);
 
-/// Copies the config's tokenizer into run.dir, unless it is there; what another one left is replaced.
-void keep_tokenizer(const RunConfig& config);
+/// What run.dir holds of the tokenizer that the config names: the same content, which stands for no file to
+/// copy as well; none; another one.
+enum class TokenizerCopy { kSame, kNone, kOther };
+TokenizerCopy tokenizer_copy(const RunConfig& config);
+
+/// Where RUN/tokenizer.model is.
+std::filesystem::path tokenizer_path(const std::filesystem::path& run_dir);
+
+/// Copies the config's tokenizer into run.dir, unless it is there. Another one that is there, which older
+/// checkpoints may need, stays under another name; a line to say so, else empty.
+std::string keep_tokenizer(const RunConfig& config, int64_t step);
+
+/// A line for a run directory that is older than copies of tokenizers, or has lost its own, where the config
+/// reads the tokenizer from elsewhere; empty for any other.
+std::string lacking_tokenizer(const RunConfig& config);
 
 }  // namespace spanwise

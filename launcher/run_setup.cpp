@@ -58,6 +58,10 @@ std::unique_ptr<Context> start_context(const RunConfig& config, Comm& world, std
 TrainedModel load_trained_model(const RunConfig& config, const std::string& checkpoint, Comm& world,
                                 std::vector<Fact> verb_facts) {
   std::optional<Progress> progress;
+  if (world.rank() == 0) {
+    const std::string lacking = lacking_tokenizer(config);
+    if (!lacking.empty()) fmt::print(stderr, "{}\n", lacking);
+  }
   if (world.rank() == 0) progress.emplace(progress_on_stderr("loading the model"));
   TrainedModel trained;
   trained.tokenizer = checked_tokenizer(config, world.size(), ConfigUse::kInference);

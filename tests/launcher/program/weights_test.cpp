@@ -79,7 +79,7 @@ TEST_F(ProgramWeights, AChangeThatIsMeantIsNamedAndSaid) {
   accepted({"train", "run"}, on, {"accepted by checkpoint.accept_changed"});
   // The new checkpoint has the new setting.
   accepted({"eval", "run"}, {"model.norm_eps=1e-3", "checkpoint.accept_changed="});
-  refused({"eval", "run"}, {"checkpoint.accept_changed=model.norm_epz"},
+  refused({"eval", "run"}, {"model.norm_eps=1e-3", "checkpoint.accept_changed=model.norm_epz"},
           {"'model.norm_epz' is no setting", "did you mean 'model.norm_eps'?"});
 }
 
@@ -111,7 +111,7 @@ TEST_F(ProgramWeights, AChangedScheduleIsSaidWithBothRates) {
   train("run", {"optimizer.schedule_steps=", "train.steps=4"});
   accepted({"train", "run"}, {"train.steps=8"},
            {"step 5 has rate 0.00", "(COSINE to step 8, peak 0.005), which was 0.0005 (COSINE to step 4"});
-  const ProgramResult again = accepted({"train", "run"});
+  const ProgramResult again = accepted({"train", "run"}, {"train.steps=8"});
   EXPECT_EQ(again.output.find("schedule has changed"), std::string::npos) << again.output;
 }
 
@@ -173,6 +173,44 @@ TEST_F(ProgramWeights, ARunMovesToAnotherMachineWithItsTokenizer) {
             "other.txt"});
   refused({"generate", "elsewhere/moved"}, {"data.tokenizer.model=other.model"},
           {"data.tokenizer.model", "CRC-32C"});
+}
+
+TEST_F(ProgramWeights, TheRunsTokenizerIsNeverReplacedInSilence) {
+  for (const auto& [name, seed] : {std::pair{"first", 1}, {"second", 2}}) {
+    const std::string text = fmt::format("{}.txt", name);
+    write_file(path(text), tiny_text(300, uint64_t(seed)));
+    accepted({"data", "prepare", "--tokenizer", fmt::format("{}.model", name), "--train-tokenizer", "300",
+              "--output", name, text});
+  }
+  fs::remove(path("first.meta.json"));  // the data does not name its tokenizer
+  const std::string first = read_file(path("first.model")), second = read_file(path("second.model"));
+  train("run", {"data.tokenizer={kind: SENTENCEPIECE model: 'first.model'}", "data.train={path: 'first'}",
+                "data.validation=", "train.steps=1"});
+  const fs::path copy = path("run/tokenizer.model");
+  const std::vector<std::string> other = {"data.tokenizer.model=second.model",
+                                          "checkpoint.accept_changed=data.tokenizer.model"};
+  accepted({"train", "run"}, other, {"the tokenizer second.model is another than run/tokenizer.model"});
+  EXPECT_EQ(read_file(copy), first);
+  fs::remove(path("first.model"));
+  accepted({"train", "run"}, {"train.steps=1"});
+  // Where it is asked for, the former one stays.
+  EXPECT_EQ(spanwise({"train", "run", "--save-config"}, other).exit_code, 0);
+  EXPECT_EQ(read_file(copy), second);
+  EXPECT_EQ(read_file(path("run/tokenizer.model.before-step_00000001-1")), first);
+}
+
+TEST_F(ProgramWeights, ARunDirectoryWithoutATokenizerOfItsOwnSaysSo) {
+  accepted({"data", "prepare", "--tokenizer", "own.model", "--train-tokenizer", "300", "--output", "pieces",
+            "text.txt"});
+  train("run", {"data.tokenizer={kind: SENTENCEPIECE model: 'own.model'}", "data.train={path: 'pieces'}",
+                "data.validation=", "train.steps=1"});
+  fs::remove(path("run/tokenizer.model"));
+  const std::string line =
+      "run has no tokenizer.model of its own, as a run of an older version: own.model is read";
+  accepted({"generate", "run"}, {}, {line});
+  accepted({"train", "run"}, {}, {line + ", and copied to run/tokenizer.model"});
+  EXPECT_EQ(read_file(path("run/tokenizer.model")), read_file(path("own.model")));
+  EXPECT_EQ(accepted({"generate", "run"}).output.find("of its own"), std::string::npos);
 }
 
 }  // namespace
