@@ -3,6 +3,7 @@
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -17,6 +18,9 @@ namespace spanwise {
 namespace {
 
 constexpr size_t kPackedBytes = size_t{256} << 10;
+/// Of the window that a .zst file may declare: 128 MiB, what the zstd program takes too unless it is told
+/// otherwise. Any few bytes can declare gigabytes.
+constexpr int kZstdWindowLog = 27;
 
 class FileSource : public ByteSource {
  public:
@@ -118,6 +122,8 @@ class ZstdSource : public PackedSource {
  public:
   explicit ZstdSource(const std::string& path) : PackedSource(path), stream_(ZSTD_createDStream()) {
     if (!stream_) fail("there is not enough memory");
+    if (ZSTD_isError(ZSTD_DCtx_setParameter(stream_, ZSTD_d_windowLogMax, kZstdWindowLog)))
+      fail("zstd does not take a limit of its window");
   }
   ~ZstdSource() override { ZSTD_freeDStream(stream_); }
 
@@ -127,6 +133,9 @@ class ZstdSource : public PackedSource {
       ZSTD_inBuffer in{packed_.data(), end_, begin_};
       const size_t before = out.pos;
       const size_t code = ZSTD_decompressStream(stream_, &out, &in);
+      if (ZSTD_getErrorCode(code) == ZSTD_error_frameParameter_windowTooLarge)
+        fail_user("{} cannot be unpacked: its window is larger than {} MiB; pack it again without --long",
+                  file_.path(), 1 << (kZstdWindowLog - 20));
       if (ZSTD_isError(code)) fail(ZSTD_getErrorName(code));
       const bool moved = in.pos != begin_ || out.pos != before;
       begin_ = in.pos;

@@ -176,6 +176,18 @@ TEST_F(TextFilesTest, PackedFilesAreTheirContent) {
   EXPECT_EQ(read(file("b.jsonl.gz", gzip("{\"text\": \"a\"}\n"))), Texts{"a"});
 }
 
+TEST_F(TextFilesTest, AZstdWindowIsNoLargerThanZstdItselfTakes) {
+  // A header that declares a window of 2^log bytes, and "x" as it is.
+  const auto packed = [](int log) {
+    return std::string("\x28\xB5\x2F\xFD\0", 5) + char((log - 10) << 3) + std::string("\x09\0\0x", 4);
+  };
+  EXPECT_EQ(read(file("a.txt.zst", packed(27))), Texts{"x"});
+  EXPECT_PRED_FORMAT2(
+      testing::IsSubstring,
+      "a.txt.zst cannot be unpacked: its window is larger than 128 MiB; pack it again without",
+      error_of({.inputs = {file("a.txt.zst", packed(28))}}));
+}
+
 TEST_F(TextFilesTest, FoldersAndPatternsStandForTheirFilesInOrder) {
   file("d/b.txt", "b");
   file("d/a.md", "a");
