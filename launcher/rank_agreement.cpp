@@ -92,12 +92,27 @@ Fact validation_fact(const IndexedDataset& dataset, bool checksums) {
   return dataset_fact("validation data", dataset, dataset.fingerprint(), checksums);
 }
 
-/// Whether every rank has checksums of all its `datasets`. Collective.
-bool all_have_checksums(Comm& world, const std::vector<const IndexedDataset*>& datasets) {
-  std::vector<double> lacking{0};
-  for (const IndexedDataset* dataset : datasets) lacking[0] += dataset->meta() ? 0 : 1;
+/// For each dataset, whether every rank has its checksums. Collective.
+std::vector<bool> with_checksums(Comm& world, const std::vector<const IndexedDataset*>& datasets) {
+  std::vector<double> lacking;
+  for (const IndexedDataset* dataset : datasets) lacking.push_back(dataset->meta() ? 0 : 1);
   world.all_reduce("data", lacking);
-  return lacking[0] == 0;
+  std::vector<bool> with;
+  for (const double ranks : lacking) with.push_back(ranks == 0);
+  return with;
+}
+
+/// What there is to say of datasets that are compared without checksums; the others' are told apart.
+std::string fingerprints_alone(const std::vector<const IndexedDataset*>& datasets,
+                               const std::vector<bool>& checksums) {
+  std::vector<std::string> alone;
+  for (size_t d = 0; d < datasets.size(); ++d) {
+    if (!checksums[d]) alone.push_back(datasets[d]->prefix());
+  }
+  if (alone.empty()) return "";
+  return fmt::format(
+      "a rank has no table of checksums of {}: the ranks' copies are compared by their ends alone",
+      fmt::join(alone, ", "));
 }
 
 std::string encode(const std::vector<Fact>& facts) {
@@ -174,25 +189,28 @@ std::vector<Fact> config_facts(const RunConfig& config) {
   return facts;
 }
 
-void agree_on_data(Comm& world, const Loader& train, const std::optional<SequentialLoader>& validation) {
-  if (world.size() == 1) return;
+std::string agree_on_data(Comm& world, const Loader& train,
+                          const std::optional<SequentialLoader>& validation) {
+  if (world.size() == 1) return "";
   std::vector<const IndexedDataset*> datasets;
   for (const IndexedDataset& dataset : train.datasets()) datasets.push_back(&dataset);
   if (validation) datasets.push_back(&validation->dataset());
-  const bool checksums = all_have_checksums(world, datasets);
+  const std::vector<bool> checksums = with_checksums(world, datasets);
   std::vector<Fact> facts;
   const std::vector<DataCursor::Dataset> cursors = train.cursor(0).datasets;
   for (size_t d = 0; d < cursors.size(); ++d)
     facts.push_back(
-        dataset_fact(fmt::format("data.train[{}]", d), *datasets[d], cursors[d].fingerprint, checksums));
-  if (validation) facts.push_back(validation_fact(validation->dataset(), checksums));
+        dataset_fact(fmt::format("data.train[{}]", d), *datasets[d], cursors[d].fingerprint, checksums[d]));
+  if (validation) facts.push_back(validation_fact(validation->dataset(), checksums.back()));
   require_agreement(world, "data", facts);
+  return fingerprints_alone(datasets, checksums);
 }
 
-void agree_on_data(Comm& world, const SequentialLoader& validation) {
-  if (world.size() == 1) return;
-  const bool checksums = all_have_checksums(world, {&validation.dataset()});
-  require_agreement(world, "data", {validation_fact(validation.dataset(), checksums)});
+std::string agree_on_data(Comm& world, const SequentialLoader& validation) {
+  if (world.size() == 1) return "";
+  const std::vector<bool> checksums = with_checksums(world, {&validation.dataset()});
+  require_agreement(world, "data", {validation_fact(validation.dataset(), checksums[0])});
+  return fingerprints_alone({&validation.dataset()}, checksums);
 }
 
 Fact option_fact(const std::string& option, const std::string& value) {

@@ -53,9 +53,10 @@ void agree_on_call(Comm& world, const std::vector<std::string>& args);
 /// free of config_problems. Rank 0 warns of different processors.
 void agree_on_run(Comm& world, const RunConfig& config, std::vector<Fact> verb_facts = {});
 
-/// What the datasets hold, where this rank has opened them.
-void agree_on_data(Comm& world, const Loader& train, const std::optional<SequentialLoader>& validation);
-void agree_on_data(Comm& world, const SequentialLoader& validation);
+/// What the datasets hold, where this rank has opened them. Returns a line that names those that are compared
+/// by their fingerprints alone; empty if there are none.
+std::string agree_on_data(Comm& world, const Loader& train, const std::optional<SequentialLoader>& validation);
+std::string agree_on_data(Comm& world, const SequentialLoader& validation);
 
 /// The fact of an option that is given as a text.
 Fact option_fact(const std::string& option, const std::string& value);

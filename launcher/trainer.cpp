@@ -60,7 +60,7 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
                         model_.options().vocab_size);
   }
   Comm& world = mesh.world();
-  agree_on_data(world, loader_, validation_);
+  const std::string compared = agree_on_data(world, loader_, validation_);
   for (const IndexedDataset& dataset : loader_.datasets()) dataset.check_tokenizer(tokenizer);
   if (validation_) validation_->dataset().check_tokenizer(tokenizer);
   // Rank 0 decides which checkpoint, so that all ranks load the same one.
@@ -107,6 +107,7 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   if (!unverified.empty())
     say(fmt::format("unverified, without a table of checksums: {}; 'data prepare' writes one",
                     fmt::join(unverified, ", ")));
+  if (!compared.empty()) say(compared);
   if (state_.document_start == DocumentStart::kFirstToken)
     say("this run is older than starts of documents: it goes on without a loss for a document's first token");
 }

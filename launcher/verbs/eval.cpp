@@ -81,7 +81,8 @@ int run_eval(Comm& world, const Arguments& arguments) {
   if (world.rank() == 0 && !loader.dataset().meta())
     std::cerr << fmt::format("{} is unverified: it has no table of checksums, {}\n", data, meta_path(data));
   loader.set_documents(document_rule(trained.document_start, *trained.tokenizer));
-  agree_on_data(world, loader);
+  const std::string compared = agree_on_data(world, loader);
+  if (world.rank() == 0 && !compared.empty()) std::cerr << compared << "\n";
   EvaluateOptions options{.max_sequences = sequences, .micro_batch = config.train().micro_batch()};
   const int64_t count = num_evaluated(loader, sequences);
   std::optional<Progress> progress;

@@ -136,6 +136,15 @@ TEST_F(RankAgreement, DataThatDiffersFarFromItsEndsIsRefused) {
   };
   expect_refused(run(trains("long"), trains("other/long")),
                  {"Rank 1 has data.train[0] 'long' of", "and checksum", "(other/long) where rank 0 has"});
+  // A table that one rank lacks is said, and switches nothing off for the other datasets.
+  copy_data("valid", "elsewhere/valid");
+  expect_refused(run(trains("long"), {"train", "config.textproto", "--set", "data.train={path: 'other/long'}",
+                                      "--set", "data.validation=elsewhere/valid"}),
+                 {"Rank 1 has data.train[0] 'long' of", "and checksum"});
+  const ProgramResult said = train_with({"data.validation=elsewhere/valid"});
+  EXPECT_EQ(said.exit_code, 0) << said.output;
+  EXPECT_NE(said.output.find("a rank has no table of checksums of valid: "), std::string::npos)
+      << said.output;
 }
 
 TEST_F(RankAgreement, ATokenizerOfAnotherContentIsRefused) {
