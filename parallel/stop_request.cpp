@@ -13,7 +13,7 @@ namespace spanwise {
 
 namespace {
 
-constexpr int kSignals[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
+constexpr int kSignals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2};
 constexpr int64_t kSameSignal_ms = 50;
 // Of the second that mpirun gives: a step that ends soon is still saved, and time is left for a sentence.
 constexpr int64_t kLauncherGrace_ms = 200;
@@ -21,7 +21,8 @@ constexpr int64_t kLauncherGrace_ms = 200;
 // A signal handler can write nowhere else.
 std::atomic<int> first_signal{0};
 std::atomic<pid_t> sender{0};
-std::atomic<int64_t> came_at_ms{0};
+constexpr int64_t kNever = -1;
+std::atomic<int64_t> came_at_ms{kNever};
 static_assert(std::atomic<int>::is_always_lock_free && std::atomic<int64_t>::is_always_lock_free);
 
 struct sigaction actions_before[std::size(kSignals)];
@@ -32,16 +33,25 @@ int64_t now_ms() {
   return int64_t(now.tv_sec) * 1000 + now.tv_nsec / 1'000'000;
 }
 
+// The two deliveries of one signal may be handled by two threads at once: the time decides which is the
+// first, so that the other one never sees a signal without its time.
 void remember(int signal, siginfo_t* info, void*) {
-  int none = 0;
-  if (first_signal.compare_exchange_strong(none, signal)) {
+  const int64_t now = now_ms();
+  int64_t first_ms = kNever;
+  if (came_at_ms.compare_exchange_strong(first_ms, now)) {
     sender = info->si_pid;
-    came_at_ms = now_ms();
-  } else if (now_ms() - came_at_ms > kSameSignal_ms) {
+    first_signal = signal;
+  } else if (now - first_ms > kSameSignal_ms) {
     // Blocked while this handler runs, it arrives when it returns.
     ::signal(signal, SIG_DFL);
     ::raise(signal);
   }
+}
+
+// The time last: a signal that comes meanwhile is taken for the second of the one that is forgotten.
+void forget() {
+  first_signal = 0;
+  came_at_ms = kNever;
 }
 
 pid_t parent_of(pid_t process) {
@@ -86,7 +96,7 @@ StopSignals::StopSignals() {
 
 StopSignals::~StopSignals() {
   for (size_t i = 0; i < std::size(kSignals); ++i) ::sigaction(kSignals[i], &actions_before[i], nullptr);
-  first_signal = 0;
+  forget();
 }
 
 int stop_signal() {
@@ -101,7 +111,7 @@ bool mpirun_ends_this_process(MpirunSignal when) {
 
 bool take_mpirun_signal() {
   if (!mpirun_ends_this_process()) return false;
-  first_signal = 0;
+  forget();
   return true;
 }
 

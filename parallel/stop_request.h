@@ -1,6 +1,6 @@
 #pragma once
-// A polite end. The first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 asks a process to end when it has saved its
-// work; the second ends it at once. Ranks hear of each other's requests by votes in reductions that they make
+// A polite end. The first SIGTERM, SIGINT, SIGHUP, SIGUSR1 or SIGUSR2 asks a process to end when it has saved
+// its work; the second ends it at once. Ranks hear of each other's requests by votes in reductions that they make
 // anyway, so that all of them stop at the same place.
 //
 //   const StopSignals signals;                       // main, before MPI starts
@@ -14,8 +14,8 @@
 
 namespace spanwise {
 
-/// While it lives, the first of the four signals is remembered. What the process ignored before (SIGINT in a
-/// script's background job) stays ignored. A signal that follows within 50 ms is taken for the same one,
+/// While it lives, the first of the five signals is remembered. What the process ignored before (SIGINT in a
+/// script's background job, SIGHUP under nohup) stays ignored. A signal that follows within 50 ms is taken for the same one,
 /// sent to the process and to its group. One at a time.
 class StopSignals {
  public:

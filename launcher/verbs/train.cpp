@@ -74,8 +74,8 @@ Usage train_usage() {
       .command = "[mpirun -n RANKS] spanwise train CONFIG|RUN_DIR [--set FIELD=VALUE …]",
       .description =
           "Trains the model of a config, going on from the newest checkpoint of its run.dir; RUN_DIR goes "
-          "on with the config of that run. The first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 at any rank ends it "
-          "after the step, saved, with exit code 75; the second at once.",
+          "on with the config of that run. The first SIGTERM, SIGINT, SIGHUP, SIGUSR1 or SIGUSR2 at "
+          "any rank ends it after the step, saved, with exit code 75; the second at once.",
       .options = {{"set", "FIELD=VALUE", "override a field, in this start; may be repeated"},
                   {"save-config", nullptr,
                    "make this start's settings the run's, in run.dir/config.textproto"},

@@ -65,8 +65,8 @@ TEST_F(ProgramSignals, EachSignalAtEachRankSavesTheStep) {
   const Moment moment{"training", "step 2/", kEndless};
   for (const int ranks : {0, 2}) {
     for (int rank = ranks > 0 ? RunningProgram::kStarter : 0; rank < std::max(ranks, 1); ++rank) {
-      for (const int number : {SIGTERM, SIGINT, SIGUSR1, SIGUSR2}) {
-        // Of two ranks each hears two.
+      for (const int number : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2}) {
+        // Of two ranks each hears some.
         if (ranks > 0 && rank >= 0 && (number == SIGTERM || number == SIGUSR1) != (rank == 0)) continue;
         SCOPED_TRACE(fmt::format("signal {} at rank {} of {}", number, rank, ranks));
         const std::string run = fmt::format("run_{}_{}_{}", ranks, rank, number);
