@@ -1,13 +1,18 @@
 // What a training shows on a terminal, which is one here.
 
+#include <poll.h>
 #include <pty.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 
+#include "core/check.h"
 #include "tests/launcher/program/tiny_run.h"
 
 namespace spanwise::testing {
@@ -18,6 +23,7 @@ class Terminal {
   Terminal(const std::filesystem::path& directory, std::vector<std::string> command, int columns) {
     winsize size = window(columns);
     child_ = ::forkpty(&master_, nullptr, nullptr, &size);
+    if (child_ < 0) fail_user("there is no terminal to be had: {}", std::strerror(errno));
     if (child_ > 0) return;
     ::setenv("TERM", "xterm", 1);
     std::vector<char*> argv;
@@ -26,37 +32,50 @@ class Terminal {
     if (::chdir(directory.c_str()) == 0) ::execv(argv[0], argv.data());
     ::_exit(127);
   }
-  /// Asks the training to save and end, and reads what it still has to say.
+  /// Asks the training to save and end, and reads what it still has to say. Ends it if it does not.
   ~Terminal() {
     ::kill(child_, SIGTERM);
-    char buffer[4096];
-    while (::read(master_, buffer, sizeof(buffer)) > 0) {
+    const auto deadline = Clock::now() + kPatience;
+    while (!read_before(deadline).empty()) {
     }
+    if (Clock::now() >= deadline) ::kill(child_, SIGKILL);
     ::waitpid(child_, nullptr, 0);
     ::close(master_);
   }
+  Terminal(const Terminal&) = delete;
+  Terminal& operator=(const Terminal&) = delete;
   void resize(int columns) {
     const winsize size = window(columns);
     ::ioctl(master_, TIOCSWINSZ, &size);
   }
   /// Reads on until a live line of `length` was shown.
   bool shows_live_line_of(size_t length) {
-    const auto start = std::chrono::steady_clock::now();
+    const auto deadline = Clock::now() + kPatience;
     std::string text;
-    char buffer[4096];
-    while (std::chrono::steady_clock::now() - start < std::chrono::seconds(30)) {
-      const ssize_t count = ::read(master_, buffer, sizeof(buffer));
-      if (count <= 0) return false;
-      text.append(buffer, size_t(count));
+    while (true) {
+      const std::string more = read_before(deadline);
+      if (more.empty()) return false;
+      text += more;
       for (size_t at = 0; (at = text.find("\x1b[K[", at)) != text.npos; ++at) {
         const size_t begin = at + 3, end = text.find('\r', begin);
         if (end != text.npos && end - begin == length) return true;
       }
     }
-    return false;
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::seconds kPatience{30};
+
+  /// What comes next; nothing at the end, or if nothing comes before the deadline.
+  std::string read_before(Clock::time_point deadline) {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
+    pollfd ready{.fd = master_, .events = POLLIN, .revents = 0};
+    if (left.count() <= 0 || ::poll(&ready, 1, int(left.count())) <= 0) return {};
+    char buffer[4096];
+    const ssize_t count = ::read(master_, buffer, sizeof(buffer));
+    return {buffer, size_t(std::max<ssize_t>(count, 0))};
+  }
   static winsize window(int columns) {
     winsize size{};
     size.ws_row = 24;
