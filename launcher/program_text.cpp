@@ -24,7 +24,6 @@ constexpr ExitCode kExitCodes[] = {
     {0, "all is done"},
     {kExitError, "an error, said in one sentence on standard error"},
     {kExitUsage, "the command line is wrong"},
-    {kExitStopped, "a training that a signal asked to end has saved its last step: start it again to go on"},
     {kExitStopped,
      "train was asked to end by a signal, and what it had trained is saved; the same command goes on"},
 };

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdio>
+#include <sstream>
 
 #include "core/file_io.h"
 #include "tests/launcher/program/tiny_run.h"
@@ -37,6 +38,15 @@ TEST(CommandLine, VersionIsOneLineAndHelpOfAVerbIsItsOwn) {
   EXPECT_EQ(version.find('\n'), version.size() - 1) << version;
   EXPECT_EQ(run({"help", "data"}).output, run({"data", "--help"}).output);
   EXPECT_EQ(run({"help"}).output, run({"--help"}).output);
+}
+
+TEST(CommandLine, HelpListsEachExitCodeOnce) {
+  const std::string help = run({"--help"}).output;
+  std::istringstream lines(help.substr(help.find("exit codes:\n") + 12));
+  std::vector<std::string> codes;
+  for (std::string line, code; std::getline(lines, line) && !line.empty();)
+    if (line.find_first_not_of(' ') == 2) codes.push_back(line.substr(2, line.find(' ', 2) - 2));
+  EXPECT_EQ(codes, (std::vector<std::string>{"0", "1", "2", "75"})) << help;
 }
 
 std::string shell(const std::string& command) {
