@@ -8,7 +8,8 @@
 Builds the program, prepares the quickstart's data if they are missing, trains with a checkpoint every --every steps,
 goes on from the last one, and prints a table. A save's time is what lies between the lines of metrics.jsonl around it
 beside the step's own time; the bytes of a resume are those that the process asked its files for (rchar of
-/proc/PID/io), until it says that it has resumed. Datasets are mapped into memory and do not count.
+/proc/PID/io), until it says that it has resumed. Datasets count as well: their .idx, and of .bin the blocks of 64 MiB,
+first and last, whose ends a fingerprint covers.
 """
 import argparse
 import pathlib

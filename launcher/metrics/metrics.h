@@ -41,7 +41,7 @@ struct StepMetrics {
 struct MetricsOptions {
   std::filesystem::path run_dir;
   int64_t total_steps = 0;
-  int64_t resume_step = 0;  ///< The checkpoint's step, 0 for a fresh start: later history is dropped.
+  int64_t resume_step = 0;  ///< The checkpoint's step, 0 for a fresh start: later history is set aside.
   bool tensorboard = true;
   int ranks = 1;  ///< What tokens a second are divided by to be one device's.
   /// Width of the terminal on `console`, asked for every live line; 0: not a terminal, plain lines.

@@ -200,7 +200,7 @@ Usage data_usage() {
               "indexed dataset (PREFIX.bin, PREFIX.idx, with their "
               "checksums in PREFIX.meta.json), the same for any "
               "number of threads; with a holdout, PREFIX_train and PREFIX_valid.\n"
-              "inspect: sizes, unigram entropy, and with a tokenizer the first documents.",
+              "inspect: sizes, checksums, unigram entropy, and with a tokenizer the first documents.",
           .options = {{"output", "PREFIX", "dataset to write, without .bin and .idx"},
                       {"tokenizer", "bytes|FILE", "'bytes' (default) or a SentencePiece .model"},
                       {"train-tokenizer", "VOCAB", "first train --tokenizer FILE.model on the input"},
