@@ -1,5 +1,6 @@
 #include "data/byte_source.h"
 
+#include <poll.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -9,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <utility>
 #include <vector>
 
 #include "core/check.h"
@@ -42,7 +44,9 @@ class FileSource : public ByteSource {
 
 class StandardInput : public ByteSource {
  public:
+  explicit StandardInput(std::function<void()> waiting) : waiting_(std::move(waiting)) {}
   size_t read(char* data, size_t size) override {
+    if (waiting_) wait();
     ssize_t n;
     do n = ::read(STDIN_FILENO, data, size);
     while (n < 0 && errno == EINTR);
@@ -53,6 +57,16 @@ class StandardInput : public ByteSource {
   int64_t bytes_read() const override { return bytes_; }
 
  private:
+  /// Until a read gives something: bytes, the end or an error.
+  void wait() const {
+    constexpr int kPause_ms = 200;
+    while (true) {
+      pollfd ready{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
+      if (::poll(&ready, 1, kPause_ms) > 0) return;
+      waiting_();
+    }
+  }
+  std::function<void()> waiting_;
   int64_t bytes_ = 0;
 };
 
@@ -156,8 +170,8 @@ class ZstdSource : public PackedSource {
 
 }  // namespace
 
-std::unique_ptr<ByteSource> open_source(const std::string& path) {
-  if (path == kStandardInput) return std::make_unique<StandardInput>();
+std::unique_ptr<ByteSource> open_source(const std::string& path, std::function<void()> waiting) {
+  if (path == kStandardInput) return std::make_unique<StandardInput>(std::move(waiting));
   const std::filesystem::path extension = std::filesystem::path(path).extension();
   if (extension == ".gz") return std::make_unique<GzipSource>(path);
   if (extension == ".zst") return std::make_unique<ZstdSource>(path);

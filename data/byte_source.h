@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -22,6 +23,8 @@ class ByteSource {
 inline constexpr const char* kStandardInput = "-";
 
 /// By the last extension of the path. UserError at once for a pipe or a device in place of a file.
-std::unique_ptr<ByteSource> open_source(const std::string& path);
+/// Standard input that has nothing to read calls `waiting` every fifth of a second, on the thread that reads;
+/// what it throws ends the read.
+std::unique_ptr<ByteSource> open_source(const std::string& path, std::function<void()> waiting = {});
 
 }  // namespace spanwise

@@ -71,7 +71,7 @@ bool DocumentReader::open_next_file() {
   source_.reset();
   if (next_input_ == inputs_.files.size()) return false;
   const TextInput& input = inputs_.files[next_input_++];
-  source_ = open_source(input.path);
+  source_ = open_source(input.path, options_.waiting);
   path_ = input.path == kStandardInput ? "standard input" : input.path;
   format_ = input.format;
   // A folder may hold millions of small files.

@@ -7,6 +7,7 @@
 // Both are UTF-8; a byte-order mark at a file's beginning is skipped. Which files: data/text_inputs.h.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,6 +33,7 @@ struct TextFileOptions {
   TextFormat standard_input = TextFormat::kText;
   InvalidUtf8 invalid_utf8 = InvalidUtf8::kRefuse;
   BadRecords bad_records = BadRecords::kRefuse;
+  std::function<void()> waiting = {};  // for standard input, see open_source
 };
 
 /// A document as it lies in the file: text, or a JSON object still to be parsed.

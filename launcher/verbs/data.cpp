@@ -92,9 +92,13 @@ PrepareResult prepare_visibly(PrepareOptions options, const Tokenizer& tokenizer
   try {
     const DocumentReader sizes(options.text);
     Progress progress({.what = "preparing " + options.output, .unit = "bytes", .total = sizes.total_bytes()});
+    const auto stop_if_asked = [] {
+      if (stop_signal() != 0) throw Stopped();
+    };
+    options.text.waiting = stop_if_asked;
     options.progress = [&](const PrepareProgress& now) {
       progress.advance_to(now.bytes_read);
-      if (stop_signal() != 0) throw Stopped();
+      stop_if_asked();
     };
     return prepare_dataset(options, tokenizer);
   } catch (const Stopped&) {

@@ -90,8 +90,8 @@ RunningProgram::RunningProgram(const std::vector<std::string>& arguments, const 
   // A busy machine must not add lines.
   ::setenv("SPANWISE_PROGRESS_SECONDS", "1000", 0);
   for (std::string& variable : options_.environment) ::putenv(variable.data());
-  const int input = ::open("/dev/null", O_RDONLY);
-  ::dup2(input, STDIN_FILENO);
+  const int input = options_.standard_input;
+  ::dup2(input < 0 ? ::open("/dev/null", O_RDONLY) : input, STDIN_FILENO);
   if (::chdir(options_.directory.c_str()) == 0) ::execv(argv[0], argv.data());
   ::_exit(127);
 }

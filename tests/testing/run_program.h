@@ -18,6 +18,7 @@ struct ProgramOptions {
   std::filesystem::path directory = ".";
   double timeout_s = 60;
   std::vector<std::string> environment = {};  ///< "NAME=VALUE", added to this process's
+  int standard_input = -1;                    ///< A descriptor of this process; -1: it is empty.
 };
 
 struct ProgramResult {

@@ -1,5 +1,6 @@
 // `spanwise data` as its users call it.
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -110,6 +111,22 @@ TEST_F(ProgramData, ARequestToEndLeavesNothingOfAPreparation) {
   EXPECT_EQ(result.exit_code, 128 + SIGTERM) << result.output;
   for (const char* left : {"x.bin.partial", "x.bin", "x.idx", "x.meta.json"})
     EXPECT_FALSE(fs::exists(path(left)));
+}
+
+TEST_F(ProgramData, ARequestToEndIsHeardWhileStandardInputIsSilent) {
+  int pipe[2];
+  ASSERT_EQ(::pipe2(pipe, O_CLOEXEC), 0);
+  RunningProgram program({"data", "prepare", "--output", "x", "-"},
+                         {.directory = path(""), .standard_input = pipe[0]});
+  while (program.running() && !fs::exists(path("x.bin.partial"))) usleep(1000);
+  EXPECT_EQ(::write(pipe[1], "text\n", 5), 5);
+  program.signal(RunningProgram::kStarter, SIGTERM);
+  const ProgramResult result = program.wait();
+  EXPECT_EQ(result.exit_code, 128 + SIGTERM) << result.output;
+  for (const char* left : {"x.bin.partial", "x.bin", "x.idx", "x.meta.json"})
+    EXPECT_FALSE(fs::exists(path(left)));
+  ::close(pipe[0]);
+  ::close(pipe[1]);
 }
 
 TEST_F(ProgramData, TrainingDataCutWhileItIsUsedIsNamed) {
