@@ -55,7 +55,7 @@ int64_t checkpoint_copy(const RunConfig& config, const Mesh& mesh, const ParamLa
   if (mesh.tensor().rank() > 0 || position >= writers) return 0;
   const ShardPlan shards(params.entries(), writers, int64_t(size_of(accumulation_dtype(dtype))),
                          SaverOptions{}.block_bytes);
-  return int64_t(shards.blocks(position).size()) * shards.block_bytes();
+  return shards.num_blocks(position) * shards.block_bytes();
 }
 
 void check_known_nodes(const config::ParallelConfig& parallel) {

@@ -143,7 +143,7 @@ class CheckpointSaver::Impl {
   enum class Phase { kNone, kPreparing, kWriting, kCommitting, kDone };
 
   int num_writers() const { return plan_.num_writers(); }
-  int64_t num_blocks() const { return writer_ == kNone ? 0 : int64_t(plan_.blocks(writer_).size()); }
+  int64_t num_blocks() const { return writer_ == kNone ? 0 : plan_.num_blocks(writer_); }
 
   // All ranks copy at once, or none: the exchanges of a copy are collective.
   void prepare_memory() {
@@ -195,9 +195,9 @@ class CheckpointSaver::Impl {
       char* const block = writes ? thread_.take_block() : nullptr;
       std::vector<WantedPiece> wanted;
       for (int w = 0; w < num_writers(); ++w) {
-        if (round >= int64_t(plan_.blocks(w).size())) continue;
+        if (round >= plan_.num_blocks(w)) continue;
         char* to = w == writer_ ? block : nullptr;
-        for (const ShardPiece& piece : plan_.blocks(w)[size_t(round)]) {
+        for (const ShardPiece& piece : plan_.block(w, round)) {
           const SavedTensor& tensor = plan_.tensor(piece);
           wanted.push_back({tensor.entry, buffer(tensor.buffer), piece.elements, w, to});
           if (to) to += size_t(piece.elements.numel()) * element;
@@ -212,7 +212,7 @@ class CheckpointSaver::Impl {
   // On the thread.
   void write_block(int64_t round, const char* block) {
     if (options_.before_write) options_.before_write();
-    for (const ShardPiece& piece : plan_.blocks(writer_)[size_t(round)]) {
+    for (const ShardPiece& piece : plan_.block(writer_, round)) {
       if (given_up_) fail_user("the save was given up");
       auto file = files_.find(piece.shard);
       if (file == files_.end()) file = open_file(piece.shard);

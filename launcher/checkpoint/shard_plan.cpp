@@ -32,17 +32,20 @@ std::string shard_name(std::string_view stem, size_t index, size_t count) {
 
 ShardPlan::ShardPlan(const std::vector<ParamEntry>& entries, int num_writers, int64_t element_bytes,
                      int64_t block_bytes)
-    : element_bytes_(element_bytes), blocks_(size_t(num_writers)) {
+    : element_bytes_(element_bytes), written_(size_t(num_writers)) {
   add_shards(tensors_of(entries, {{"", 0}}), false);
   add_shards(tensors_of(entries, {{".exp_avg", 1}, {".exp_avg_sq", 2}}), true);
-  // No block is larger than what its writer writes.
-  std::vector<int64_t> elements(blocks_.size(), 0);
-  for (const Shard& shard : shards_) {
-    for (const SavedTensor& tensor : shard.tensors) elements[size_t(shard.writer)] += tensor.numel;
+  int64_t most = 0;
+  for (size_t s = 0; s < shards_.size(); ++s) {
+    Written& written = written_[size_t(shards_[s].writer)];
+    for (size_t t = 0; t < shards_[s].tensors.size(); ++t) {
+      written.tensors.push_back({written.elements, int(s), int(t)});
+      written.elements += shards_[s].tensors[t].numel;
+    }
+    most = std::max(most, written.elements * element_bytes);
   }
-  const int64_t most = *std::max_element(elements.begin(), elements.end()) * element_bytes;
+  // No block is larger than what its writer writes.
   block_bytes_ = std::max(element_bytes, std::min(block_bytes, most));
-  cut_blocks();
 }
 
 // The largest tensor first, each to the writer that has least so far.
@@ -50,7 +53,7 @@ void ShardPlan::add_shards(std::vector<SavedTensor> tensors, bool optimizer) {
   std::sort(tensors.begin(), tensors.end(), [](const SavedTensor& a, const SavedTensor& b) {
     return a.numel != b.numel ? a.numel > b.numel : a.name < b.name;
   });
-  std::vector<Shard> shards(blocks_.size());
+  std::vector<Shard> shards(written_.size());
   std::vector<int64_t> load(shards.size(), 0);
   for (SavedTensor& tensor : tensors) {
     const size_t writer = size_t(std::min_element(load.begin(), load.end()) - load.begin());
@@ -73,40 +76,31 @@ void ShardPlan::add_shards(std::vector<SavedTensor> tensors, bool optimizer) {
   }
 }
 
-void ShardPlan::cut_blocks() {
-  const int64_t most = block_bytes_ / element_bytes_;
-  std::vector<int64_t> room(blocks_.size(), 0);
-  for (size_t s = 0; s < shards_.size(); ++s) {
-    auto& blocks = blocks_[size_t(shards_[s].writer)];
-    int64_t& left = room[size_t(shards_[s].writer)];
-    for (size_t t = 0; t < shards_[s].tensors.size(); ++t) {
-      const int64_t numel = shards_[s].tensors[t].numel;
-      for (int64_t begin = 0; begin < numel;) {
-        if (left == 0) {
-          blocks.emplace_back();
-          left = most;
-        }
-        const int64_t end = std::min(begin + left, numel);
-        blocks.back().push_back({int(s), int(t), {begin, end}});
-        left -= end - begin;
-        begin = end;
-      }
-    }
+std::vector<ShardPiece> ShardPlan::block(int writer, int64_t index) const {
+  const Written& written = written_[size_t(writer)];
+  const int64_t most = block_bytes_ / element_bytes_, begin = index * most,
+                end = std::min(begin + most, written.elements);
+  auto place = std::upper_bound(written.tensors.begin(), written.tensors.end(), begin,
+                                [](int64_t at, const Place& p) { return at < p.begin; });
+  if (place != written.tensors.begin()) --place;
+  std::vector<ShardPiece> pieces;
+  for (; place != written.tensors.end() && place->begin < end; ++place) {
+    const int64_t numel = shards_[size_t(place->shard)].tensors[size_t(place->tensor)].numel;
+    const FlatRange elements{std::max<int64_t>(begin - place->begin, 0), std::min(end - place->begin, numel)};
+    if (elements.begin < elements.end) pieces.push_back({place->shard, place->tensor, elements});
   }
+  return pieces;
+}
+
+int64_t ShardPlan::num_blocks(int writer) const {
+  const int64_t most = block_bytes_ / element_bytes_;
+  return (written_[size_t(writer)].elements + most - 1) / most;
 }
 
 int64_t ShardPlan::num_rounds() const {
-  size_t most = 0;
-  for (const auto& blocks : blocks_) most = std::max(most, blocks.size());
-  return int64_t(most);
-}
-
-int64_t ShardPlan::bytes(int writer) const {
-  int64_t bytes = 0;
-  for (const auto& block : blocks(writer)) {
-    for (const ShardPiece& piece : block) bytes += piece.elements.numel() * element_bytes_;
-  }
-  return bytes;
+  int64_t most = 0;
+  for (int writer = 0; writer < num_writers(); ++writer) most = std::max(most, num_blocks(writer));
+  return most;
 }
 
 std::string ShardPlan::index_json(bool optimizer) const {

@@ -49,24 +49,34 @@ class ShardPlan {
   const SavedTensor& tensor(const ShardPiece& piece) const {
     return shards_[size_t(piece.shard)].tensors[size_t(piece.tensor)];
   }
-  /// What a writer writes, in the order of its files, block by block: a block is copied at once.
-  const std::vector<std::vector<ShardPiece>>& blocks(int writer) const { return blocks_[size_t(writer)]; }
+  /// What a writer writes, in the order of its files, is cut into blocks that are copied at once: the pieces
+  /// of one.
+  std::vector<ShardPiece> block(int writer, int64_t index) const;
+  int64_t num_blocks(int writer) const;
   /// Most blocks of any writer.
   int64_t num_rounds() const;
-  int64_t bytes(int writer) const;
+  int64_t bytes(int writer) const { return written_[size_t(writer)].elements * element_bytes_; }
   int64_t block_bytes() const { return block_bytes_; }
-  int num_writers() const { return int(blocks_.size()); }
+  int num_writers() const { return int(written_.size()); }
 
   /// The index of the model's or the optimizer's shards.
   std::string index_json(bool optimizer) const;
 
  private:
+  /// A tensor among all that its writer writes.
+  struct Place {
+    int64_t begin = 0;  ///< elements before it
+    int shard = 0, tensor = 0;
+  };
+  struct Written {
+    std::vector<Place> tensors;
+    int64_t elements = 0;
+  };
   void add_shards(std::vector<SavedTensor> tensors, bool optimizer);
-  void cut_blocks();
 
   int64_t element_bytes_, block_bytes_ = 0;
   std::vector<Shard> shards_;
-  std::vector<std::vector<std::vector<ShardPiece>>> blocks_;  ///< [writer][block]
+  std::vector<Written> written_;  ///< by writer
 };
 
 inline constexpr std::string_view kModelStem = "model", kOptimizerStem = "optimizer";
