@@ -101,7 +101,15 @@ class Override {
     if (field_->is_repeated()) replaced_lists_.insert(path_);
   }
 
+  /// The first entry that is given takes the place of the config's list; the next ones are added.
+  void begin_list() {
+    if (field_->is_repeated() && replaced_lists_.insert(path_).second) {
+      message_->GetReflection()->ClearField(message_, field_);
+    }
+  }
+
   void set_plain_text() {
+    begin_list();
     if (field_->is_repeated()) {
       message_->GetReflection()->AddString(message_, field_, value_);
     } else {
@@ -114,9 +122,7 @@ class Override {
       problems_.push_back(line(problem.message));
     }
     if (!problems_.empty()) return;
-    if (field_->is_repeated() && replaced_lists_.insert(path_).second) {
-      message_->GetReflection()->ClearField(message_, field_);
-    }
+    begin_list();
     const size_t dot = path_.rfind('.');
     const std::string group = dot == std::string::npos ? "" : path_.substr(0, dot);
     for (const TextProblem& problem : merge_text(field_->name() + ": " + value_, group, *message_)) {

@@ -19,7 +19,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string file_text(const RunConfig& config) {
+std::string file_text(RunConfig config) {
+  // What is accepted once is in the next checkpoint; it is no word for later changes.
+  config.mutable_checkpoint()->clear_accept_changed();
   return fmt::format("# Resolved config; built from commit {}.\n{}", git_hash(), print_config(config));
 }
 
@@ -35,6 +37,7 @@ std::string differences(const RunConfig& recorded, const RunConfig& config) {
   std::string report;
   differencer.ReportDifferencesToString(&report);
   RunConfig before = written_out(recorded), now = written_out(config);
+  for (RunConfig* each : {&before, &now}) each->mutable_checkpoint()->clear_accept_changed();
   before.mutable_run()->set_dir(config.run().dir());
   now.mutable_run()->set_dir(config.run().dir());
   before.mutable_data()->mutable_tokenizer()->set_model(now.data().tokenizer().model());

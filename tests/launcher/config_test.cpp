@@ -226,6 +226,12 @@ TEST(ConfigOverride, OfAListReplacesTheFilesEntriesOnce) {
   EXPECT_EQ(config.data().train(0).path(), "c");
   EXPECT_EQ(config.data().train(0).weight(), 2);
   EXPECT_EQ(config.data().train(1).path(), "d");
+  // Of names as well, in quotes or not.
+  const RunConfig names = parse_config(R"(checkpoint { accept_changed: "a" accept_changed: "b" })", kName,
+                                       {"checkpoint.accept_changed=c", "checkpoint.accept_changed='d'"});
+  ASSERT_EQ(names.checkpoint().accept_changed_size(), 2);
+  EXPECT_EQ(names.checkpoint().accept_changed(0), "c");
+  EXPECT_EQ(names.checkpoint().accept_changed(1), "d");
 }
 
 TEST(ConfigOverride, WithoutValueGoesBackToTheDefault) {

@@ -79,6 +79,9 @@ TEST_F(ProgramWeights, AChangeThatIsMeantIsNamedAndSaid) {
   accepted({"train", "run"}, on, {"accepted by checkpoint.accept_changed"});
   // The new checkpoint has the new setting.
   accepted({"eval", "run"}, {"model.norm_eps=1e-3", "checkpoint.accept_changed="});
+  // It is not accepted for ever, even where the setting becomes the run's.
+  EXPECT_EQ(spanwise({"train", "run", "--save-config"}, change).exit_code, 0);
+  refused({"train", "run"}, {"model.norm_eps=1e-4", "train.steps=3"}, {"model.norm_eps 0.001"});
   refused({"eval", "run"}, {"model.norm_eps=1e-3", "checkpoint.accept_changed=model.norm_epz"},
           {"'model.norm_epz' is no setting", "did you mean 'model.norm_eps'?"});
 }
