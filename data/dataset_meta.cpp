@@ -102,6 +102,10 @@ class Fields {
   simdjson::dom::object object_;
 };
 
+const char* document_start_of(const TokenizerIdentity& tokenizer) {
+  return tokenizer.begin_of_document ? "BEGIN_OF_DOCUMENT" : "END_OF_DOCUMENT";
+}
+
 BlockSums parse_sums(const Fields& fields, const std::string& path) {
   BlockSums sums{.bytes = fields.number("bytes", 0, INT64_MAX),
                  .block_bytes = fields.number("block_bytes", 1, INT64_MAX),
@@ -167,8 +171,7 @@ std::string print_meta(const DatasetMeta& meta) {
         "  \"document_start\": \"{}\",\n"
         "  \"tokenizer\": {{\"name\": {}, \"vocab_size\": {}, \"crc32c\": \"{:08x}\", \"end_of_document\": "
         "{}",
-        t->begin_of_document ? "BEGIN_OF_DOCUMENT" : "END_OF_DOCUMENT", json_string(t->name), t->vocab_size,
-        t->crc32c, t->end_of_document);
+        document_start_of(*t), json_string(t->name), t->vocab_size, t->crc32c, t->end_of_document);
     if (t->begin_of_document) text += fmt::format(", \"begin_of_document\": {}", *t->begin_of_document);
     text += "},\n";
   }
@@ -189,7 +192,11 @@ DatasetMeta parse_meta(std::string_view text, const std::string& path) {
     fail_user("{} has the format '{}'; this program reads '{}'; prepare the dataset again", path, format,
               kFormat);
   DatasetMeta meta{.bin = parse_sums(root.fields("bin"), path), .idx = parse_sums(root.fields("idx"), path)};
-  if (root.has("tokenizer")) meta.tokenizer = parse_tokenizer(root.fields("tokenizer"));
+  if (!root.has("tokenizer")) return meta;
+  meta.tokenizer = parse_tokenizer(root.fields("tokenizer"));
+  if (const std::string start = root.text("document_start"); start != document_start_of(*meta.tokenizer))
+    fail_meta(path, fmt::format("its document_start is {} where its tokenizer says {}", start,
+                                document_start_of(*meta.tokenizer)));
   return meta;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "data/indexed_dataset.h"
@@ -28,9 +29,16 @@ struct DocumentRule {
   int32_t end_of_document = -1;  ///< for kEndOfDocument
 };
 
-/// The rule of a new run on these datasets: kBeginOfDocument if the tokenizer has such an id and the data
-/// begins with it, else kEndOfDocument. UserError if some of the datasets begin with it and others do not.
-DocumentStart choose_document_start(const Tokenizer& tokenizer, const std::vector<IndexedDataset>& datasets);
+/// The rule of a new run on these datasets, to train on and held out: kBeginOfDocument if the tokenizer has
+/// such an id and the data begins with it, else kEndOfDocument. UserError if some of the datasets begin with
+/// it and others do not.
+DocumentStart choose_document_start(const Tokenizer& tokenizer,
+                                    const std::vector<const IndexedDataset*>& datasets);
+
+/// What is wrong with a dataset that is read under a run's rule, whose losses could not be compared with the
+/// run's; empty if nothing. kFirstToken fits any.
+std::string document_start_problem(DocumentStart start, const Tokenizer& tokenizer,
+                                   const IndexedDataset& dataset);
 
 DocumentRule document_rule(DocumentStart start, const Tokenizer& tokenizer);
 

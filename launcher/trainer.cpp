@@ -78,7 +78,10 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   if (starts_from_weights) {
     state_.init_from = load_initial_weights(config, state_.settings, params_, world);
   }
-  if (resume_from.empty()) state_.document_start = choose_document_start(tokenizer, loader_.datasets());
+  std::vector<const IndexedDataset*> datasets;
+  for (const IndexedDataset& dataset : loader_.datasets()) datasets.push_back(&dataset);
+  if (validation_) datasets.push_back(&validation_->dataset());
+  if (resume_from.empty()) state_.document_start = choose_document_start(tokenizer, datasets);
   loader_.set_documents(document_rule(state_.document_start, tokenizer));
   if (validation_) validation_->set_documents(document_rule(state_.document_start, tokenizer));
   saver_.emplace(config_, mesh, params_, optimizer_);
@@ -101,9 +104,11 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   if (starts_from_weights) say(fmt::format("starts from the weights of {}", state_.init_from));
   if (!resume_from.empty()) say(fmt::format("resumed step {} from {}", state_.step, resume_from));
   std::vector<std::string> unverified;
-  for (const IndexedDataset& dataset : loader_.datasets())
-    if (!dataset.meta()) unverified.push_back(dataset.prefix());
-  if (validation_ && !validation_->dataset().meta()) unverified.push_back(validation_->dataset().prefix());
+  for (const IndexedDataset* dataset : datasets) {
+    if (!dataset->meta()) unverified.push_back(dataset->prefix());
+    const std::string other = document_start_problem(state_.document_start, tokenizer, *dataset);
+    if (!other.empty()) say("warning: " + other);  // of a run that began before this was looked at
+  }
   if (!unverified.empty())
     say(fmt::format("unverified, without a table of checksums: {}; 'data prepare' writes one",
                     fmt::join(unverified, ", ")));

@@ -80,6 +80,9 @@ int run_eval(Comm& world, const Arguments& arguments) {
   loader.dataset().check_tokenizer(*trained.tokenizer);
   if (world.rank() == 0 && !loader.dataset().meta())
     std::cerr << fmt::format("{} is unverified: it has no table of checksums, {}\n", data, meta_path(data));
+  const std::string other =
+      document_start_problem(trained.document_start, *trained.tokenizer, loader.dataset());
+  if (!other.empty()) fail_user("{}", other);
   loader.set_documents(document_rule(trained.document_start, *trained.tokenizer));
   const std::string compared = agree_on_data(world, loader);
   if (world.rank() == 0 && !compared.empty()) std::cerr << compared << "\n";

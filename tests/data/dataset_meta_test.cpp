@@ -98,6 +98,8 @@ TEST_F(DatasetMetaTest, ContentThatWasNeverWrittenIsNamed) {
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "eight hexadecimal", message("\"ffffffff\"", "\"0xffffff\""));
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "block_bytes", message("100", "0"));
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "bin.bytes", message("150", "-5"));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "its document_start is END_OF_DOCUMENT",
+                      message("BEGIN_OF", "END_OF"));
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "dataset 2", message("dataset 1", "dataset 2"));
 }
 

@@ -132,18 +132,39 @@ TEST_F(DocumentStartTest, PrepareStoresTheStartOfEveryDocument) {
 }
 
 TEST_F(DocumentStartTest, ANewRunTakesTheBeginningThatItsDataHas) {
-  std::vector<IndexedDataset> with, without, both;
-  const std::string b = write_dataset(dir_ / "b", {{B, 1, E}}), e = write_dataset(dir_ / "e", {{1, E}});
-  with.emplace_back(b);
-  without.emplace_back(e);
-  both.emplace_back(b);
-  both.emplace_back(e);
+  const IndexedDataset b(write_dataset(dir_ / "b", {{B, 1, E}})), e(write_dataset(dir_ / "e", {{1, E}}));
+  const std::vector<const IndexedDataset*> with{&b}, without{&e}, both{&b, &e};
   const BeginningTokenizer tokenizer;
   EXPECT_EQ(choose_document_start(tokenizer, with), DocumentStart::kBeginOfDocument);
   EXPECT_EQ(choose_document_start(tokenizer, without), DocumentStart::kEndOfDocument);
   EXPECT_EQ(choose_document_start(*make_byte_tokenizer(), without), DocumentStart::kEndOfDocument);
   EXPECT_PRED_FORMAT2(testing::IsSubstring, "prepare both with this tokenizer",
                       user_error_of([&] { choose_document_start(tokenizer, both); }));
+}
+
+TEST_F(DocumentStartTest, DataThatBeginsOtherwiseThanTheRunsIsNamed) {
+  const IndexedDataset b(write_dataset(dir_ / "b", {{B, 1, E}})), e(write_dataset(dir_ / "e", {{1, E}}));
+  const BeginningTokenizer tokenizer;
+  const auto problem = [&](DocumentStart start, const IndexedDataset& dataset) {
+    return document_start_problem(start, tokenizer, dataset);
+  };
+  EXPECT_EQ(problem(DocumentStart::kBeginOfDocument, b), "");
+  EXPECT_EQ(problem(DocumentStart::kEndOfDocument, e), "");
+  EXPECT_EQ(problem(DocumentStart::kFirstToken, b) + problem(DocumentStart::kFirstToken, e), "");
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "/e do not begin with token",
+                      problem(DocumentStart::kBeginOfDocument, e));
+  EXPECT_PRED_FORMAT2(testing::IsSubstring, "/b begin with token", problem(DocumentStart::kEndOfDocument, b));
+  EXPECT_EQ(document_start_problem(DocumentStart::kEndOfDocument, *make_byte_tokenizer(), b), "");
+}
+
+TEST_F(DocumentStartTest, ATableOfChecksumsSaysHowDocumentsBegin) {
+  class Begins256 : public BeginningTokenizer {
+    std::optional<int32_t> begin_of_document() const override { return 256; }
+  };
+  // The first token is an end of a document, which another tokenizer's begin may equal.
+  ASSERT_EQ(prepared(*make_byte_tokenizer(), {"text"})[0], 256);
+  const IndexedDataset dataset((dir_ / "p").string());
+  EXPECT_EQ(choose_document_start(Begins256(), {&dataset}), DocumentStart::kEndOfDocument);
 }
 
 TEST_F(DocumentStartTest, GenerationBeginsWithTheStartOfTheRun) {
