@@ -32,9 +32,8 @@ void find_by_name(const Descriptor& message, const std::string& path, const std:
                   std::vector<std::string>& found) {
   for (int i = 0; i < message.field_count(); ++i) {
     const FieldDescriptor& field = *message.field(i);
-    const std::string field_path = join_path(path, field.name());
-    if (field.name() == name) found.push_back("'" + field_path + "'");
-    if (field.message_type()) find_by_name(*field.message_type(), field_path, name, found);
+    if (field.name() == name) found.push_back(fmt::format("'{}'", join_path(path, name)));
+    if (field.message_type()) find_by_name(*field.message_type(), join_path(path, field.name()), name, found);
   }
 }
 

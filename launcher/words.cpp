@@ -9,7 +9,7 @@ namespace spanwise {
 
 int edit_distance(std::string_view a, std::string_view b) {
   // Three rows of the table d[i][j] = distance of a's first i and b's first j letters.
-  std::vector<int> before, above(b.size() + 1), row(b.size() + 1);
+  std::vector<int> before(b.size() + 1), above(b.size() + 1), row(b.size() + 1);
   for (size_t j = 0; j <= b.size(); ++j) above[j] = int(j);
   for (size_t i = 1; i <= a.size(); ++i) {
     row[0] = int(i);
@@ -18,7 +18,8 @@ int edit_distance(std::string_view a, std::string_view b) {
       const bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
       if (swapped) row[j] = std::min(row[j], before[j - 2] + 1);
     }
-    before = std::exchange(above, row);
+    std::swap(before, above);
+    std::swap(above, row);
   }
   return above[b.size()];
 }
