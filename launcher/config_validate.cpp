@@ -475,6 +475,9 @@ class Validator {
 
   void check_checkpoint() {
     at_least(0, "checkpoint.every", config_.checkpoint().every());
+    const double minutes = config_.checkpoint().every_minutes();
+    if (!(minutes >= 0 && std::isfinite(minutes)))
+      problem("checkpoint.every_minutes is {}; it must be 0 (never by time) or above, and finite", minutes);
     at_least(0, "checkpoint.keep_last", config_.checkpoint().keep_last());
   }
 

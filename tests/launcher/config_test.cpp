@@ -401,6 +401,12 @@ TEST(ConfigValidate, EveryCrossFieldErrorNamesItsFieldsAndTheWayOut) {
       {{"optimizer.learning_rate=nan"}, "optimizer.learning_rate is nan; it must be above 0 and finite"},
       {{"optimizer.clip_norm=-1"}, "optimizer.clip_norm is -1; it must be 0 or above and finite"},
       {{"checkpoint.every=-1"}, "checkpoint.every is -1; it must be at least 0"},
+      {{"checkpoint.every_minutes=-5"},
+       "checkpoint.every_minutes is -5; it must be 0 (never by time) or above, and finite"},
+      {{"checkpoint.every_minutes=nan"},
+       "checkpoint.every_minutes is nan; it must be 0 (never by time) or above, and finite"},
+      {{"checkpoint.every_minutes=inf"},
+       "checkpoint.every_minutes is inf; it must be 0 (never by time) or above, and finite"},
   };
   for (const Case& c : cases) EXPECT_EQ(problems(c.overrides, c.world_size, c.vocab_size), Lines{c.message});
 }
