@@ -62,8 +62,9 @@ std::vector<std::string> next_steps(const RunConfig& config, const NextStepsOpti
   return commands;
 }
 
-std::string prompt_of(const RunConfig& config, const Tokenizer& tokenizer) {
-  if (!config.train().sample_prompt().empty()) return config.train().sample_prompt();
+namespace {
+
+std::string first_words_of_data(const RunConfig& config, const Tokenizer& tokenizer) {
   const std::string& held_out = config.data().validation();
   const IndexedDataset dataset(held_out.empty() ? config.data().train(0).path() : held_out);
   std::vector<int32_t> ids(size_t(std::min<int64_t>(dataset.num_tokens(), 64)));
@@ -75,6 +76,17 @@ std::string prompt_of(const RunConfig& config, const Tokenizer& tokenizer) {
     text += decoder.push(id);
   }
   return first_words(text);
+}
+
+}  // namespace
+
+std::string prompt_of(const RunConfig& config, const Tokenizer& tokenizer) {
+  if (!config.train().sample_prompt().empty()) return config.train().sample_prompt();
+  try {
+    return first_words_of_data(config, tokenizer);
+  } catch (const std::exception&) {  // moved meanwhile
+    return "";
+  }
 }
 
 }  // namespace spanwise

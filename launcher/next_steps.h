@@ -25,7 +25,7 @@ struct NextStepsOptions {
 std::vector<std::string> next_steps(const RunConfig& config, const NextStepsOptions& options);
 
 /// A prompt of the run's own: train.sample_prompt, else the first words of its held-out or training text;
-/// empty if these have none that print.
+/// empty if these have none that print, or can no longer be read.
 std::string prompt_of(const RunConfig& config, const Tokenizer& tokenizer);
 
 }  // namespace spanwise

@@ -75,6 +75,8 @@ TEST_F(NextSteps, ThePromptIsTheRunsOwnText) {
   EXPECT_EQ(prompt(std::string(100, 'x')), "");
   EXPECT_EQ(prompt("\x01\x02 and"), "");
   EXPECT_EQ(prompt("Text", {"train.sample_prompt=Once "}), "Once ");
+  // A training that is done does not fail over a prompt.
+  EXPECT_EQ(prompt("Text", {"data.validation=moved"}), "");
 }
 
 TEST(DerivedValues, SayWhatZeroStandsForAndLeaveOutWhatHasNoEffect) {
