@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <system_error>
+
 #include "launcher/metrics/history.h"
 
 namespace spanwise {
@@ -64,14 +66,24 @@ void AppendLog::make_again() {
   std::string content(whole_bytes_, '\0');
   file_.read_at(0, content.data(), content.size());
   make_directories(path.has_parent_path() ? path.parent_path() : ".");
+  std::filesystem::path temporary = path;
+  temporary += fmt::format(".tmp-{}", ::getpid());
+  std::error_code error;
+  std::filesystem::remove(temporary, error);  // of an attempt before
   std::string aside;
-  if (std::filesystem::exists(std::filesystem::symlink_status(path))) {
-    const std::filesystem::path other = unused_path(path, ".replaced");
-    rename_path(path, other);
-    aside = fmt::format("; what was put there is {} now", other.string());
+  try {
+    File(temporary, FileMode::kCreateNew).write_all(content);
+    if (std::filesystem::exists(std::filesystem::symlink_status(path, error))) {
+      const std::filesystem::path other = unused_path(path, ".replaced");
+      rename_path(path, other);
+      aside = fmt::format("; what was put there is {} now", other.string());
+    }
+    rename_path(temporary, path);
+  } catch (const UserError&) {
+    std::filesystem::remove(temporary, error);
+    throw;
   }
   File file(path, FileMode::kAppend);
-  file.write_all(content);
   file_ = std::move(file);
   open_handle();
   synced_bytes_ = 0;

@@ -85,7 +85,8 @@ std::filesystem::path unused_path(const std::filesystem::path& path, const std::
   for (int number = 1;; ++number) {
     std::filesystem::path candidate = path;
     candidate += fmt::format("{}-{}", suffix, number);
-    if (!std::filesystem::exists(std::filesystem::symlink_status(candidate))) return candidate;
+    std::error_code error;  // what cannot be looked at cannot be written either, which says more
+    if (!std::filesystem::exists(std::filesystem::symlink_status(candidate, error))) return candidate;
   }
 }
 

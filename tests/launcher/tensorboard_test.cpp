@@ -148,5 +148,27 @@ TEST(AppendLog, AnOutageLeavesWholeRecordsAndLosesNone) {
   EXPECT_EQ(read_file(dir / "log"), "first|second|third|fourth|");
 }
 
+TEST(AppendLog, OneThatWasReplacedIsMadeAgainOnceADiskHasRoom) {
+  const TempDir dir;
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  ::signal(SIGXFSZ, SIG_IGN);
+  AppendLog log(dir / "log");
+  log.append("first|");
+  write_file(dir / "other", "mine");
+  rename_path(dir / "other", dir / "log");
+  rlimit small = before;
+  small.rlim_cur = 3;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  for (const char* record : {"second|", "third|"}) log.append(record);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_EQ(files_in(dir.path()).size(), 1);  // none of its own halves
+  EXPECT_EQ(read_file(dir / "log"), "mine");
+  log.append("fourth|");
+  EXPECT_EQ(read_file(dir / "log"), "first|second|third|fourth|");
+  EXPECT_EQ(read_file(dir / "log.replaced-1"), "mine");
+  EXPECT_EQ(files_in(dir.path()).size(), 2);
+}
+
 }  // namespace
 }  // namespace spanwise
