@@ -62,7 +62,9 @@ bool is_file(int fd, const fs::path& path) {
 
 DirectoryLock::DirectoryLock(fs::path directory, const std::string& field)
     : directory_(std::move(directory)), file_(directory_ / "run.lock") {
-  for (fs::path missing = directory_; !missing.empty() && !fs::exists(fs::symlink_status(missing));
+  std::error_code error;
+  for (fs::path missing = directory_;
+       !missing.empty() && fs::symlink_status(missing, error).type() == fs::file_type::not_found;
        missing = missing.parent_path()) {
     if (missing.has_filename()) made_.insert(made_.begin(), missing);
   }
@@ -110,8 +112,7 @@ void DirectoryLock::take(const std::string& field) {
                       directory_.string(), holder, field));
     }
     if (error != 0) {
-      ::close(fd);
-      ::unlink(file_.c_str());
+      ::close(fd);  // the file stays: another training may hold it
       spdlog::warn("{} cannot be locked ({}): see to it that no second training is started there",
                    directory_.string(), error_text(error));
       return;
@@ -131,13 +132,23 @@ void DirectoryLock::take(const std::string& field) {
 RunLocks::RunLocks(const RunConfig& config)
     : run_(std::make_unique<DirectoryLock>(config.run().dir(), "run.dir")) {
   std::error_code missing;
-  const fs::path checkpoints = checkpoint_dir(config);
-  if (!fs::equivalent(run_->directory(), checkpoints, missing))
-    checkpoints_ = std::make_unique<DirectoryLock>(checkpoints, "checkpoint.dir");
+  one_directory_ = fs::equivalent(run_->directory(), checkpoint_dir(config), missing);
+  reopen(config);
 }
 
 bool RunLocks::in_place() const {
-  return run_->in_place() && (!checkpoints_ || checkpoints_->in_place());
+  const auto holds = [](const auto& lock) { return lock && lock->in_place(); };
+  return holds(run_) && (one_directory_ || holds(checkpoints_));
+}
+
+void RunLocks::reopen(const RunConfig& config) {
+  const auto take = [](std::unique_ptr<DirectoryLock>& lock, const fs::path& directory, const char* field) {
+    if (lock && lock->in_place()) return;
+    lock.reset();
+    lock = std::make_unique<DirectoryLock>(directory, field);
+  };
+  take(run_, config.run().dir(), "run.dir");
+  if (!one_directory_) take(checkpoints_, checkpoint_dir(config), "checkpoint.dir");
 }
 
 }  // namespace spanwise

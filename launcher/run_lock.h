@@ -52,9 +52,13 @@ class RunLocks {
  public:
   explicit RunLocks(const RunConfig& config);
   bool in_place() const;
+  /// Takes again what is not in place, and holds on to what is. DirectoryHeld and UserError as the
+  /// constructor; it may be called again then.
+  void reopen(const RunConfig& config);
 
  private:
-  std::unique_ptr<DirectoryLock> run_, checkpoints_;  ///< the second: none where both are one directory
+  std::unique_ptr<DirectoryLock> run_, checkpoints_;
+  bool one_directory_ = false;  ///< then the second has no lock
 };
 
 }  // namespace spanwise

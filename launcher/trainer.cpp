@@ -215,7 +215,8 @@ std::optional<Trainer::StepResult> Trainer::train_step(int64_t step) {
   result.grad_norm = std::sqrt(values.back());
   values.pop_back();
   const double minutes = ms_since(saved_at_) / 60e3, every = config_.checkpoint().every_minutes();
-  const bool due = mesh_.world().rank() == 0 && (reopen_directories() || (every > 0 && minutes >= every));
+  const bool moved = locks_ && !directories_lost_ && !locks_->in_place();
+  const bool due = moved || (mesh_.world().rank() == 0 && every > 0 && minutes >= every);
   std::vector<double> loss{std::accumulate(values.begin(), values.end(), 0.0), due ? 1.0 : 0.0, stop_vote()};
   sum_and_agree("loss", loss);
   result.loss = loss[0];
@@ -302,38 +303,43 @@ std::optional<SaveOutcome> Trainer::wait_for_save() {
   return saver_->finish();
 }
 
-bool Trainer::reopen_directories() {
-  if (locks_ && locks_->in_place()) return false;
+void Trainer::reopen_directories() {
+  if (locks_->in_place()) return;
   try {
-    locks_.emplace(config_);
+    locks_->reopen(config_);
   } catch (const DirectoryHeld&) {
     throw;
   } catch (const UserError& error) {
-    if (!directories_lost_) say(fmt::format("warning: {}; training goes on and tries again", error.what()));
+    if (!directories_lost_)
+      say(fmt::format("warning: {}; training goes on and tries again with the next checkpoint",
+                      error.what()));
     directories_lost_ = true;
-    return false;
+    return;
   }
   directories_lost_ = false;
+  const auto warn = [&](const std::exception& error) { say(fmt::format("warning: {}", error.what())); };
   try {
     record_run_config(config_, state_.step, SaveConfig::kFirstStart);
   } catch (const UserError& error) {  // the tokenizer may have been in the directory that has gone
-    say(fmt::format("warning: {}", error.what()));
+    warn(error);
+  } catch (const std::filesystem::filesystem_error& error) {
+    warn(error);
   }
   say(fmt::format(
       "warning: {} or {} was moved or removed while training; they are made again, metrics.jsonl goes "
       "on whole and a checkpoint follows; earlier ones are where they went",
       config_.run().dir(), checkpoint_dir(config_)));
-  return true;
 }
 
 void Trainer::save(int64_t step) {
   report(wait_for_save());
   require_finite_update(step, params_, optimizer_, newest_checkpoint_);
-  const auto sync_metrics = [&] {
+  const auto prepare = [&] {
+    reopen_directories();
     metrics_->sync();
     return std::string();
   };
-  run_on_rank_zero(mesh_.world(), "sync_metrics", sync_metrics, stop_);
+  run_on_rank_zero(mesh_.world(), "prepare_save", prepare, stop_);
   saver_->begin(manifest_of(config_, loader_.cursor(step), params_, state_), step);
   saved_step_ = step;
   saved_at_ = Clock::now();

@@ -78,8 +78,8 @@ class Trainer {
   /// votes to stop, of all ranks. True if a rank was asked to end.
   bool sum_and_agree(std::string_view name, std::vector<double>& values);
   /// On rank 0: takes run.dir and the checkpoints' directory again where they were moved or removed, making
-  /// them anew; true if so.
-  bool reopen_directories();
+  /// them anew.
+  void reopen_directories();
   void save(int64_t step);
   std::optional<SaveOutcome> wait_for_save();
   void report(const std::optional<SaveOutcome>& outcome);
@@ -101,13 +101,14 @@ class Trainer {
   Schedule schedule_;
   Loader loader_;
   std::optional<SequentialLoader> validation_;
-  bool directories_lost_ = false;           ///< and not made again yet
+  bool directories_lost_ = false;           ///< and could not be made again
   std::unique_ptr<MetricsWriter> metrics_;  ///< rank 0 only
   std::string newest_checkpoint_;
   static constexpr int64_t kNotSaved = -1;
   int64_t saved_step_ = 0;  ///< of the newest save, done or under way; kNotSaved if it failed
   std::chrono::steady_clock::time_point saved_at_;
-  bool time_to_save_ = false;  ///< checkpoint.every_minutes have passed; the same on every rank
+  bool time_to_save_ =
+      false;  ///< checkpoint.every_minutes have passed, or the last one was moved away; on all ranks
 };
 
 }  // namespace spanwise

@@ -125,6 +125,12 @@ void RunningProgram::signal(int rank, int number) {
   ::kill(all[size_t(rank)], number);
 }
 
+void RunningProgram::signal_all(int number) {
+  const std::vector<pid_t> all = ranks();
+  if (all.empty()) throw std::runtime_error("there is no rank to signal");
+  for (const pid_t rank : all) ::kill(rank, number);
+}
+
 bool RunningProgram::listens_to(int rank, int number) const {
   const std::vector<pid_t> all = ranks();
   if (size_t(rank) >= all.size()) return false;

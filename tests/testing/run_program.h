@@ -41,6 +41,8 @@ class RunningProgram {
   /// To one rank, or for kStarter to what a user would signal: the program itself, or local_mpirun.sh.
   static constexpr int kStarter = -1;
   void signal(int rank, int number);
+  /// To every rank.
+  void signal_all(int number);
   /// Whether the rank has a handler for the signal.
   bool listens_to(int rank, int number) const;
   /// Waits until the output holds `text`, at most 30 seconds or to the program's end; false if it never did.

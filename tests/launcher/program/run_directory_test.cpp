@@ -1,6 +1,8 @@
 // A run directory belongs to one training at a time, and nothing that a training wrote there is lost.
 
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/check.h"
@@ -63,7 +65,7 @@ TEST_F(ProgramRunDirectory, AKilledTrainingLeavesNoLock) {
     const std::string run = fmt::format("run_{}", ranks);
     const auto first = start(run, ranks);
     ASSERT_TRUE(first->prints("step 2/")) << first->output();
-    for (int rank = 0; rank < std::max(ranks, 1); ++rank) first->signal(rank, SIGKILL);
+    first->signal_all(SIGKILL);
     EXPECT_NE(first->wait().exit_code, 0);
     EXPECT_TRUE(fs::exists(path(run) / "run.lock"));
     train(run, {}, ranks);
@@ -146,7 +148,8 @@ TEST_F(ProgramRunDirectory, MovedOrRemovedWhileTrainingItIsMadeAgain) {
     const auto program = start(how, 2, {"run.log_every=1"});
     ASSERT_TRUE(program->prints("step 3/")) << program->output();
     if (how == "move") fs::rename(path(how), path("elsewhere"));
-    if (how == "remove") fs::remove_all(path(how));
+    std::error_code refilled;  // by the training, meanwhile
+    if (how == "remove") fs::remove_all(path(how), refilled);
     EXPECT_TRUE(program->prints("was moved or removed while training")) << program->output();
     EXPECT_TRUE(program->prints("saved " + how)) << program->output();
     program->signal(1, SIGUSR1);
@@ -157,6 +160,26 @@ TEST_F(ProgramRunDirectory, MovedOrRemovedWhileTrainingItIsMadeAgain) {
     EXPECT_EQ(read_manifest(checkpoint(how)).step(), int64_t(records.size()));
     EXPECT_EQ(spanwise({"eval", how}, {"data.validation=valid"}).exit_code, 0);
   }
+}
+
+TEST_F(ProgramRunDirectory, WhereOneDirectoryWasMovedTheOtherIsNotGivenUp) {
+  const auto program = start("run", 2, {"run.log_every=1"});
+  ASSERT_TRUE(program->prints("step 3/")) << program->output();
+  const auto inode = [&] {
+    struct stat file {};
+    return ::stat(path("run/run.lock").c_str(), &file) == 0 ? file.st_ino : 0;
+  };
+  const ino_t held = inode();
+  // Keeps the number from a file that is made anew.
+  const int open_file = ::open(path("run/run.lock").c_str(), O_RDONLY | O_CLOEXEC);
+  fs::rename(path("run/checkpoints"), path("elsewhere"));
+  EXPECT_TRUE(program->prints("saved run")) << program->output();
+  EXPECT_NE(held, 0);
+  EXPECT_EQ(inode(), held);
+  EXPECT_TRUE(fs::exists(path("run/checkpoints/run.lock")));
+  ::close(open_file);
+  program->signal(1, SIGUSR1);
+  EXPECT_EQ(program->wait().exit_code, kExitStopped);
 }
 
 TEST_F(ProgramRunDirectory, AnotherFileInPlaceOfTheHistoryIsKeptAside) {
