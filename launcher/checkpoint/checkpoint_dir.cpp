@@ -181,7 +181,12 @@ fs::path CheckpointWriter::commit(Manifest manifest) {
     throw;
   }
   committed_ = true;
-  sync_directory(root_);
+  try {
+    sync_directory(root_);
+  } catch (const UserError& error) {  // it stands, and is gone on from unless the machine fails soon
+    spdlog::warn("{} is complete, but its name may be lost if the machine fails now: {}", final_path.string(),
+                 error.what());
+  }
   if (replaces) remove_or_warn(replaced);
   return final_path;
 }
