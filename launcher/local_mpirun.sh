@@ -38,16 +38,21 @@ if [ -p /dev/stderr ]; then
   exec 2> >(trap '' INT TERM HUP; exec tee -p /dev/null >&2)
   relays+=($!)
 fi
-setpriv --pdeathsig TERM mpirun "${args[@]}" "$@" &
-mpirun=$!
+# Before mpirun starts: a signal must not end this script alone.
+mpirun=
+pending=
 forward() {
   interrupted=yes
-  kill -s "$1" "$mpirun" 2>/dev/null || true
+  pending=$1
+  [ -z "$mpirun" ] || kill -s "$1" "$mpirun" 2>/dev/null || true
 }
 trap 'forward USR2' TERM INT HUP USR2
 trap 'forward USR1' USR1
 trap 'forward CONT' CONT
 trap 'forward TSTP; kill -s STOP $$' TSTP
+setpriv --pdeathsig TERM mpirun "${args[@]}" "$@" &
+mpirun=$!
+if [ -n "$pending" ]; then forward "$pending"; fi  # it came before this script knew whom to tell
 interrupted=yes
 while [ "$interrupted" = yes ]; do
   interrupted=no
