@@ -9,6 +9,7 @@
 #include "core/check.h"
 #include "core/crc32c.h"
 #include "core/file_io.h"
+#include "core/json_quote.h"
 
 namespace spanwise {
 namespace {
@@ -31,18 +32,12 @@ std::string closing(std::string_view before) {
   return fmt::format("  \"meta_crc32c\": \"{:08x}\"\n}}\n", crc32c(before.data(), before.size()));
 }
 
-std::string json_string(std::string_view text) {
-  const bool is_utf8 = simdjson::validate_utf8(text.data(), text.size());
-  std::string quoted = "\"";
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || c == '"' || c == '\\') {
-      quoted += fmt::format("\\u{:04x}", byte);
-    } else {
-      quoted += byte < 0x80 || is_utf8 ? c : '?';
-    }
-  }
-  return quoted + '"';
+/// A name that is not UTF-8 is only for reading: '?' stands for its other bytes.
+std::string json_name(std::string name) {
+  if (!simdjson::validate_utf8(name.data(), name.size()))
+    std::replace_if(
+        name.begin(), name.end(), [](char c) { return (c & 0x80) != 0; }, '?');
+  return json_quote(name);
 }
 
 std::string sums_text(const BlockSums& sums) {
@@ -171,7 +166,7 @@ std::string print_meta(const DatasetMeta& meta) {
         "  \"document_start\": \"{}\",\n"
         "  \"tokenizer\": {{\"name\": {}, \"vocab_size\": {}, \"crc32c\": \"{:08x}\", \"end_of_document\": "
         "{}",
-        document_start_of(*t), json_string(t->name), t->vocab_size, t->crc32c, t->end_of_document);
+        document_start_of(*t), json_name(t->name), t->vocab_size, t->crc32c, t->end_of_document);
     if (t->begin_of_document) text += fmt::format(", \"begin_of_document\": {}", *t->begin_of_document);
     text += "},\n";
   }
