@@ -66,6 +66,7 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   // Rank 0 decides which checkpoint, so that all ranks load the same one.
   const auto choose = [&] {
     locks_.emplace(config);
+    tidy_checkpoints(checkpoint_dir(config));
     return checkpoint_to_resume(config);
   };
   const std::string resume_from = run_on_rank_zero(world, "resume_from", choose, stop);

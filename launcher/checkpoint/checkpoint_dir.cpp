@@ -26,6 +26,9 @@ constexpr std::string_view kTemporaryPrefix = ".tmp-";
 // A checkpoint moved aside while another takes its name.
 constexpr std::string_view kReplacedPrefix = ".old-";
 
+// A file by which ranks found that they see the same directory (shared_directory.h), while they looked.
+constexpr std::string_view kMarkPrefix = ".seen-by-all-";
+
 constexpr int kMostListings = 20;
 
 template <class Integer>
@@ -84,9 +87,19 @@ std::vector<fs::path> entries_of(const fs::path& directory) {
   return entries;
 }
 
-// What an interrupted process may have left: temporary directories go; a checkpoint that was moved aside
-// comes back if its successor did not arrive.
-void tidy(const fs::path& root) {
+void check_free_space(const fs::path& root, uint64_t needed_bytes) {
+  std::error_code error;
+  const fs::space_info space = fs::space(root, error);
+  if (error || space.available >= needed_bytes) return;
+  fail_user(
+      "a checkpoint needs {} MiB but {} has {} MiB free; free some space or set another checkpoint directory",
+      needed_bytes >> 20, root.string(), space.available >> 20);
+}
+
+}  // namespace
+
+void tidy_checkpoints(const fs::path& root) {
+  if (!is_there(root)) return;
   for (const fs::path& entry : entries_of(root)) {
     const std::string name = entry.filename().string();
     const std::optional<pid_t> maker = maker_of(name);
@@ -94,6 +107,7 @@ void tidy(const fs::path& root) {
       spdlog::info("removing {}, left by a run that ended early", entry.string());
       remove_or_warn(entry);
     }
+    if (name.starts_with(kMarkPrefix)) remove_or_warn(entry);
     if (name.starts_with(kReplacedPrefix) &&
         step_of_name(std::string_view(name).substr(kReplacedPrefix.size()))) {
       const fs::path original = root / name.substr(kReplacedPrefix.size());
@@ -106,22 +120,11 @@ void tidy(const fs::path& root) {
   }
 }
 
-void check_free_space(const fs::path& root, uint64_t needed_bytes) {
-  std::error_code error;
-  const fs::space_info space = fs::space(root, error);
-  if (error || space.available >= needed_bytes) return;
-  fail_user(
-      "a checkpoint needs {} MiB but {} has {} MiB free; free some space or set another checkpoint directory",
-      needed_bytes >> 20, root.string(), space.available >> 20);
-}
-
-}  // namespace
-
 CheckpointWriter::CheckpointWriter(fs::path root, int64_t step, uint64_t needed_bytes)
     : root_(std::move(root)), step_(step) {
   SPANWISE_CHECK(step >= 0, "step is {}, expected at least 0", step);
   make_directories(root_);
-  tidy(root_);
+  tidy_checkpoints(root_);
   check_free_space(root_, needed_bytes);
   temporary_ = temporary_path(root_, checkpoint_path(root_, step).filename());
   make_new_directory(temporary_);

@@ -61,6 +61,10 @@ class CheckpointWriter {
   bool committed_ = false;
 };
 
+/// What interrupted processes may have left in `root`: temporary names go, and a checkpoint that was moved
+/// aside comes back if its successor did not arrive, before one chooses the newest. For the one writer.
+void tidy_checkpoints(const std::filesystem::path& root);
+
 struct CheckpointEntry {
   int64_t step = 0;
   std::filesystem::path directory;

@@ -1,6 +1,7 @@
 #include "launcher/checkpoint/checkpoint_dir.h"
 
 #include <gtest/gtest.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -51,6 +52,19 @@ class CheckpointDir : public testing::Test {
     if (child == 0) ::_exit(0);
     ::waitpid(child, nullptr, 0);
     return child;
+  }
+
+  /// A process that writes until it is killed, or until this one ends.
+  template <class F>
+  static pid_t start_writer(F&& write) {
+    const pid_t parent = ::getpid(), child = ::fork();
+    if (child != 0) return child;
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    try {
+      for (int64_t step = 2; ::getppid() == parent; ++step) write(step);
+    } catch (...) {  // the rest of the tests is the parent's
+    }
+    ::_exit(1);
   }
 
   TempDir dir_;
@@ -165,10 +179,7 @@ TEST_F(CheckpointDir, ACheckpointThatIsPrunedOrReplacedWhileOpenIsReadToItsEnd) 
 
 TEST_F(CheckpointDir, TheNewestOpensWholeBesideAWriterThatKeepsOne) {
   save(1);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    for (int64_t step = 2;; ++step) prune_checkpoints(root(), 1, save(step));
-  }
+  const pid_t child = start_writer([&](int64_t step) { prune_checkpoints(root(), 1, save(step)); });
   std::string problem;
   std::set<int64_t> steps;
   for (int i = 0; i < 2000 && problem.empty(); ++i) {
@@ -273,6 +284,7 @@ TEST_F(CheckpointDir, TemporariesOfDeadRunsGoAndOfLiveOnesAndOthersStay) {
   const std::string foreign = ".tmp-mine", other = ".old-mine";
   for (const std::string& name : {dead, own, live, foreign, other})
     std::filesystem::create_directories(root() / name / "sub");
+  write_file(root() / ".seen-by-all-0123456789abcdef01234567", "");
   save(500);
   EXPECT_EQ(names(), (std::set<std::string>{live, foreign, other, "step_00000100", "step_00000500"}));
 }
@@ -293,6 +305,8 @@ TEST_F(CheckpointDir, AReplacementCutShortIsUndoneByTheNextWriter) {
   save(100);
   std::filesystem::rename(root() / "step_00000100",
                           root() / ".old-step_00000100");  // killed between the renames
+  tidy_checkpoints(root());                                // before the newest is chosen
+  EXPECT_EQ(newest_checkpoint(root()), root() / "step_00000100");
   save(200);
   verify_checkpoint(root() / "step_00000100");
   save(100);
@@ -305,13 +319,10 @@ TEST_F(CheckpointDir, AReplacementCutShortIsUndoneByTheNextWriter) {
 TEST_F(CheckpointDir, KilledAtAnyInstantTheNewestCheckpointIsWhole) {
   save(1);
   for (int round = 0; round < 30; ++round) {
-    const pid_t child = ::fork();
-    if (child == 0) {
-      for (int64_t step = 2;; step = 2 + step % 5) {
-        save(step, std::string(200'000, 'w'));
-        prune_checkpoints(root(), 2);
-      }
-    }
+    const pid_t child = start_writer([&](int64_t step) {
+      save(2 + step % 5, std::string(200'000, 'w'));
+      prune_checkpoints(root(), 2);
+    });
     ::usleep(1000 + 700 * round);
     ::kill(child, SIGKILL);
     ::waitpid(child, nullptr, 0);
