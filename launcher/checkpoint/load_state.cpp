@@ -47,6 +47,16 @@ void check_precision(const std::filesystem::path& directory, const Manifest& man
             directory.string(), manifest.precision(), precision, manifest.precision());
 }
 
+// A line where the config's init_from is not where the run began, which it can no longer change.
+std::string other_initial_weights(const std::filesystem::path& began, const std::filesystem::path& named) {
+  const std::filesystem::path checkpoint = began.lexically_normal();
+  std::filesystem::path place = named.lexically_normal();
+  if (place.filename().empty()) place = place.parent_path();  // RUN/
+  if (place.empty() || place == checkpoint || place == checkpoint.parent_path().parent_path()) return "";
+  return fmt::format("this run began with the weights of {}: checkpoint.init_from {} has no effect on it",
+                     began.string(), named.string());
+}
+
 // The step to go on with; what does not fit is said of this checkpoint.
 int64_t step_to_resume(const std::filesystem::path& directory, const Manifest& manifest,
                        const RunConfig& config, const Loader& loader) {
@@ -102,6 +112,8 @@ void load_checkpoint(const std::filesystem::path& directory, const RunConfig& co
         "out, or choose another run.dir.",
         config.checkpoint().init_from(), directory.string());
   }
+  const std::string other = other_initial_weights(state.init_from, config.checkpoint().init_from());
+  if (!other.empty()) say(params, {other});
   state.tokens_seen = manifest.tokens_seen();
   state.document_start = document_start_of(manifest);
   const ParamHolders holders(params);

@@ -139,7 +139,12 @@ TEST_F(ProgramWeights, ANewRunStartsFromTheWeightsOfAnother) {
   // It goes on from its own.
   std::vector<std::string> on = settings;
   on.back() = "train.steps=3";
-  expect_said(train("second", on), "resumed step 2 from second");
+  const ProgramResult resumed = train("second", on);
+  expect_said(resumed, "resumed step 2 from second");
+  EXPECT_EQ(resumed.output.find("no effect"), std::string::npos) << resumed.output;
+  on[0] = "checkpoint.init_from=third";
+  accepted({"train", "second"}, on,
+           {"began with the weights of first/checkpoints/step_00000004: checkpoint.init_from third has no"});
   refused({"train", "first"}, {"checkpoint.init_from=second", "train.steps=5"},
           {"began with random weights"});
   refused({"train", "config.textproto"}, {"run.dir=new", "checkpoint.init_from=first", "model.norm_eps=1e-3"},
@@ -155,6 +160,13 @@ TEST_F(ProgramWeights, ACheckpointStandsWhereARunDoes) {
   accepted({"train", "run/checkpoints/step_00000002"}, {"train.steps=3"}, {"resumed step 2"});
   fs::copy(path("run/checkpoints/step_00000003"), path("alone"), fs::copy_options::recursive);
   refused({"eval", "alone"}, {}, {"alone is a checkpoint", "--checkpoint"});
+}
+
+TEST_F(ProgramWeights, ACheckpointWhoseReplacementWasCutShortIsGoneOnFrom) {
+  train("run", {"train.steps=2", "checkpoint.every=1"});
+  // Killed between the renames of a second save of step 2.
+  fs::rename(path("run/checkpoints/step_00000002"), path("run/checkpoints/.old-step_00000002"));
+  accepted({"train", "run"}, {"train.steps=3"}, {"resumed step 2"});
 }
 
 TEST_F(ProgramWeights, ARunMovesToAnotherMachineWithItsTokenizer) {
