@@ -14,6 +14,7 @@
 #include "core/host_context.h"
 #include "launcher/checkpoint/shard_plan.h"
 #include "models/hf/safetensors.h"
+#include "parallel/rank_zero.h"
 
 namespace spanwise {
 
@@ -190,7 +191,8 @@ void read_tensors(const SharedCheckpoint& checkpoint, std::string_view stem, con
   const bool root = world.rank() == 0;
   std::optional<StoredTensors> stored;
   std::vector<StoredTensor> tensors;
-  if (root) {
+  // Damage is looked for in whole files, which may take long.
+  const auto match = [&] {
     try {
       stored.emplace(checkpoint.files(), stem);
       tensors = stored->match(params, buffers);
@@ -199,9 +201,9 @@ void read_tensors(const SharedCheckpoint& checkpoint, std::string_view stem, con
       checkpoint.files().verify(files_of(checkpoint.manifest(), stem));
       throw;
     }
-  }
-  std::string order = order_text(tensors);
-  world.broadcast("read_tensors", order);
+    return order_text(tensors);
+  };
+  const std::string order = run_on_rank_zero(world, "read_tensors", match);
 
   std::optional<PiecesAhead> pieces;
   if (root) pieces.emplace(host_context(params.context()), params, *stored, tensors);
