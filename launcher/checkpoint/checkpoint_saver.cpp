@@ -147,7 +147,7 @@ class CheckpointSaver::Impl {
 
   // All ranks copy at once, or none: the exchanges of a copy are collective.
   void prepare_memory() {
-    if (synchronous_) return;
+    if (synchronous_) return reserve_few();
     const int64_t need = num_blocks() * plan_.block_bytes();
     std::vector<double> lacking{0};
     if (thread_.num_blocks() < num_blocks()) {
@@ -166,12 +166,22 @@ class CheckpointSaver::Impl {
     if (lacking[0] == 0) return;
     synchronous_ = true;
     thread_.shrink(kFewBlocks);
-    thread_.reserve(std::min(kFewBlocks, num_blocks()));
+    reserve_few();
     notice_ = fmt::format(
         "training stands still while checkpoints are written: a copy of {} MiB a writing rank does not fit "
         "into "
         "the host memory that is left",
         (plan_.bytes(0) + (1 << 20) - 1) >> 20);
+  }
+
+  // A rank that has not even these fails the save, not the run; the next save tries again.
+  void reserve_few() {
+    try {
+      if (options_.before_reserve) options_.before_reserve();
+      thread_.reserve(std::min(kFewBlocks, num_blocks()));
+    } catch (const UserError& error) {
+      thread_.post([problem = std::string(error.what())] { fail_user("{}", problem); });
+    }
   }
 
   void share_directory() {

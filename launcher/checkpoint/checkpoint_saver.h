@@ -44,7 +44,8 @@ struct SaveOutcome {
 struct SaverOptions {
   int64_t block_bytes = int64_t{64} << 20;     ///< copied and sent at once
   std::function<int64_t()> available_bytes{};  ///< of host memory; none: available_host_bytes
-  std::function<void()> before_write{};        ///< called by the thread before each block
+  std::function<void()> before_reserve{};  ///< called before the blocks of a save without a copy are taken
+  std::function<void()> before_write{};    ///< called by the thread before each block
 };
 
 class CheckpointSaver {

@@ -204,9 +204,9 @@ TEST(CheckpointSaver, WhatIsSavedIsWhatWasThereWhenItBegan) {
 
 TEST(CheckpointSaver, ASlowDiskIsNoCollectiveThatTimesOut) {
   Training training(0);
-  CheckpointSaver saver = training.saver(
-      {.before_write = [] { std::this_thread::sleep_for(std::chrono::duration<double>(1.5)); }});
-  world().set_timeout(0.5);
+  CheckpointSaver saver =
+      training.saver({.before_write = [] { std::this_thread::sleep_for(std::chrono::duration<double>(5)); }});
+  world().set_timeout(2);
   const SaveOutcome outcome = save(saver, 1);
   world().set_timeout(kTimeoutS);
   EXPECT_FALSE(outcome.failed) << outcome.failure;
@@ -230,6 +230,25 @@ TEST(CheckpointSaver, WithoutMemoryForTheCopyItWaitsForTheDiskAndSaysSo) {
     const auto outcome = saver.finish();
     ASSERT_TRUE(outcome && !outcome->failed);
     EXPECT_EQ(tensors_in(outcome->directory), expected);
+  }
+}
+
+TEST(CheckpointSaver, ARankWithoutMemoryForABlockFailsTheSaveAndNotTheRun) {
+  for (const char* writers : {"ONE", "ALL"}) {
+    Training training(0, writers);
+    bool full = world().rank() == 0;
+    CheckpointSaver saver = training.saver({.available_bytes = [] { return int64_t{1000}; },
+                                            .before_reserve =
+                                                [&] {
+                                                  if (full) fail_user("no memory is left");
+                                                }});
+    const SaveOutcome failed = save(saver, 1);
+    EXPECT_TRUE(failed.failed);
+    EXPECT_CONTAINS(failed.failure, "no memory is left");
+    full = false;
+    const SaveOutcome outcome = save(saver, 2);
+    EXPECT_FALSE(outcome.failed) << outcome.failure;
+    EXPECT_TRUE(fs::exists(training.root / "step_00000002"));
   }
 }
 
@@ -297,7 +316,10 @@ TEST(CheckpointSaver, ReplicatedStateIsSavedWithoutSendingIt) {
     world().reset_traffic();
     save(saver, 1);
     int64_t bytes = 0;
-    for (const auto& [name, traffic] : world().traffic()) bytes += traffic.received_bytes;
+    for (const auto& [name, traffic] : world().traffic()) {
+      // How often ranks ask each other whether the disk is done depends on the disk.
+      if (name != "checkpoint_state") bytes += traffic.received_bytes;
+    }
     EXPECT_LT(bytes, 3000) << "agreements and a path";
     EXPECT_EQ(world().traffic().count("collect_whole"), 0u);
     for (const Comm* axis : training.mesh.axes()) EXPECT_EQ(axis->traffic().count("gather_whole"), 0u);
