@@ -13,7 +13,7 @@ import fuzzing
 import kills
 import ranks
 import stops
-from program import PROGRAM
+from program import PROGRAM, end_all
 from table import Table
 from tiny import Broken
 
@@ -55,6 +55,7 @@ def main():
             except Broken as problem:
                 table.case(part, "set-up", lambda problem=problem: (_ for _ in ()).throw(problem))
     finally:
+        end_all()
         shutil.rmtree(directory, ignore_errors=True)
     sys.exit(0 if table.print() else 1)
 

@@ -47,6 +47,8 @@ def processes():
 class Running:
     """A started program in a session of its own, whose output grows in a file."""
 
+    alive = set()  # not waited for to the end
+
     def __init__(self, arguments, directory, ranks=0, environment=None, other_rank=None):
         command = [str(PROGRAM), *arguments]
         if ranks:
@@ -62,6 +64,7 @@ class Running:
                                             stderr=subprocess.STDOUT, start_new_session=True,
                                             env={**os.environ, **settings})
         self.pid = self.process.pid
+        Running.alive.add(self)
 
     def output(self):
         return self.log.read_text(errors="replace")
@@ -139,10 +142,18 @@ class Running:
             time.sleep(0.01)
         left = len(self.session())
         self.end_everything()
+        Running.alive.discard(self)
         result = Result(code if code >= 0 else 128 - code, self.output(), time.monotonic() - self.start,
                         timed_out, left)
         self.log.unlink()
         return result
+
+
+def end_all():
+    """Ends what was started and not waited for: a signal to this suite does not reach other sessions."""
+    for running in list(Running.alive):
+        running.end_everything()
+        Running.alive.discard(running)
 
 
 def run(arguments, directory, **options):

@@ -1,6 +1,7 @@
 """What was broken, how often, and what came of it: the rows of the table at the end."""
 
 import sys
+import threading
 import time
 import traceback
 
@@ -10,13 +11,15 @@ from tiny import Broken
 class Table:
     def __init__(self):
         self.rows = []
+        self.lock = threading.Lock()  # parts may run cases on several threads
 
     def case(self, part, row, action, *arguments):
         """Runs one case. `action` returns what came of it, in a word or two, or raises Broken."""
-        entry = next((r for r in self.rows if r["part"] == part and r["row"] == row), None)
-        if entry is None:
-            entry = {"part": part, "row": row, "cases": 0, "failed": 0, "outcomes": {}, "seconds": 0.0}
-            self.rows.append(entry)
+        with self.lock:
+            entry = next((r for r in self.rows if r["part"] == part and r["row"] == row), None)
+            if entry is None:
+                entry = {"part": part, "row": row, "cases": 0, "failed": 0, "outcomes": {}, "seconds": 0.0}
+                self.rows.append(entry)
         begin = time.monotonic()
         entry["cases"] += 1
         outcome = None
