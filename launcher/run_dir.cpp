@@ -42,7 +42,10 @@ fs::path checkpoints_of_run(const fs::path& run_dir) {
 
 fs::path run_of_checkpoint(const fs::path& checkpoint) {
   std::error_code error;
-  const fs::path run_dir = fs::canonical(checkpoint, error).parent_path().parent_path();
+  // A rank that does not see the checkpoint may still have the run's config.
+  fs::path place = fs::weakly_canonical(checkpoint, error);
+  if (place.filename().empty()) place = place.parent_path();  // step_…/
+  const fs::path run_dir = place.parent_path().parent_path();
   if (!error && is_there(run_dir / kConfigName)) return run_dir;
   fail_user(
       "{} is a checkpoint, but no run directory with a {} is two levels above it; name the run's directory "

@@ -18,19 +18,30 @@ namespace spanwise {
 
 namespace fs = std::filesystem;
 
-RunConfig load_run_config(const std::string& where, const Arguments& arguments) {
+namespace {
+
+// Rank 0's file system decides, which the others need not see.
+bool names_checkpoint(const std::string& where, Comm& world) {
+  std::vector<double> is_one{world.rank() == 0 && is_checkpoint(where) ? 1.0 : 0.0};
+  world.all_reduce("is_checkpoint", is_one, Reduce::kMax);
+  return is_one[0] > 0;
+}
+
+}  // namespace
+
+RunConfig load_run_config(const std::string& where, const Arguments& arguments, Comm& world) {
   const std::vector<std::string> overrides = arguments.all("set");
-  if (is_checkpoint(where)) return load_run_dir(run_of_checkpoint(where), overrides);
+  if (names_checkpoint(where, world)) return load_run_dir(run_of_checkpoint(where), overrides);
   if (fs::is_directory(where)) return load_run_dir(where, overrides);
   return load_config(where, overrides);
 }
 
-std::string checkpoint_argument(const std::string& where, const Arguments& arguments) {
-  return arguments.get("checkpoint", is_checkpoint(where) ? where : "");
+std::string checkpoint_argument(const std::string& where, const Arguments& arguments, Comm& world) {
+  return arguments.get("checkpoint", names_checkpoint(where, world) ? where : "");
 }
 
-void require_newest(const std::string& where, const RunConfig& config) {
-  if (!is_checkpoint(where)) return;
+void require_newest(const std::string& where, const RunConfig& config, Comm& world) {
+  if (!names_checkpoint(where, world) || world.rank() > 0) return;
   const auto newest = newest_checkpoint(checkpoint_dir(config));
   std::error_code ignored;
   if (newest && fs::equivalent(*newest, where, ignored)) return;

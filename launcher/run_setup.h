@@ -18,13 +18,14 @@ namespace spanwise {
 /// The config of `where`, a textproto or a run directory, with the overrides given by --set. A run directory
 /// gives its config.textproto, with itself as run.dir and its own copy of the tokenizer: it may have been
 /// moved or copied. A checkpoint in a run directory stands for that run.
-RunConfig load_run_config(const std::string& where, const Arguments& arguments);
+/// Whether it is one is rank 0's to see. Collective, as the next two.
+RunConfig load_run_config(const std::string& where, const Arguments& arguments, Comm& world);
 
 /// --checkpoint, or `where` if that is a checkpoint; empty for the run's newest.
-std::string checkpoint_argument(const std::string& where, const Arguments& arguments);
+std::string checkpoint_argument(const std::string& where, const Arguments& arguments, Comm& world);
 
 /// UserError if `where` is a checkpoint that the run of `config` would not go on from.
-void require_newest(const std::string& where, const RunConfig& config);
+void require_newest(const std::string& where, const RunConfig& config, Comm& world);
 
 /// The config's tokenizer, of which the whole config is checked for `ranks` ranks. UserError for what is
 /// wrong with either.

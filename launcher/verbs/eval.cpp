@@ -68,9 +68,9 @@ Usage eval_usage() {
 
 int run_eval(Comm& world, const Arguments& arguments) {
   const int64_t sequences = arguments.integer("sequences", 0, 1, INT64_MAX);
-  const RunConfig config = load_run_config(arguments.positional()[0], arguments);
+  const RunConfig config = load_run_config(arguments.positional()[0], arguments, world);
   const TrainedModel trained =
-      load_trained_model(config, checkpoint_argument(arguments.positional()[0], arguments), world,
+      load_trained_model(config, checkpoint_argument(arguments.positional()[0], arguments, world), world,
                          {option_fact("sequences", arguments.get("sequences")),
                           option_fact("data", arguments.has("data") ? "given" : "")});
   const std::string data = arguments.get("data", config.data().validation());

@@ -31,10 +31,10 @@ int run_generate(Comm& world, const Arguments& arguments) {
                           .temperature = arguments.number("temperature", 0.8, 0, 100),
                           .top_p = arguments.number("top-p", 0.95, 1e-9, 1),
                           .seed = uint64_t(arguments.integer("seed", 1, 0, INT64_MAX))};
-  RunConfig config = load_run_config(arguments.positional()[0], arguments);
+  RunConfig config = load_run_config(arguments.positional()[0], arguments, world);
   config.clear_parallel();  // checkpoints have no layout: one rank reads what any number wrote
   const TrainedModel trained =
-      load_trained_model(config, checkpoint_argument(arguments.positional()[0], arguments), world);
+      load_trained_model(config, checkpoint_argument(arguments.positional()[0], arguments, world), world);
   options.document_start = start_token(trained.document_start, *trained.tokenizer);
   std::cout << arguments.get("prompt") << std::flush;
   generate(*trained.model, *trained.tokenizer, *trained.ctx, arguments.get("prompt"), options,

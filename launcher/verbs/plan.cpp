@@ -86,7 +86,7 @@ Usage plan_usage() {
 int run_plan(Comm& world, const Arguments& arguments) {
   const int ranks = int(arguments.integer("ranks", world.size(), 1, kMaxRanks));
   const int rank = int(arguments.integer("rank", 0, 0, ranks - 1));
-  const RunConfig given = load_run_config(arguments.positional()[0], arguments);
+  const RunConfig given = load_run_config(arguments.positional()[0], arguments, world);
   const RunConfig config = config_to_plan(given);
   const int64_t vocab_size = checked_tokenizer(config, ranks, ConfigUse::kPlan)->vocab_size();
   if (world.rank() != 0) return 0;

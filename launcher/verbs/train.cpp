@@ -85,8 +85,8 @@ Usage train_usage() {
 }
 
 int run_train(Comm& world, const Arguments& arguments) {
-  const RunConfig config = load_run_config(arguments.positional()[0], arguments);
-  require_newest(arguments.positional()[0], config);
+  const RunConfig config = load_run_config(arguments.positional()[0], arguments, world);
+  require_newest(arguments.positional()[0], config, world);
   const std::unique_ptr<Tokenizer> tokenizer = checked_tokenizer(config, world.size());
   const std::unique_ptr<Context> ctx = start_context(config, world);
   const Mesh mesh(world, mesh_shape(config, world.size()));

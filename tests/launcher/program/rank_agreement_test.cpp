@@ -189,6 +189,9 @@ TEST_F(RankAgreement, OtherRanksNeedNotSeeTheCheckpoint) {
   const ProgramResult blind = run_elsewhere({"eval", "run"});
   EXPECT_EQ(blind.exit_code, 0) << blind.output;
   EXPECT_EQ(value(blind.output), value(alone.output));
+  const ProgramResult named = run_elsewhere({"eval", "run/checkpoints/step_00000008/"});
+  EXPECT_EQ(named.exit_code, 0) << named.output;
+  EXPECT_EQ(value(named.output), value(alone.output));
   // What another machine has under the same name is not read.
   train("other", {"run.seed=2"});
   fs::rename(path("other/checkpoints"), path("elsewhere/run/checkpoints"));
