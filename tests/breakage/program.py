@@ -137,7 +137,8 @@ class Running:
             timed_out = True
             self.end_everything()
             code = self.process.wait()
-        limit = time.monotonic() + 2  # ranks of a killed mpirun notice soon
+        # Behind a killed launcher script mpirun asks its ranks to end, which save their step first, and gives them seconds.
+        limit = time.monotonic() + 10
         while self.session() and time.monotonic() < limit:
             time.sleep(0.01)
         left = len(self.session())
