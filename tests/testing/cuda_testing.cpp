@@ -40,32 +40,37 @@ Tensor to_cpu64(const Tensor& t) {
   return Tensor::from(test_context(), t.shape(), values);
 }
 
-double rms_ratio(const Tensor& actual, const Tensor& expected) {
+namespace {
+
+struct SquaredNorms {
+  double error = 0, expected = 0;
+};
+/// ‖actual − expected‖² and ‖expected‖² over all elements.
+SquaredNorms squared_norms(const Tensor& actual, const Tensor& expected) {
   const std::vector<double> a = to_doubles(to_cpu64(actual)), e = to_doubles(to_cpu64(expected));
   SPANWISE_CHECK(a.size() == e.size(), "shapes {} and {} differ", actual.shape().str(),
                  expected.shape().str());
-  double error = 0, norm = 0;
+  SquaredNorms sums;
   for (size_t i = 0; i < a.size(); ++i) {
-    error += (a[i] - e[i]) * (a[i] - e[i]);
-    norm += e[i] * e[i];
+    sums.error += (a[i] - e[i]) * (a[i] - e[i]);
+    sums.expected += e[i] * e[i];
   }
+  return sums;
+}
+
+}  // namespace
+
+double rms_ratio(const Tensor& actual, const Tensor& expected) {
+  const auto [error, norm] = squared_norms(actual, expected);
   if (norm == 0) return error == 0 ? 0 : std::sqrt(error);
   return std::sqrt(error / norm);
 }
 
 ::testing::AssertionResult rms_near(const Tensor& actual, const Tensor& expected, double bound,
                                     double rounding) {
-  const std::vector<double> a = to_doubles(to_cpu64(actual)), e = to_doubles(to_cpu64(expected));
-  SPANWISE_CHECK(a.size() == e.size(), "shapes {} and {} differ", actual.shape().str(),
-                 expected.shape().str());
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    error += (a[i] - e[i]) * (a[i] - e[i]);
-    norm += e[i] * e[i];
-  }
-  error = std::sqrt(error);
-  norm = std::sqrt(norm);
-  const double allowed = bound * norm + std::sqrt(double(a.size())) * rounding;
+  const SquaredNorms sums = squared_norms(actual, expected);
+  const double error = std::sqrt(sums.error), norm = std::sqrt(sums.expected);
+  const double allowed = bound * norm + std::sqrt(double(actual.numel())) * rounding;
   if (error <= allowed) return ::testing::AssertionSuccess();
   return ::testing::AssertionFailure() << fmt::format(
              "|error| {:.3g} > {:.3g}, {:.1g} of {:.3g} and rounding", error, allowed, bound, norm);
