@@ -1,7 +1,7 @@
 #include "core/ops/linear.h"
 
 #include "core/dispatch.h"
-#include "core/ops/cuda/gemm.h"
+#include "core/ops/cuda/common/gemm.h"
 
 namespace spanwise {
 

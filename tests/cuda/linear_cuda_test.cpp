@@ -1,6 +1,6 @@
 #include "core/ops/linear.h"
 
-#include "core/ops/cuda/gemm.h"
+#include "core/ops/cuda/common/gemm.h"
 #include "tests/testing/cuda_precisions.h"
 
 namespace spanwise::testing {

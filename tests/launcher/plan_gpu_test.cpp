@@ -2,7 +2,7 @@
 
 #include <map>
 
-#include "core/ops/cuda/gemm.h"
+#include "core/ops/cuda/common/gemm.h"
 #include "core/ops/gated_delta.h"
 #include "core/ops/linear.h"
 #include "core/ops/scalar_decay.h"

@@ -1,11 +1,11 @@
 // The host side of gated_delta on a GPU: which kernels run on which chunks. The kernels and what passes
-// between them: gated_delta_chunks.cuh (bf16), gated_delta_recurrent.cuh (fp32).
+// between them: delta/chunks.cuh (bf16), delta/recurrent.cuh (fp32).
 
 #include "core/ops/gated_delta.h"
 
-#include "core/ops/cuda/gated_delta_finish.h"
-#include "core/ops/cuda/gated_delta_recurrent.h"
-#include "core/ops/cuda/gated_delta_summaries.h"
+#include "core/ops/cuda/delta/finish.h"
+#include "core/ops/cuda/delta/recurrent.h"
+#include "core/ops/cuda/delta/summaries.h"
 #include "core/ops/cuda/linear_step.h"
 #include "core/shared_upload.h"
 

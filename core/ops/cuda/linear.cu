@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "core/ops/cuda/common/gemm.h"
 #include "core/ops/cuda/common/launch.h"
 #include "core/ops/cuda/common/vector.cuh"
-#include "core/ops/cuda/gemm.h"
 
 namespace spanwise::cuda {
 

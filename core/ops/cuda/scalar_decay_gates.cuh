@@ -3,7 +3,7 @@
 
 #include "core/ops/cuda/common/launch.h"
 #include "core/ops/cuda/common/vector.cuh"
-#include "core/ops/cuda/state_scan.h"
+#include "core/ops/cuda/state_scan/scan.h"
 
 namespace spanwise::cuda::scan {
 

@@ -7,7 +7,7 @@
 #include "core/ops/cuda/softmax_attention.h"
 
 #include "core/ops/cuda/common/vector.cuh"
-#include "core/ops/cuda/softmax_attention_args.h"
+#include "core/ops/cuda/softmax_attention/args.h"
 #include "core/ops/gpu_limits.h"
 #include "core/shared_upload.h"
 

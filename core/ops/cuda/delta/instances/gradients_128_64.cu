@@ -1,0 +1,3 @@
+#include "core/ops/cuda/delta/gradients.cuh"
+
+template void spanwise::cuda::delta::launch_gradients_of<128, 64>(cudaStream_t, const GradientArgs&);

@@ -1,0 +1,3 @@
+#include "core/ops/cuda/delta/retreat.cuh"
+
+template void spanwise::cuda::delta::launch_retreat_of<256>(cudaStream_t, const RetreatArgs&);

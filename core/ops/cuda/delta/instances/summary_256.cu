@@ -1,0 +1,3 @@
+#include "core/ops/cuda/delta/summary_maps.cuh"
+
+template void spanwise::cuda::delta::launch_summarize_of<256>(cudaStream_t, const SummaryArgs&);

@@ -1,0 +1,32 @@
+#pragma once
+// How gated_delta's segments are cut into parts (parts.h). No CUDA types: plans of runs ask, too.
+
+#include "core/ops/linear_state.h"
+
+namespace spanwise::cuda::delta {
+
+inline constexpr int kMostParts = 64;  ///< of the longest segment
+
+/// Which segments of a call are cut, and where.
+class PartPlan {
+ public:
+  struct Part {
+    int first, last;  ///< chunks
+  };
+  struct Cut {
+    ChunkList::SegmentChunks segment;
+    int first, last;  ///< parts, in the order of tokens
+  };
+  /// Of scans over `heads` value heads of K x V states.
+  PartPlan(const ChunkList& chunks, int heads, int K, int V, bool decays, int num_multiprocessors);
+
+  const std::vector<Part>& parts() const { return parts_; }
+  /// The cut of the segment that begins with this chunk, or nullptr.
+  const Cut* find(int64_t first_chunk) const;
+
+ private:
+  std::vector<Part> parts_;
+  std::vector<Cut> cuts_;
+};
+
+}  // namespace spanwise::cuda::delta

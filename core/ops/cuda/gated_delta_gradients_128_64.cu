@@ -1,3 +1,0 @@
-#include "core/ops/cuda/gated_delta_gradients.cuh"
-
-template void spanwise::cuda::delta::launch_gradients_of<128, 64>(cudaStream_t, const GradientArgs&);

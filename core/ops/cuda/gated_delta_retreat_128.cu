@@ -1,3 +1,0 @@
-#include "core/ops/cuda/gated_delta_retreat.cuh"
-
-template void spanwise::cuda::delta::launch_retreat_of<128>(cudaStream_t, const RetreatArgs&);

@@ -1,3 +1,0 @@
-#include "core/ops/cuda/gated_delta_scan.cuh"
-
-template void spanwise::cuda::delta::launch_scan_of<256>(cudaStream_t, const ScanArgs&);

@@ -1,3 +1,0 @@
-#include "core/ops/cuda/gated_delta_summary_maps.cuh"
-
-template void spanwise::cuda::delta::launch_summarize_of<256>(cudaStream_t, const SummaryArgs&);

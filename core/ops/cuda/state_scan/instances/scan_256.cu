@@ -1,0 +1,10 @@
+#include "core/ops/cuda/state_scan/kernel.cuh"
+
+namespace spanwise::cuda {
+
+template <>
+void launch_state_scan<256>(const ScanParams& params, cudaStream_t stream) {
+  scan::launch<256>(params, stream);
+}
+
+}  // namespace spanwise::cuda
