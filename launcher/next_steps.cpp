@@ -6,8 +6,8 @@
 #include "core/optim/schedule.h"
 #include "data/incremental_decoder.h"
 #include "data/indexed_dataset.h"
-#include "launcher/build_model.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
+#include "launcher/objects.h"
 #include "launcher/words.h"
 
 namespace spanwise {

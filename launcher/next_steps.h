@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "data/tokenizer.h"
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 
 namespace spanwise {
 

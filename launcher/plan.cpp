@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <memory>
 
-#include "launcher/build_model.h"
 #include "launcher/checkpoint/checkpoint_saver.h"
 #include "launcher/checkpoint/shard_plan.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
+#include "launcher/objects.h"
 #include "launcher/planned_comm.h"
 
 namespace spanwise {

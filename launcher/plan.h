@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 #include "launcher/gradient_sizes.h"
 #include "models/language_model.h"
 #include "parallel/mesh.h"

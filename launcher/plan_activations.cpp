@@ -3,9 +3,9 @@
 
 #include "core/ops/linear.h"
 #include "launcher/block_sizes.h"
-#include "launcher/build_model.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
 #include "launcher/exchange_sizes.h"
+#include "launcher/objects.h"
 #include "launcher/plan.h"
 #include "launcher/runtime.h"
 

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <map>
 
-#include "launcher/build_model.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
 #include "launcher/exchange_sizes.h"
+#include "launcher/objects.h"
 #include "launcher/plan.h"
 #include "launcher/trainer.h"
 #include "parallel/gradient_reducer.h"

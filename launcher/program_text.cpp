@@ -7,7 +7,7 @@
 #include "core/dispatch.h"
 #include "core/terminal.h"
 #include "launcher/build_info.h"
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 #include "launcher/verb.h"
 #include "launcher/words.h"
 #include "parallel/stop_request.h"

@@ -23,7 +23,7 @@
 #include <vector>
 
 #include "data/loader.h"
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 #include "parallel/comm.h"
 
 namespace spanwise {
@@ -55,7 +55,8 @@ void agree_on_run(Comm& world, const RunConfig& config, std::vector<Fact> verb_f
 
 /// What the datasets hold, where this rank has opened them. Returns a line that names those that are compared
 /// by their fingerprints alone; empty if there are none.
-std::string agree_on_data(Comm& world, const Loader& train, const std::optional<SequentialLoader>& validation);
+std::string agree_on_data(Comm& world, const Loader& train,
+                          const std::optional<SequentialLoader>& validation);
 std::string agree_on_data(Comm& world, const SequentialLoader& validation);
 
 /// The fact of an option that is given as a text.

@@ -9,7 +9,7 @@
 #include "core/file_io.h"
 #include "launcher/build_info.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
 #include "launcher/metrics/history.h"
 #include "launcher/run_dir.h"
 

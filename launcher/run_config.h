@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <string>
 
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 
 namespace spanwise {
 

@@ -5,7 +5,7 @@
 #include "core/check.h"
 #include "core/file_io.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
 #include "launcher/metrics/history.h"
 
 namespace spanwise {

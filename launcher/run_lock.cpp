@@ -15,7 +15,7 @@
 
 #include "core/check.h"
 #include "core/file_io.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
 
 namespace spanwise {
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "core/check.h"
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 
 namespace spanwise {
 

@@ -6,11 +6,11 @@
 #include "core/file_io.h"
 #include "core/progress.h"
 #include "launcher/build_info.h"
-#include "launcher/build_model.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
 #include "launcher/checkpoint/load_state.h"
 #include "launcher/checkpoint/run_manifest.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
+#include "launcher/objects.h"
 #include "launcher/run_dir.h"
 #include "launcher/runtime.h"
 

@@ -7,7 +7,7 @@
 #include "data/document_start.h"
 #include "data/tokenizer.h"
 #include "launcher/arguments.h"
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 #include "launcher/rank_agreement.h"
 #include "models/language_model.h"
 #include "parallel/mesh.h"

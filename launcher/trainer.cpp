@@ -9,13 +9,13 @@
 
 #include "core/file_io.h"
 #include "core/ops/scalars.h"
-#include "launcher/build_model.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
 #include "launcher/checkpoint/load_state.h"
 #include "launcher/checkpoint/run_manifest.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
 #include "launcher/divergence.h"
 #include "launcher/evaluate.h"
+#include "launcher/objects.h"
 #include "launcher/rank_agreement.h"
 #include "parallel/rank_zero.h"
 

@@ -21,7 +21,7 @@
 #include "data/tokenizer.h"
 #include "launcher/checkpoint/checkpoint_saver.h"
 #include "launcher/checkpoint/training_state.h"
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 #include "launcher/metrics/metrics.h"
 #include "launcher/rank_batch.h"
 #include "launcher/run_config.h"

@@ -13,7 +13,7 @@
 #include "launcher/checkpoint/save_thread.h"
 #include "launcher/checkpoint/shard_plan.h"
 #include "launcher/checkpoint/shared_directory.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
 #include "launcher/host_memory.h"
 #include "models/hf/safetensors.h"
 #include "parallel/rank_zero.h"

@@ -26,7 +26,7 @@
 #include <string>
 
 #include "launcher/checkpoint/manifest.pb.h"
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 #include "parallel/mesh.h"
 #include "parallel/sharded_adamw.h"
 

@@ -4,7 +4,7 @@
 #include "launcher/checkpoint/read_state.h"
 #include "launcher/checkpoint/run_manifest.h"
 #include "launcher/checkpoint/shard_plan.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
 #include "launcher/run_dir.h"
 #include "parallel/finite_values.h"
 

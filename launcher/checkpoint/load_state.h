@@ -7,7 +7,7 @@
 #include "data/loader.h"
 #include "launcher/checkpoint/shared_checkpoint.h"
 #include "launcher/checkpoint/training_state.h"
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 #include "parallel/sharded_adamw.h"
 
 namespace spanwise {

@@ -4,8 +4,8 @@
 
 #include "core/optim/schedule.h"
 #include "launcher/build_info.h"
-#include "launcher/build_model.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
+#include "launcher/objects.h"
 
 namespace spanwise {
 

@@ -5,7 +5,7 @@
 #include "data/loader.h"
 #include "launcher/checkpoint/manifest.pb.h"
 #include "launcher/checkpoint/training_state.h"
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 #include "parallel/param_store.h"
 
 namespace spanwise {

@@ -8,7 +8,7 @@
 #include <set>
 
 #include "core/check.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
 #include "launcher/words.h"
 
 namespace spanwise {

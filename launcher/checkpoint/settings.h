@@ -9,7 +9,7 @@
 
 #include "data/tokenizer.h"
 #include "launcher/checkpoint/manifest.pb.h"
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 
 namespace spanwise {
 

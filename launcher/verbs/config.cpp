@@ -5,9 +5,9 @@
 #include <optional>
 
 #include "launcher/arguments.h"
-#include "launcher/build_model.h"
-#include "launcher/config.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/config.h"
+#include "launcher/config/derived.h"
+#include "launcher/objects.h"
 #include "launcher/runtime.h"
 #include "launcher/verb.h"
 

@@ -6,8 +6,8 @@
 
 #include "core/json_quote.h"
 #include "core/progress.h"
-#include "launcher/build_model.h"
 #include "launcher/evaluate.h"
+#include "launcher/objects.h"
 #include "launcher/run_setup.h"
 #include "launcher/verb.h"
 

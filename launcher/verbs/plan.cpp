@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "core/progress.h"
-#include "launcher/build_model.h"
+#include "launcher/objects.h"
 #include "launcher/plan.h"
 #include "launcher/run_setup.h"
 #include "launcher/runtime.h"

@@ -5,8 +5,8 @@
 #include <optional>
 
 #include "core/progress.h"
-#include "launcher/build_model.h"
 #include "launcher/next_steps.h"
+#include "launcher/objects.h"
 #include "launcher/run_setup.h"
 #include "launcher/sampling.h"
 #include "launcher/trainer.h"

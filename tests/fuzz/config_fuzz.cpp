@@ -1,7 +1,7 @@
 // A config and, behind its first zero byte, an override. A config that is read has a printed form that means
 // the same.
 
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 #include "tests/fuzz/fuzz_file.h"
 
 using namespace spanwise;

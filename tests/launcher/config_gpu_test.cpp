@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "core/ops/gpu_limits.h"
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 
 namespace spanwise {
 namespace {

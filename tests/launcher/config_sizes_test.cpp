@@ -1,6 +1,6 @@
 // Fields that are in range each and too large together.
 
-#include "launcher/config_sizes.h"
+#include "launcher/config/sizes.h"
 
 #include <gtest/gtest.h>
 
@@ -9,8 +9,8 @@
 #include "core/check.h"
 #include "core/rng.h"
 #include "core/tensor.h"
-#include "launcher/build_model.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
+#include "launcher/objects.h"
 #include "launcher/plan.h"
 #include "parallel/mesh.h"
 

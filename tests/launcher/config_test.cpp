@@ -1,4 +1,4 @@
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 
 #include <google/protobuf/util/message_differencer.h>
 #include <gtest/gtest.h>
@@ -15,8 +15,8 @@
 #include "core/check.h"
 #include "core/dispatch.h"
 #include "launcher/build_info.h"
-#include "launcher/config_derived.h"
-#include "launcher/config_text.h"
+#include "launcher/config/derived.h"
+#include "launcher/config/text.h"
 
 namespace spanwise {
 namespace {

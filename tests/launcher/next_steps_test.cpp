@@ -6,7 +6,7 @@
 
 #include "core/check.h"
 #include "data/indexed_writer.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
 #include "tests/testing/temp_dir.h"
 
 namespace spanwise {

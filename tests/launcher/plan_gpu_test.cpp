@@ -7,7 +7,7 @@
 #include "core/ops/linear.h"
 #include "core/ops/scalar_decay.h"
 #include "core/ops/softmax_attention.h"
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 #include "launcher/plan.h"
 #include "launcher/runtime.h"
 #include "tests/testing/op_testing.h"

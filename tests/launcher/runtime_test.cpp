@@ -1,6 +1,6 @@
 #include "launcher/runtime.h"
 
-#include "launcher/build_model.h"
+#include "launcher/objects.h"
 
 #include <gtest/gtest.h>
 

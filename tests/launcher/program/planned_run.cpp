@@ -4,7 +4,7 @@
 
 #include "core/file_io.h"
 #include "data/tokenizer.h"
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 
 namespace spanwise::testing {
 

@@ -1,9 +1,9 @@
 // What the GPU's kernels do not take of a config's sizes, said before any work and on any machine.
 
 #include "core/ops/gpu_limits.h"
-#include "launcher/build_model.h"
-#include "launcher/config.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/config.h"
+#include "launcher/config/derived.h"
+#include "launcher/objects.h"
 
 namespace spanwise {
 

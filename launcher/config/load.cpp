@@ -6,8 +6,8 @@
 
 #include "core/check.h"
 #include "core/file_io.h"
-#include "launcher/config.h"
-#include "launcher/config_text.h"
+#include "launcher/config/config.h"
+#include "launcher/config/text.h"
 
 namespace spanwise {
 

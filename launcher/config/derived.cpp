@@ -1,4 +1,4 @@
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 
 #include "core/check.h"
 #include "core/ops/linear_cross_entropy.h"
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 #include "launcher/runtime.h"
 
 namespace spanwise {

@@ -7,8 +7,8 @@
 #include <sstream>
 
 #include "core/check.h"
-#include "launcher/config.h"
-#include "launcher/config_text.h"
+#include "launcher/config/config.h"
+#include "launcher/config/text.h"
 
 namespace spanwise {
 

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 
 namespace spanwise {
 

@@ -4,7 +4,7 @@
 #include <set>
 
 #include "core/check.h"
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 
 namespace spanwise {
 

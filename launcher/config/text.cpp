@@ -1,4 +1,4 @@
-#include "launcher/config_text.h"
+#include "launcher/config/text.h"
 
 #include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>

@@ -1,10 +1,10 @@
-#include "launcher/config_sizes.h"
+#include "launcher/config/sizes.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "core/check.h"
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
 
 namespace spanwise {
 

@@ -1,9 +1,9 @@
-#include "launcher/build_model.h"
+#include "launcher/objects.h"
 
 #include <algorithm>
 #include <numeric>
 
-#include "launcher/config_derived.h"
+#include "launcher/config/derived.h"
 
 namespace spanwise {
 

@@ -6,9 +6,9 @@
 #include "core/check.h"
 #include "core/dispatch.h"
 #include "launcher/checkpoint/settings.h"
-#include "launcher/config.h"
-#include "launcher/config_derived.h"
-#include "launcher/config_sizes.h"
+#include "launcher/config/config.h"
+#include "launcher/config/derived.h"
+#include "launcher/config/sizes.h"
 #include "launcher/runtime.h"
 
 namespace spanwise {
@@ -22,7 +22,7 @@ using config::TrainConfig;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
-/// Limit of every count, so that products of two fit 64 bits; larger ones are config_sizes'.
+/// Limit of every count, so that products of two fit 64 bits; larger ones are sizes.cpp's.
 constexpr int64_t kMost = 1'000'000'000;
 /// Each row is some objects.
 constexpr int64_t kMostRows = 1'000'000;

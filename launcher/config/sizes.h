@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "launcher/config.h"
+#include "launcher/config/config.h"
 
 namespace spanwise {
 
