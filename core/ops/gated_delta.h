@@ -52,8 +52,8 @@ void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& o
 namespace cuda {
 LinearStateBytes gated_delta_bytes(const LinearStateShape& shape, const ChunkList& chunks);
 /// BF16, per value head: 17·1024 + 128·V bytes a chunk (Θ, A, decays, N), and 2·K·V for the state before
-/// every chunk but a segment's first, and once more a row; where segments are cut (cuda/delta/parts.h)
-/// 4·K·(K + V) + 4 a part. F32: as the CPU. Temporaries: cuda/delta/sizes.h.
+/// every chunk but a segment's first, and once more a row; where segments are cut (cuda/delta/pieces.h)
+/// 4·K·(K + V) + 4 a piece. F32: as the CPU. Temporaries: cuda/delta/sizes.h.
 std::vector<Tensor> gated_delta_saved(Context& ctx, const LinearStateCall& call);
 void gated_delta_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                      const LinearStateForward& out);

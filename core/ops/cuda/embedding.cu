@@ -46,7 +46,7 @@ struct Fold {
   int32_t begin, end, token;
 };
 
-struct Plan {
+struct SortedTokens {
   std::vector<int32_t> order;
   std::vector<Run> runs;
   std::vector<Fold> folds;
@@ -54,29 +54,29 @@ struct Plan {
 };
 
 // Tokens sorted by id, each id's in the order of the batch. Ids outside [0, vocab) have no gradient.
-Plan plan_runs(const std::vector<int32_t>& tokens, int64_t vocab) {
+SortedTokens sort_tokens(const std::vector<int32_t>& tokens, int64_t vocab) {
   std::vector<int32_t> begin(size_t(vocab) + 1, 0);
   const auto known = [&](int32_t token) { return token >= 0 && token < vocab; };
   for (const int32_t token : tokens) {
     if (known(token)) ++begin[token + 1];
   }
   for (int64_t v = 0; v < vocab; ++v) begin[v + 1] += begin[v];
-  Plan plan;
-  plan.order.resize(size_t(begin[vocab]));
+  SortedTokens sorted;
+  sorted.order.resize(size_t(begin[vocab]));
   std::vector<int32_t> next(begin.begin(), begin.end() - 1);
   for (size_t i = 0; i < tokens.size(); ++i) {
-    if (known(tokens[i])) plan.order[next[tokens[i]]++] = int32_t(i);
+    if (known(tokens[i])) sorted.order[next[tokens[i]]++] = int32_t(i);
   }
   for (int32_t v = 0; v < vocab; ++v) {
     const bool whole = begin[v + 1] - begin[v] <= kRun;
-    const int32_t first_partial = int32_t(plan.partials);
+    const int32_t first_partial = int32_t(sorted.partials);
     for (int32_t at = begin[v]; at < begin[v + 1]; at += kRun) {
       const int32_t end = std::min(at + kRun, begin[v + 1]);
-      plan.runs.push_back({at, end, whole ? v : int32_t(plan.partials++), whole ? 1 : 0});
+      sorted.runs.push_back({at, end, whole ? v : int32_t(sorted.partials++), whole ? 1 : 0});
     }
-    if (!whole) plan.folds.push_back({first_partial, int32_t(plan.partials), v});
+    if (!whole) sorted.folds.push_back({first_partial, int32_t(sorted.partials), v});
   }
-  return plan;
+  return sorted;
 }
 
 template <class T, int kWidth>
@@ -146,11 +146,11 @@ void embedding_bwd(Context& ctx, const Tensor& dy, const std::vector<int32_t>& t
                    bool accumulate) {
   const int64_t vocab = dweight.dim(0), width = dweight.dim(1);
   if (!accumulate) dweight.set_zero();
-  const Plan plan = plan_runs(tokens, vocab);
-  if (plan.runs.empty() || width == 0) return;
-  const Tensor order = upload(ctx, plan.order), runs = upload(ctx, plan.runs),
-               folds = upload(ctx, plan.folds);
-  const Tensor partials = Tensor::empty(ctx, {plan.partials, width}, DType::kF32);
+  const SortedTokens sorted = sort_tokens(tokens, vocab);
+  if (sorted.runs.empty() || width == 0) return;
+  const Tensor order = upload(ctx, sorted.order), runs = upload(ctx, sorted.runs),
+               folds = upload(ctx, sorted.folds);
+  const Tensor partials = Tensor::empty(ctx, {sorted.partials, width}, DType::kF32);
   float* to = pointer<float>(dweight);
   const auto grid = [&](size_t blocks, int64_t columns) {
     return dim3(unsigned(blocks), unsigned(ceil_div(columns, kThreads)));
@@ -160,7 +160,7 @@ void embedding_bwd(Context& ctx, const Tensor& dy, const std::vector<int32_t>& t
     const auto launch = [&](auto pack) {
       constexpr int kWidth = decltype(pack)::value;
       embedding_bwd_kernel<T, kWidth>
-          <<<grid(plan.runs.size(), ceil_div(width, kWidth)), kThreads, 0, stream_of(ctx)>>>(
+          <<<grid(sorted.runs.size(), ceil_div(width, kWidth)), kThreads, 0, stream_of(ctx)>>>(
               pointer<T>(dy), device_array<int32_t>(order), device_array<Run>(runs), to,
               partials.data<float>(), int32_t(width), accumulate);
     };
@@ -168,8 +168,8 @@ void embedding_bwd(Context& ctx, const Tensor& dy, const std::vector<int32_t>& t
                                                          : launch(std::integral_constant<int, 1>{});
   });
   check_launch("embedding backward");
-  if (plan.folds.empty()) return;
-  embedding_fold_kernel<<<grid(plan.folds.size(), width), kThreads, 0, stream_of(ctx)>>>(
+  if (sorted.folds.empty()) return;
+  embedding_fold_kernel<<<grid(sorted.folds.size(), width), kThreads, 0, stream_of(ctx)>>>(
       partials.data<float>(), device_array<Fold>(folds), to, int32_t(width), accumulate);
   check_launch("embedding fold");
 }

@@ -34,21 +34,21 @@ void prepare(Context& ctx, const CallOperands& x, const DeviceChunks& chunks,
                   .factors = pointer<float>(saved[kFactors])});
 }
 
-/// What the blocks of a scan or retreat walk through; parts but the first (backward: the last) start from
+/// What the blocks of a scan or retreat walk through; pieces but the first (backward: the last) start from
 /// states of their own.
-std::vector<delta::Segment> walks_of(const PartPlan& plan,
+std::vector<delta::Segment> walks_of(const SegmentCuts& cuts,
                                      const std::vector<ChunkList::SegmentChunks>& segments,
                                      Direction direction) {
   std::vector<delta::Segment> walks;
   for (const ChunkList::SegmentChunks& s : segments) {
-    const PartPlan::Cut* cut = plan.find(s.first);
+    const SegmentCuts::Cut* cut = cuts.find(s.first);
     if (!cut) {
       walks.push_back({int(s.first), int(s.last), row_in(s), row_out(s), -1});
       continue;
     }
     for (int i = cut->first; i < cut->last; ++i) {
       const bool begins = i == cut->first, ends = i + 1 == cut->last;
-      walks.push_back({plan.parts()[size_t(i)].first, plan.parts()[size_t(i)].last, begins ? row_in(s) : -1,
+      walks.push_back({cuts.pieces()[size_t(i)].first, cuts.pieces()[size_t(i)].last, begins ? row_in(s) : -1,
                        ends ? row_out(s) : -1, (direction == Direction::kForward ? begins : ends) ? -1 : i});
     }
   }
@@ -61,11 +61,11 @@ void scan(Context& ctx, const LinearStateCall& call, SegmentSet which, const Lin
   const CallOperands x(ctx, call);
   const DeviceChunks chunks(ctx, call, which, false);
   if (chunks.segments.empty()) return;
-  const PartPlan plan = plan_of(call);
+  const SegmentCuts cuts = cuts_of(call);
   const float* initial = pointer<float>(call.initial_state);
-  const Tensor parts = Summarizer(ctx, x, chunks, x.v.rows(), Direction::kForward, saved)
-                           .part_states(plan, chunks.segments, initial, spans);
-  const SharedArray walks(ctx, walks_of(plan, chunks.segments, Direction::kForward));
+  const Tensor pieces = Summarizer(ctx, x, chunks, x.v.rows(), Direction::kForward, saved)
+                            .piece_states(cuts, chunks.segments, initial, spans);
+  const SharedArray walks(ctx, walks_of(cuts, chunks.segments, Direction::kForward));
   const bool save = saved.size() == kNumSaved;
   launch_scan(stream_of(ctx), {.problem = x.problem(chunks),
                                .segments = walks.data(),
@@ -75,7 +75,7 @@ void scan(Context& ctx, const LinearStateCall& call, SegmentSet which, const Lin
                                .scores = pointer<bf16>(saved[kScores]),
                                .factors = pointer<float>(saved[kFactors]),
                                .initial = initial,
-                               .parts = pointer<float>(parts),
+                               .pieces = pointer<float>(pieces),
                                .final = pointer<float>(f.final_state),
                                .out = {pointer<bf16>(f.out), f.out.row_stride(f.out.dim(2) * f.out.dim(3))},
                                .states = save ? pointer<bf16>(saved[kStates]) : nullptr,
@@ -88,11 +88,11 @@ struct Retreated {
 };
 Retreated retreat(Context& ctx, const CallOperands& x, const DeviceChunks& chunks, const AlignedRows& dout,
                   const LinearStateCotangents& from, const Tensor& dinitial, Spans spans) {
-  const PartPlan plan = plan_of(x.call);
+  const SegmentCuts cuts = cuts_of(x.call);
   const float* dfinal = pointer<float>(from.dfinal_state);
-  const Tensor parts = Summarizer(ctx, x, chunks, dout.rows(), Direction::kBackward, from.saved)
-                           .part_states(plan, chunks.segments, dfinal, spans);
-  const SharedArray walks(ctx, walks_of(plan, chunks.segments, Direction::kBackward));
+  const Tensor pieces = Summarizer(ctx, x, chunks, dout.rows(), Direction::kBackward, from.saved)
+                            .piece_states(cuts, chunks.segments, dfinal, spans);
+  const SharedArray walks(ctx, walks_of(cuts, chunks.segments, Direction::kBackward));
   const Retreated r{Tensor::empty(ctx, from.saved[kStates].shape(), DType::kBF16),
                     Tensor::empty(ctx, from.saved[kValues].shape(), DType::kBF16)};
   launch_retreat(stream_of(ctx), {.problem = x.problem(chunks),
@@ -103,7 +103,7 @@ Retreated retreat(Context& ctx, const CallOperands& x, const DeviceChunks& chunk
                                   .scores = pointer<bf16>(from.saved[kScores]),
                                   .factors = pointer<float>(from.saved[kFactors]),
                                   .dfinal = dfinal,
-                                  .parts = pointer<float>(parts),
+                                  .pieces = pointer<float>(pieces),
                                   .dinitial = pointer<float>(dinitial),
                                   .dstates = pointer<bf16>(r.dstates),
                                   .z = pointer<bf16>(r.z)});
@@ -119,8 +119,8 @@ void backward(Context& ctx, const LinearStateCall& call, SegmentSet which, const
   const Retreated r = retreat(ctx, x, chunks, dout, from, out.dinitial_state, spans);
 
   const int64_t H = call.q.dim(2), HV = call.v.dim(2), K = call.q.dim(3), V = call.v.dim(3);
-  const TensorSize parts_size = gate_gradient_parts(shape_of(call), call.chunks);
-  const Tensor parts = Tensor::empty(ctx, parts_size.shape, parts_size.dtype);
+  const TensorSize partials_size = gate_gradient_partials(shape_of(call), call.chunks);
+  const Tensor partials = Tensor::empty(ctx, partials_size.shape, partials_size.dtype);
   const bool shared = HV > H;
   const Shape per_value_head{call.q.dim(0), call.q.dim(1), HV, K};
   const Tensor dq = shared ? Tensor::empty(ctx, per_value_head, DType::kBF16) : out.dq,
@@ -139,14 +139,14 @@ void backward(Context& ctx, const LinearStateCall& call, SegmentSet which, const
                             .dstates = pointer<bf16>(r.dstates),
                             .values = pointer<bf16>(from.saved[kValues]),
                             .z = pointer<bf16>(r.z),
-                            .parts = pointer<float>(parts)});
+                            .partials = pointer<float>(partials)});
   launch_finish(stream, {.chunks = chunks.chunks(),
                          .selected = chunks.selected(),
                          .num_chunks = chunks.num_chunks,
                          .num_selected = chunks.num_selected,
                          .HV = int(HV),
-                         .key_parts = int(parts.dim(1)),
-                         .parts = pointer<float>(parts),
+                         .key_blocks = int(partials.dim(1)),
+                         .partials = pointer<float>(partials),
                          .dlog_decay = pointer<float>(out.dlog_decay),
                          .dbeta = pointer<float>(out.dbeta)});
   if (!shared) return;
@@ -193,14 +193,14 @@ void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const Span
   prepare(ctx, x, DeviceChunks(ctx, call, SegmentSet::kAll, false), out.saved);
   // Rows in which a document starts pass nothing on: their transition stays zero.
   const DeviceChunks ending(ctx, call, SegmentSet::kEndingRow, false);
-  const PartPlan plan = plan_of(call);
+  const SegmentCuts cuts = cuts_of(call);
   const Summarizer summarizer(ctx, x, ending, x.v.rows(), Direction::kForward, out.saved);
-  const std::vector<const PartPlan::Cut*> cuts = cuts_of(plan, ending.segments);
-  summarizer.open_parts(plan, cuts);
+  const std::vector<const SegmentCuts::Cut*> selected = cut_among(cuts, ending.segments);
+  summarizer.open_pieces(cuts, selected);
   if (!summary) return;
-  summarizer.rows(uncut_of(plan, ending.segments), summary->state, summary->transition);
+  summarizer.rows(uncut_among(cuts, ending.segments), summary->state, summary->transition);
   std::vector<FoldRange> ranges;
-  for (const PartPlan::Cut* cut : cuts)
+  for (const SegmentCuts::Cut* cut : selected)
     ranges.push_back({cut->first, cut->last, -1, row_out(cut->segment), row_in(cut->segment)});
   summarizer.fold(ranges,
                   {.ends = pointer<float>(summary->state), .products = pointer<float>(summary->transition)});
@@ -223,13 +223,13 @@ void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const LinearS
   if (chunks.segments.empty()) return;
   const CallOperands x(ctx, call);
   const AlignedRows dout(ctx, from.dout);
-  const PartPlan plan = plan_of(call);
+  const SegmentCuts cuts = cuts_of(call);
   const Summarizer summarizer(ctx, x, chunks, dout.rows(), Direction::kBackward, from.saved);
-  const std::vector<const PartPlan::Cut*> cuts = cuts_of(plan, chunks.segments);
-  summarizer.open_parts(plan, cuts);
-  summarizer.rows(uncut_of(plan, chunks.segments), dstate_in, Tensor());
+  const std::vector<const SegmentCuts::Cut*> selected = cut_among(cuts, chunks.segments);
+  summarizer.open_pieces(cuts, selected);
+  summarizer.rows(uncut_among(cuts, chunks.segments), dstate_in, Tensor());
   std::vector<FoldRange> ranges;
-  for (const PartPlan::Cut* cut : cuts)
+  for (const SegmentCuts::Cut* cut : selected)
     ranges.push_back({cut->first, cut->last, -1, row_in(cut->segment), -1});
   summarizer.fold(ranges, {.ends = pointer<float>(dstate_in)});
 }
@@ -269,7 +269,7 @@ void launch_gradients(cudaStream_t stream, const GradientArgs& args) {
     with_width(args.problem.V,
                [&](auto v) { launch_gradients_of<decltype(cols)::value, decltype(v)::value>(stream, args); });
   };
-  if (key_part(args.problem.K) == 64) return of_values(std::integral_constant<int, 64>());
+  if (key_columns(args.problem.K) == 64) return of_values(std::integral_constant<int, 64>());
   of_values(std::integral_constant<int, 128>());
 }
 

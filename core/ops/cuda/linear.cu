@@ -28,12 +28,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    add_partial_sums_kernel(const float* __restrict__ sums, int64_t parts, int64_t columns,
+    add_partial_sums_kernel(const float* __restrict__ sums, int64_t partials, int64_t columns,
                             float* __restrict__ total) {
   const int64_t c = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (c >= columns) return;
   float sum = 0;
-  for (int64_t p = 0; p < parts; ++p) sum += sums[p * columns + c];
+  for (int64_t p = 0; p < partials; ++p) sum += sums[p * columns + c];
   total[c] = sum;
 }
 
@@ -102,15 +102,15 @@ void linear_bwd_weight(Context& ctx, const Tensor& dy, const Tensor& x, const Te
 
 void linear_bwd_bias(Context& ctx, const Tensor& dy, const Tensor& dbias) {
   const int64_t columns = dbias.numel(), rows = dy.numel() / columns;
-  const int64_t parts = ceil_div(rows, kRowsPerBlock);
-  const Tensor sums = Tensor::empty(ctx, {parts, columns}, DType::kF32);
+  const int64_t partials = ceil_div(rows, kRowsPerBlock);
+  const Tensor sums = Tensor::empty(ctx, {partials, columns}, DType::kF32);
   const unsigned blocks = unsigned(ceil_div(columns, kThreads));
   dispatch_cuda(dy.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    column_sums_kernel<T><<<dim3(unsigned(parts), blocks), kThreads, 0, stream_of(ctx)>>>(
+    column_sums_kernel<T><<<dim3(unsigned(partials), blocks), kThreads, 0, stream_of(ctx)>>>(
         pointer<T>(dy), rows, columns, dy.row_stride(columns), pointer<float>(sums));
   });
-  add_partial_sums_kernel<<<blocks, kThreads, 0, stream_of(ctx)>>>(pointer<float>(sums), parts, columns,
+  add_partial_sums_kernel<<<blocks, kThreads, 0, stream_of(ctx)>>>(pointer<float>(sums), partials, columns,
                                                                    pointer<float>(dbias));
   check_launch("linear_bwd_bias");
 }

@@ -22,12 +22,12 @@ struct Saved {
   Tensor group_states, cut_states;
 };
 
-using UploadedGroups = SharedArray<ScanPlan::Group>;
+using UploadedGroups = SharedArray<ScanCuts::Group>;
 
 /// A state of every value head for every cut; undefined where there is none.
-Tensor allocate_cut_states(Context& ctx, const LinearStateCall& call, const ScanPlan& plan) {
-  return plan.num_cuts() == 0 ? Tensor()
-                              : Tensor::empty(ctx, cut_states_shape(shape_of(call), plan), DType::kF32);
+Tensor allocate_cut_states(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts) {
+  return cuts.num_cuts() == 0 ? Tensor()
+                              : Tensor::empty(ctx, cut_states_shape(shape_of(call), cuts), DType::kF32);
 }
 
 /// One call's backward.
@@ -35,14 +35,14 @@ class Backward {
  public:
   Backward(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
            const LinearStateGradients& g)
-      : ctx_(ctx), call_(call), plan_(call), from_(from), saved_(from.saved), g_(g) {}
+      : ctx_(ctx), call_(call), cuts_(call), from_(from), saved_(from.saved), g_(g) {}
 
   void query_gradients(SegmentSet which) {
-    const std::vector<ScanPlan::Group> groups = plan_.groups(which);
+    const std::vector<ScanCuts::Group> groups = cuts_.groups(which);
     if (groups.empty()) return;
     const UploadedGroups on_device(ctx_, groups);
     const Tensor heads = per_value_head(g_.dq), dots = allocate_dots();
-    run_state_scan(ctx_, call_, plan_, which,
+    run_state_scan(ctx_, call_, cuts_, which,
                    {.q = from_.dout,
                     .k = call_.v,
                     .v = call_.k,
@@ -66,16 +66,16 @@ class Backward {
 
   /// dk, dv, dinitial_state, and dlog_decay from what query_gradients left there.
   void key_value_gradients(SegmentSet which) {
-    const std::vector<ScanPlan::Group> groups = plan_.groups(which);
+    const std::vector<ScanCuts::Group> groups = cuts_.groups(which);
     if (groups.empty()) return;
     const UploadedGroups on_device(ctx_, groups);
-    const Tensor cut_states = allocate_cut_states(ctx_, call_, plan_);
+    const Tensor cut_states = allocate_cut_states(ctx_, call_, cuts_);
     Tensor state_dots;
     const Tensor heads = per_value_head(g_.dk), dots = allocate_dots();
     if (dots.defined())
       state_dots =
-          Tensor::empty(ctx_, {num_slabs(dtype(), call_.v.dim(3)), plan_.num_slots(), HV()}, DType::kF32);
-    run_state_scan(ctx_, call_, plan_, which,
+          Tensor::empty(ctx_, {num_slabs(dtype(), call_.v.dim(3)), cuts_.num_slots(), HV()}, DType::kF32);
+    run_state_scan(ctx_, call_, cuts_, which,
                    {.q = call_.k,
                     .k = call_.q,
                     .v = from_.dout,
@@ -87,7 +87,7 @@ class Backward {
                     .cut_states = cut_states,
                     .saved_states = dots.defined() ? saved_.group_states : Tensor(),
                     .saved_dots = state_dots});
-    run_state_scan(ctx_, call_, plan_, which,
+    run_state_scan(ctx_, call_, cuts_, which,
                    {.q = call_.v,
                     .k = from_.dout,
                     .v = call_.q,
@@ -105,7 +105,7 @@ class Backward {
     scan::accumulate_dots<<<dim3(unsigned(on_device.size()), unsigned(ceil_div(HV(), scan::kGateWarps))),
                             scan::kGateThreads, 0, stream_of(ctx_)>>>(
         pointer<float>(dots), int(dots.dim(0)), pointer<float>(state_dots), int(state_dots.dim(0)),
-        int(plan_.num_slots()), pointer<float>(g_.dlog_decay), on_device.data(), int(HV()), num_tokens());
+        int(cuts_.num_slots()), pointer<float>(g_.dlog_decay), on_device.data(), int(HV()), num_tokens());
     check_launch("accumulate_dots");
   }
 
@@ -142,7 +142,7 @@ class Backward {
 
   Context& ctx_;
   const LinearStateCall& call_;
-  ScanPlan plan_;
+  ScanCuts cuts_;
   const LinearStateCotangents& from_;
   Saved saved_;
   const LinearStateGradients& g_;
@@ -151,14 +151,14 @@ class Backward {
 }  // namespace
 
 std::vector<Tensor> scalar_decay_saved(Context& ctx, const LinearStateCall& call) {
-  const ScanPlan plan(call);
-  return {allocate_saved_states(ctx, call, plan), allocate_cut_states(ctx, call, plan)};
+  const ScanCuts cuts(call);
+  return {allocate_saved_states(ctx, call, cuts), allocate_cut_states(ctx, call, cuts)};
 }
 
 void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                       const LinearStateForward& out) {
   const Saved saved(out.saved);
-  run_state_scan(ctx, call, ScanPlan(call), which,
+  run_state_scan(ctx, call, ScanCuts(call), which,
                  {.q = call.q,
                   .k = call.k,
                   .v = call.v,
@@ -181,7 +181,7 @@ void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, SegmentSet whic
 void scalar_decay_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
                             LinearStateForward&) {
   if (!summary) return;
-  run_state_scan(ctx, call, ScanPlan(call), SegmentSet::kEndingRow,
+  run_state_scan(ctx, call, ScanCuts(call), SegmentSet::kEndingRow,
                  {.k = call.k, .v = call.v, .time = ScanTime::kForward, .last_states = summary->state});
   if (!summary->log_decay.defined()) return;
   const int64_t rows = call.q.dim(0), heads = call.v.dim(2);
@@ -201,7 +201,7 @@ void scalar_decay_fold(Context& ctx, const LinearStateCall& call, const LinearSt
 
 void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
                          const Tensor& dstate_in) {
-  run_state_scan(ctx, call, ScanPlan(call), SegmentSet::kContinuing,
+  run_state_scan(ctx, call, ScanCuts(call), SegmentSet::kContinuing,
                  {.k = call.q,
                   .v = from.dout,
                   .time = ScanTime::kBackward,

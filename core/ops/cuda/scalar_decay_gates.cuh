@@ -14,9 +14,9 @@ constexpr int kGateParts = 16;  ///< blocks that share a group's sums over value
 /// tokens. Grid: (groups, H, kGateParts).
 template <class T>
 __global__ void __launch_bounds__(kGateThreads)
-    sum_value_heads(const T* in, T* out, const ScanPlan::Group* groups, int key_heads, int heads_per_key,
+    sum_value_heads(const T* in, T* out, const ScanCuts::Group* groups, int key_heads, int heads_per_key,
                     int width) {
-  const ScanPlan::Group group = groups[blockIdx.x];
+  const ScanCuts::Group group = groups[blockIdx.x];
   const int vectors = width / kVector<T>;
   for (int i = blockIdx.z * kGateThreads + threadIdx.x; i < group.length * vectors;
        i += kGateThreads * kGateParts) {
@@ -36,9 +36,9 @@ __global__ void __launch_bounds__(kGateThreads)
 /// The same where rows are no multiples of 16 bytes.
 template <class T>
 __global__ void __launch_bounds__(kGateThreads)
-    sum_value_heads_by_element(const T* in, T* out, const ScanPlan::Group* groups, int key_heads,
+    sum_value_heads_by_element(const T* in, T* out, const ScanCuts::Group* groups, int key_heads,
                                int heads_per_key, int width) {
-  const ScanPlan::Group group = groups[blockIdx.x];
+  const ScanCuts::Group group = groups[blockIdx.x];
   for (int i = blockIdx.z * kGateThreads + threadIdx.x; i < group.length * width;
        i += kGateThreads * kGateParts) {
     const int64_t row = (int64_t(group.begin) + i / width) * key_heads + blockIdx.y;
@@ -52,9 +52,9 @@ __global__ void __launch_bounds__(kGateThreads)
 /// q·dq of every token, kept in dlog_decay [tokens, HV] until dk is known: Σ over slabs of dots
 /// [slabs, HV, tokens]. One warp a (group, head); grid: (groups, ⌈HV / kGateWarps⌉).
 __global__ void __launch_bounds__(kGateThreads)
-    store_query_dots(const float* dots, float* dlog_decay, const ScanPlan::Group* groups, int heads,
+    store_query_dots(const float* dots, float* dlog_decay, const ScanCuts::Group* groups, int heads,
                      int slabs, int64_t tokens) {
-  const ScanPlan::Group group = groups[blockIdx.x];
+  const ScanCuts::Group group = groups[blockIdx.x];
   const int head = blockIdx.y * kGateWarps + threadIdx.x / 32;
   if (head >= heads) return;
   for (int i = threadIdx.x % 32; i < group.length; i += 32) {
@@ -69,9 +69,9 @@ __global__ void __launch_bounds__(kGateThreads)
 /// ⟨S, dS⟩ at its end. key_dots [key_slabs, HV, tokens], state_dots [state_slabs, slots, HV].
 __global__ void __launch_bounds__(kGateThreads)
     accumulate_dots(const float* key_dots, int key_slabs, const float* state_dots, int state_slabs,
-                    int num_slots, float* dlog_decay, const ScanPlan::Group* groups, int heads,
+                    int num_slots, float* dlog_decay, const ScanCuts::Group* groups, int heads,
                     int64_t tokens) {
-  const ScanPlan::Group group = groups[blockIdx.x];
+  const ScanCuts::Group group = groups[blockIdx.x];
   const int head = blockIdx.y * kGateWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (head >= heads) return;
   float after = 0;  // the sum of all later tokens

@@ -91,9 +91,9 @@ struct Algorithm {
 };
 
 /// Everything of a product but its pointers.
-class Plan {
+class Product {
  public:
-  Plan(Context& ctx, cublasLtHandle_t handle, const GemmCall& call, void* workspace)
+  Product(Context& ctx, cublasLtHandle_t handle, const GemmCall& call, void* workspace)
       : first_(stored_layout(call.dtype, call.b, call.k, call.n)),
         second_(stored_layout(call.dtype, call.a, call.m, call.k)),
         c_(call.c_dtype, call.n, call.m, call.c_stride) {
@@ -110,9 +110,9 @@ class Plan {
     if (candidates.size() > 1 && gemm_is_measured(call.m, call.n, call.k))
       algorithm_ = fastest_equal(ctx, handle, call, workspace, candidates);
   }
-  ~Plan() { cublasLtMatmulDescDestroy(operation_); }
-  Plan(const Plan&) = delete;
-  Plan& operator=(const Plan&) = delete;
+  ~Product() { cublasLtMatmulDescDestroy(operation_); }
+  Product(const Product&) = delete;
+  Product& operator=(const Product&) = delete;
 
   void run(cublasLtHandle_t handle, const GemmCall& call, void* workspace, cudaStream_t stream) {
     run(handle, call, workspace, stream, algorithm_);
@@ -251,16 +251,16 @@ class CublasLt {
   CublasLt& operator=(const CublasLt&) = delete;
 
   void run(const GemmCall& call) {
-    std::unique_ptr<Plan>& plan = plans_[key_of(call)];
-    if (!plan) plan = std::make_unique<Plan>(ctx_, handle_, call, workspace_->data());
-    plan->run(handle_, call, workspace_->data(), stream_of(ctx_));
+    std::unique_ptr<Product>& product = products_[key_of(call)];
+    if (!product) product = std::make_unique<Product>(ctx_, handle_, call, workspace_->data());
+    product->run(handle_, call, workspace_->data(), stream_of(ctx_));
   }
 
  private:
   Context& ctx_;
   cublasLtHandle_t handle_ = nullptr;
   std::shared_ptr<Buffer> workspace_;
-  std::map<Key, std::unique_ptr<Plan>> plans_;
+  std::map<Key, std::unique_ptr<Product>> products_;
 };
 
 }  // namespace

@@ -7,13 +7,13 @@
 namespace spanwise::cuda::delta {
 
 std::vector<Tensor> allocate_saved(Context& ctx, const LinearStateCall& call, int count) {
-  const int64_t num_parts = int64_t(plan_of(call).parts().size());
-  const std::vector<TensorSize> sizes = saved_sizes(shape_of(call), call.chunks, num_parts);
+  const int64_t num_pieces = int64_t(cuts_of(call).pieces().size());
+  const std::vector<TensorSize> sizes = saved_sizes(shape_of(call), call.chunks, num_pieces);
   std::vector<Tensor> tensors;
   for (int i = 0; i < count; ++i) {
-    const bool of_parts = i == kPartStates || i == kTransitions || i == kPasses;
-    tensors.push_back(of_parts && num_parts == 0 ? Tensor()
-                                                 : Tensor::empty(ctx, sizes[i].shape, sizes[i].dtype));
+    const bool of_pieces = i == kPieceStates || i == kTransitions || i == kPasses;
+    tensors.push_back(of_pieces && num_pieces == 0 ? Tensor()
+                                                   : Tensor::empty(ctx, sizes[i].shape, sizes[i].dtype));
   }
   return tensors;
 }
@@ -29,9 +29,9 @@ void check_supported(const LinearStateCall& call) {
       call.chunks.max_length());
 }
 
-PartPlan plan_of(const LinearStateCall& call) {
-  return PartPlan(call.chunks, int(call.v.dim(2)), int(call.q.dim(3)), int(call.v.dim(3)),
-                  call.log_decay.defined(), num_multiprocessors());
+SegmentCuts cuts_of(const LinearStateCall& call) {
+  return SegmentCuts(call.chunks, int(call.v.dim(2)), int(call.q.dim(3)), int(call.v.dim(3)),
+                     call.log_decay.defined(), num_multiprocessors());
 }
 
 AlignedRows::AlignedRows(Context& ctx, const Tensor& t) : tensor_(t) {

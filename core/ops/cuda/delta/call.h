@@ -4,7 +4,7 @@
 
 #include "core/ops/cuda/common/launch.h"
 #include "core/ops/cuda/delta/chunks.cuh"
-#include "core/ops/cuda/delta/parts.h"
+#include "core/ops/cuda/delta/pieces.h"
 
 namespace spanwise::cuda::delta {
 
@@ -16,7 +16,7 @@ std::vector<Tensor> allocate_saved(Context& ctx, const LinearStateCall& call, in
 void check_supported(const LinearStateCall& call);
 
 /// How this GPU cuts the call's segments.
-PartPlan plan_of(const LinearStateCall& call);
+SegmentCuts cuts_of(const LinearStateCall& call);
 
 /// The rows of a tensor of `heads` x `width` a token, aligned for 16-byte accesses: a copy if they are not.
 class AlignedRows {

@@ -3,10 +3,10 @@
 // up to 64 tokens and value head (symbols: core/ops/gated_delta.h):
 //
 //   prepare    all chunks at once: decay factors, Θ = (I + Λ)⁻¹ and A = s (QKᵀ)∘E∘M
-//   summarize  only where long segments are cut into parts (parts.h): what each does to a state
+//   summarize  only where long segments are cut into pieces (pieces.h): what each does to a state
 //   scan       chunk after chunk, a block per (segment, head, 64 columns of V), Sᵀ in registers: N, O, S
 //   retreat    the same backwards, dSᵀ in registers: Z, dS
-//   gradients  all chunks at once: the parts of dq, dk, dv, dβ, dG; then finish: dβ, dg
+//   gradients  all chunks at once: the partial sums of dq, dk, dv, dβ, dG; then finish: dβ, dg
 //
 // Between kernels 64 x 64 bf16 blocks travel as images (common/wgmma_images.cuh) of 8 KB, which bulk copies
 // move without a change of layout. Rows of tokens past a chunk's end are zero in all of them.
@@ -50,11 +50,11 @@ struct Chunk {
   int state_in;       ///< slot of S₀, −1: zero
   int state_out;      ///< slot of dS₁, −1: zero
 };
-/// Chunks [first, last) that one block walks through: a segment, or parts of one (parts.h).
+/// Chunks [first, last) that one block walks through: a segment, or pieces of one (pieces.h).
 struct Segment {
   int first, last;
   int initial, final;  ///< rows of the states it starts from and ends with; −1: zero, or not wanted
-  int part;            ///< where it starts (backward: ends) from the state of a part instead; or −1
+  int piece;           ///< where it starts (backward: ends) from the state of a piece instead; or −1
 };
 
 struct Problem {
@@ -81,7 +81,7 @@ struct ScanArgs {
   const bf16 *theta, *scores;
   const float* factors;
   const float* initial;  ///< [B, HV, K, V] or nullptr
-  const float* parts;    ///< [parts, HV, K, V]
+  const float* pieces;   ///< [pieces, HV, K, V]
   float* final;          ///< [B, HV, K, V]
   Rows out;
   bf16 *states, *values;  ///< images, or nullptr: not saved
@@ -98,7 +98,7 @@ struct RetreatArgs {
   const bf16 *theta, *scores;
   const float* factors;
   const float* dfinal;  ///< [B, HV, K, V] or nullptr
-  const float* parts;   ///< [parts, HV, K, V]
+  const float* pieces;  ///< [pieces, HV, K, V]
   float* dinitial;      ///< [B, HV, K, V] or nullptr, written for segments that start from initial_state
   bf16 *dstates, *z;    ///< images
 };
@@ -139,7 +139,7 @@ struct GradientArgs {
   Rows v, dout, dq, dk, dv;  ///< dq, dk: a row of HV heads
   const float* factors;
   const bf16 *states, *dstates, *values, *z;
-  float* parts;  ///< [2, key parts, chunks, HV, 64]: dG and dβ
+  float* partials;  ///< [2, key blocks, chunks, HV, 64]: dG and dβ
 };
 void launch_gradients(cudaStream_t stream, const GradientArgs& args);
 template <int kCols, int kV>

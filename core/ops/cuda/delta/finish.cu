@@ -1,5 +1,5 @@
-// dβ and dg from the parts that the gradients kernel left, and gradients of keys and queries that several
-// value heads share.
+// dβ and dg from the partial sums that the gradients kernel left, and gradients of keys and queries that
+// several value heads share.
 
 #include "core/ops/cuda/common/launch.h"
 #include "core/ops/cuda/common/vector.cuh"
@@ -18,16 +18,16 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(FinishArgs args) {
   if (unit >= int64_t(args.num_selected) * args.HV) return;
   const int head = int(unit % args.HV), index = args.selected[unit / args.HV], lane = threadIdx.x % 32;
   const Chunk chunk = args.chunks[index];
-  const int64_t part = int64_t(args.num_chunks) * args.HV * kChunk, all = part * args.key_parts;
-  const float* from = args.parts + (int64_t(index) * args.HV + head) * kChunk;
+  const int64_t one = int64_t(args.num_chunks) * args.HV * kChunk, all = one * args.key_blocks;
+  const float* from = args.partials + (int64_t(index) * args.HV + head) * kChunk;
   float after = 0;
 #pragma unroll
   for (int half = 1; half >= 0; --half) {
     const int i = half * 32 + lane;
     float dlog = 0, dbeta = 0;
-    for (int j = 0; j < args.key_parts; ++j) {
-      dlog += from[j * part + i];
-      dbeta += from[all + j * part + i];
+    for (int j = 0; j < args.key_blocks; ++j) {
+      dlog += from[j * one + i];
+      dbeta += from[all + j * one + i];
     }
     if (i >= chunk.length) dlog = 0;
 #pragma unroll

@@ -8,8 +8,8 @@ namespace spanwise::cuda::delta {
 struct FinishArgs {
   const Chunk* chunks;
   const int* selected;
-  int num_chunks, num_selected, HV, key_parts;
-  const float* parts;         ///< of the gradients kernel
+  int num_chunks, num_selected, HV, key_blocks;
+  const float* partials;      ///< of the gradients kernel
   float *dlog_decay, *dbeta;  ///< [tokens, HV]; dlog_decay or nullptr
 };
 void launch_finish(cudaStream_t stream, const FinishArgs& args);

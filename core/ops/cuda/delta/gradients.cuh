@@ -1,5 +1,5 @@
 #pragma once
-// dq, dk, dv and the parts of dβ and dG, one block per chunk, value head and part of K's columns. Two
+// dq, dk, dv and the partial sums of dβ and dG, one block per chunk, value head and block of K's columns. Two
 // warpgroups, in which warp w owns tokens 16w..16w+15:
 //
 //   queries    B = s (dO Nᵀ)∘E∘M    dQ = s e^G∘(dO S₀ᵀ) + B K      J = e^{Ḡ−G}∘(N dS₁ᵀ) + Bᵀ Q
@@ -55,7 +55,7 @@ class GradientBlock {
       : smem(s),
         a(args),
         p(args.problem),
-        part(blockIdx.x % (args.problem.K / kCols)),
+        key_block(blockIdx.x % (args.problem.K / kCols)),
         head(blockIdx.x / (args.problem.K / kCols) % args.problem.HV),
         index(args.selected[blockIdx.x / (args.problem.K / kCols) / args.problem.HV]),
         chunk(args.problem.chunks[index]),
@@ -69,7 +69,7 @@ class GradientBlock {
       uint4 v[kValueRows];
       load_values(v);
       load();
-      if (part == 0) value_gradients(v);
+      if (key_block == 0) value_gradients(v);
     }
     const bool keys = threadIdx.x >= kGroupThreads;  // or queries
     bf16* rows = keys ? smem.z : smem.dout;
@@ -106,8 +106,8 @@ class GradientBlock {
     if (threadIdx.x % 32 == 0) smem.sums[threadIdx.x / 32] = last;
     __syncthreads();  // all images are read
     float* exchange = smem.exchange() + threadIdx.x % kGroupThreads;
-    const int64_t parts = int64_t(p.K / kCols) * p.num_chunks * p.HV * kChunk;
-    float* out = a.parts + ((int64_t(part) * p.num_chunks + index) * p.HV + head) * kChunk;
+    const int64_t count = int64_t(p.K / kCols) * p.num_chunks * p.HV * kChunk;
+    float* out = a.partials + ((int64_t(key_block) * p.num_chunks + index) * p.HV + head) * kChunk;
     if (keys) {
 #pragma unroll
       for (int i = 0; i < kAccumulators; ++i) exchange[i * kGroupThreads] = c[i];
@@ -117,7 +117,7 @@ class GradientBlock {
         if (t != 0) continue;
         // rowsum(K∘(β∘Ψ − R)): dots has that of β∘Ψ + R.
         smem.logs[token] = 2 * smem.beta[token] * gate[i] - dots[i];
-        out[parts + token] = gate[i] + (part == 0 ? smem.value_sums[token] : 0.0f);
+        out[count + token] = gate[i] + (key_block == 0 ? smem.value_sums[token] : 0.0f);
       }
     }
     __syncthreads();
@@ -156,12 +156,12 @@ class GradientBlock {
       bulk_load(smem.logs, factors, kGateBytes, &smem.loaded);
       bulk_load(smem.beta, factors + 3 * kChunk, kGateBytes, &smem.loaded);
       for (int i = 0; i < kV / 64 && state_bytes > 0; ++i)
-        bulk_load(smem.states + i * 64 * kCols, a.states + state_part(chunk.state_in, i), 64 * kCols * 2,
+        bulk_load(smem.states + i * 64 * kCols, a.states + state_images(chunk.state_in, i), 64 * kCols * 2,
                   &smem.loaded);
     }
     copy_rows<kV, kGradientThreads>(smem.dout, a.dout, chunk, head * kV, threadIdx.x);
-    copy_rows<kCols, kGradientThreads>(smem.k, p.k, chunk, key_head * p.K + part * kCols, threadIdx.x);
-    copy_rows<kCols, kGradientThreads>(smem.q, p.q, chunk, key_head * p.K + part * kCols, threadIdx.x);
+    copy_rows<kCols, kGradientThreads>(smem.k, p.k, chunk, key_head * p.K + key_block * kCols, threadIdx.x);
+    copy_rows<kCols, kGradientThreads>(smem.q, p.q, chunk, key_head * p.K + key_block * kCols, threadIdx.x);
     copy_async_commit();
     if (chunk.state_in < 0) {
       for (int i = threadIdx.x; i < kV * kCols / 8; i += kGradientThreads)
@@ -174,9 +174,9 @@ class GradientBlock {
   }
 
   /// Element index of this block's columns of K in 64 columns of V of a state.
-  __device__ __forceinline__ int64_t state_part(int slot, int v_image) const {
+  __device__ __forceinline__ int64_t state_images(int slot, int v_image) const {
     const int images = p.K / 64;
-    return (((int64_t(slot) * p.HV + head) * (kV / 64) + v_image) * images + part * (kCols / 64)) *
+    return (((int64_t(slot) * p.HV + head) * (kV / 64) + v_image) * images + key_block * (kCols / 64)) *
            kImageElems;
   }
   /// Of the image that holds row k of the state.
@@ -310,7 +310,7 @@ class GradientBlock {
   __device__ __forceinline__ void write_rows(Place&& place, const Rows& to) const {
     constexpr int kPieces = kCols / 8, kStep = kGradientThreads / kPieces;
     const int first = threadIdx.x / kPieces, col = threadIdx.x % kPieces * 8;
-    bf16* out = to.data + chunk.begin * to.stride + head * p.K + part * kCols + col;
+    bf16* out = to.data + chunk.begin * to.stride + head * p.K + key_block * kCols + col;
     const bf16* image = place(col / 64);
 #pragma unroll
     for (int i = 0; i < kChunk / kStep; ++i) {
@@ -360,12 +360,13 @@ class GradientBlock {
     }
   }
 
-  /// dS₁ takes the place of S₀; returns this thread's part of ⟨S₀, dS₁⟩.
+  /// dS₁ takes the place of S₀; returns this thread's share of ⟨S₀, dS₁⟩.
   __device__ __forceinline__ float replace_state() const {
     constexpr int kPieces = 64 * kCols / 8;  // of 64 columns of V
     float sum = 0;
     for (int v = 0; v < kV / 64; ++v) {
-      const uint4* from = reinterpret_cast<const uint4*>(a.dstates + state_part(max(chunk.state_out, 0), v));
+      const uint4* from =
+          reinterpret_cast<const uint4*>(a.dstates + state_images(max(chunk.state_out, 0), v));
       uint4* at = reinterpret_cast<uint4*>(smem.states) + v * kPieces;
 #pragma unroll 4
       for (int i = threadIdx.x; i < kPieces; i += kGradientThreads) {
@@ -385,7 +386,7 @@ class GradientBlock {
   Smem& smem;
   const GradientArgs& a;
   const Problem& p;
-  const int part, head, index;
+  const int key_block, head, index;
   const Chunk chunk;
   const int warp, g, t, row;  ///< row and row + 8 are this thread's tokens
 };

@@ -49,9 +49,9 @@ struct Unit {
   __device__ int64_t matrix(int index, const Problem& p) const {
     return (int64_t(index) * p.HV + head) * p.K * p.V;
   }
-  /// The matrix that the segment starts from in this direction, its row of `rows` or its part; or nullptr.
-  __device__ const float* start(const float* rows, int row, const float* parts, const Problem& p) const {
-    if (segment.part >= 0) return parts + matrix(segment.part, p);
+  /// The matrix that the segment starts from in this direction, its row of `rows` or its piece; or nullptr.
+  __device__ const float* start(const float* rows, int row, const float* pieces, const Problem& p) const {
+    if (segment.piece >= 0) return pieces + matrix(segment.piece, p);
     return rows && row >= 0 ? rows + matrix(row, p) : nullptr;
   }
   __device__ int num_chunks() const { return segment.last - segment.first; }

@@ -97,17 +97,17 @@ __device__ __forceinline__ void invert_block(float* block) {
   float x[16];
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
-    float parts[4] = {i == column ? 1.0f : 0.0f, 0, 0, 0};
+    float sums[4] = {i == column ? 1.0f : 0.0f, 0, 0, 0};
 #pragma unroll
     for (int j = 0; j < i; j += 4) {
       const float4 row = *reinterpret_cast<const float4*>(block + i * kLambdaStride + j);
       const float l[4] = {row.x, row.y, row.z, row.w};
 #pragma unroll
       for (int m = 0; m < 4; ++m) {
-        if (j + m < i) parts[m] -= l[m] * x[j + m];
+        if (j + m < i) sums[m] -= l[m] * x[j + m];
       }
     }
-    x[i] = (parts[0] + parts[1]) + (parts[2] + parts[3]);
+    x[i] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
   __syncwarp();
   if (threadIdx.x % 32 < 16) {

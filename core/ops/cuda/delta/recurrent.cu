@@ -85,11 +85,11 @@ void launch_forward(Context& ctx, const Args& a) {
   check_launch("gated_delta_recurrent");
 }
 
-void sum_parts(Context& ctx, const DeviceSegments& segments, const SumParts& sum) {
+void sum_partials(Context& ctx, const DeviceSegments& segments, const SumPartials& sum) {
   const int64_t most = ceil_div(int64_t(segments.longest) * sum.H * sum.width, kThreads);
   const dim3 grid(unsigned(segments.count), unsigned(std::min<int64_t>(most, 1024)));
-  sum_parts_kernel<<<grid, kThreads, 0, stream_of(ctx)>>>(sum);
-  check_launch("gated_delta_sum_parts");
+  sum_partials_kernel<<<grid, kThreads, 0, stream_of(ctx)>>>(sum);
+  check_launch("gated_delta_sum_partials");
 }
 
 }  // namespace
@@ -164,11 +164,11 @@ void recurrent_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
     backward_kernel<kRows><<<blocks_of(a), kThreads, 0, stream_of(ctx)>>>(a);
   });
   check_launch("gated_delta_recurrent_bwd");
-  const auto sum = [&](const Tensor& parts, int64_t heads, int64_t width, const Tensor& to) {
+  const auto sum = [&](const Tensor& partials, int64_t heads, int64_t width, const Tensor& to) {
     if (!to.defined()) return;
-    sum_parts(ctx, segments,
-              {a.segments, int(slabs), int(heads), int(HV), int(width), a.tokens, pointer<float>(parts),
-               pointer<float>(to)});
+    sum_partials(ctx, segments,
+                 {a.segments, int(slabs), int(heads), int(HV), int(width), a.tokens, pointer<float>(partials),
+                  pointer<float>(to)});
   };
   sum(dq, a.H, K, out.dq);
   sum(dk, a.H, K, out.dk);

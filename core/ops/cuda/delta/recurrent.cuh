@@ -221,16 +221,16 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
   if (a.dinitial && b.segment.from_initial) b.store_state(d, a.dinitial + b.matrix(b.segment.row));
 }
 
-/// out [tokens, H, width] = Σ over slabs and the value heads of each key head of parts [slabs, tokens, HV,
+/// out [tokens, H, width] = Σ over slabs and the value heads of each key head of partials [slabs, tokens, HV,
 /// width], in order, for the tokens of some segments.
-struct SumParts {
+struct SumPartials {
   const Segment* segments;
   int slabs, H, HV, width;
   int64_t tokens;
-  const float* parts;
+  const float* partials;
   float* out;
 };
-inline __global__ void __launch_bounds__(kThreads) sum_parts_kernel(SumParts a) {
+inline __global__ void __launch_bounds__(kThreads) sum_partials_kernel(SumPartials a) {
   const Segment segment = a.segments[blockIdx.x];
   const int group = a.HV / a.H;
   const int64_t count = int64_t(segment.length) * a.H * a.width, stride = int64_t(gridDim.y) * kThreads;
@@ -239,7 +239,7 @@ inline __global__ void __launch_bounds__(kThreads) sum_parts_kernel(SumParts a) 
     float sum = 0;
     for (int j = 0; j < group; ++j) {
       for (int slab = 0; slab < a.slabs; ++slab)
-        sum += a.parts[(slab * a.tokens * a.HV + row * group + j) * a.width + col];
+        sum += a.partials[(slab * a.tokens * a.HV + row * group + j) * a.width + col];
     }
     a.out[row * a.width + col] = sum;
   }

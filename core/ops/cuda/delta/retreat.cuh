@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kScanThreads, 1) retreat_kernel(const __grid_c
     return;
   }
   State<kK> state;
-  const float* start = unit.start(args.dfinal, unit.segment.final, args.parts, p);
+  const float* start = unit.start(args.dfinal, unit.segment.final, args.pieces, p);
   state.zero();
   if (start) state.for_each(unit.slab * 64, [&](float& c, int k, int v) { c = start[int64_t(k) * p.V + v]; });
   for (int n = 0; n < unit.num_chunks(); ++n) retreat(smem, args, unit, n, state);

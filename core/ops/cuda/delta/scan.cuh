@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kScanThreads, 1) scan_kernel(const __grid_cons
     return;
   }
   State<kK> state;
-  const float* start = unit.start(args.initial, unit.segment.initial, args.parts, p);
+  const float* start = unit.start(args.initial, unit.segment.initial, args.pieces, p);
   state.zero();
   if (start) state.for_each(unit.slab * 64, [&](float& c, int k, int v) { c = start[int64_t(k) * p.V + v]; });
   for (int n = 0; n < unit.num_chunks(); ++n) advance(smem, args, unit, n, state);

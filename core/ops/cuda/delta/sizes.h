@@ -15,7 +15,7 @@ inline constexpr int kChunk = int(gpu_limits::kMostGatedDeltaChunk);  ///< token
 inline constexpr int kFactorElems = 4 * kChunk;                       ///< of a chunk and value head
 
 /// Columns of K that one block of the gradients kernel takes.
-constexpr int key_part(int K) {
+constexpr int key_columns(int K) {
   return K < 128 ? K : 128;
 }
 
@@ -26,12 +26,12 @@ struct TensorSize {
 };
 
 /// Tensors of LinearStateForward::saved in BF16. States and values are there only when backward will follow;
-/// those of parts are undefined where no segment is cut. kPartStates: B, and in backward D.
-enum Saved { kTheta, kScores, kFactors, kPartStates, kTransitions, kPasses, kStates, kValues, kNumSaved };
+/// those of pieces are undefined where no segment is cut. kPieceStates: B, and in backward D.
+enum Saved { kTheta, kScores, kFactors, kPieceStates, kTransitions, kPasses, kStates, kValues, kNumSaved };
 std::vector<TensorSize> saved_sizes(const LinearStateShape& shape, const ChunkList& chunks,
-                                    int64_t num_parts);
-/// The parts of dG and dβ: [2, key parts, chunks, HV, 64].
-TensorSize gate_gradient_parts(const LinearStateShape& shape, const ChunkList& chunks);
+                                    int64_t num_pieces);
+/// The partial sums of dG and dβ: [2, key blocks, chunks, HV, 64].
+TensorSize gate_gradient_partials(const LinearStateShape& shape, const ChunkList& chunks);
 
 }  // namespace delta
 

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "core/ops/cuda/state_scan/plan.h"
+#include "core/ops/cuda/state_scan/cuts.h"
 
 namespace spanwise::cuda {
 

@@ -29,11 +29,11 @@ enum class Pass {
 /// Lays out the chunks of pieces in the scan's time.
 class WorkBuilder {
  public:
-  WorkBuilder(const ScanPlan& plan, const StateScan& scan, Pass pass)
-      : plan_(plan), scan_(scan), pass_(pass), forward_(scan.time == ScanTime::kForward) {}
+  WorkBuilder(const ScanCuts& cuts, const StateScan& scan, Pass pass)
+      : cuts_(cuts), scan_(scan), pass_(pass), forward_(scan.time == ScanTime::kForward) {}
 
-  Work build(const std::vector<ScanPlan::Segment>& segments) {
-    for (const ScanPlan::Segment& s : segments) {
+  Work build(const std::vector<ScanCuts::Segment>& segments) {
+    for (const ScanCuts::Segment& s : segments) {
       // Pieces are counted in the scan's time.
       const int64_t last = s.num_pieces - 1;
       // States alone: the cuts are known, and the last piece ends where the segment does.
@@ -55,19 +55,19 @@ class WorkBuilder {
     run_pieces_ = 0;
   }
 
-  void add_piece(const ScanPlan::Segment& s, int64_t i) {
+  void add_piece(const ScanCuts::Segment& s, int64_t i) {
     const int64_t piece = forward_ ? i : s.num_pieces - 1 - i;
     const int64_t num_chunks = ceil_div(s.length, kScanChunk), length = s.piece_length / kScanChunk,
                   first = s.num_pieces == 1 ? 0 : piece * length,
                   end = s.num_pieces == 1 ? num_chunks : std::min(first + length, num_chunks);
-    if (int64_t(work_.chunks.size()) - run_first_ + end - first > plan_.run_chunks()) close_run();
+    if (int64_t(work_.chunks.size()) - run_first_ + end - first > cuts_.run_chunks()) close_run();
     ++run_pieces_;
     for (int64_t n = 0; n < end - first; ++n) {
       const int64_t c = forward_ ? first + n : end - 1 - n, begin = c * kScanChunk;
       ScanChunk chunk{};
       chunk.begin = int32_t(s.begin + begin);
       chunk.length = int32_t(std::min<int64_t>(kScanChunk, s.length - begin));
-      chunk.saved_slot = plan_.num_slots() ? int32_t(saved_slot(s, c, num_chunks)) : -1;
+      chunk.saved_slot = cuts_.num_slots() ? int32_t(saved_slot(s, c, num_chunks)) : -1;
       if (n == 0) set_start(s, i, chunk);
       if (n == end - first - 1) set_store(s, i, chunk);
       work_.chunks.push_back(chunk);
@@ -75,10 +75,10 @@ class WorkBuilder {
   }
 
   /// The cut after the i-th piece.
-  int32_t cut(const ScanPlan::Segment& s, int64_t i) const {
+  int32_t cut(const ScanCuts::Segment& s, int64_t i) const {
     return int32_t(s.first_cut + (forward_ ? i : s.num_pieces - 2 - i));
   }
-  void set_start(const ScanPlan::Segment& s, int64_t i, ScanChunk& chunk) const {
+  void set_start(const ScanCuts::Segment& s, int64_t i, ScanChunk& chunk) const {
     const bool from_row = scan_.first_states.defined() && (forward_ ? s.continues : s.ends_row);
     chunk.start = ScanStart::kZero;
     if (i == 0 && from_row) {
@@ -89,7 +89,7 @@ class WorkBuilder {
       chunk.start_slot = cut(s, i - 1);
     }
   }
-  void set_store(const ScanPlan::Segment& s, int64_t i, ScanChunk& chunk) const {
+  void set_store(const ScanCuts::Segment& s, int64_t i, ScanChunk& chunk) const {
     const bool to_row = scan_.last_states.defined() && (forward_ ? s.ends_row : s.continues);
     if (pass_ == Pass::kCuts) {
       chunk.store = ScanStore::kCut;
@@ -100,7 +100,7 @@ class WorkBuilder {
     }
   }
 
-  const ScanPlan& plan_;
+  const ScanCuts& cuts_;
   const StateScan& scan_;
   Pass pass_;
   bool forward_;
@@ -166,19 +166,19 @@ void check_supported(DType dtype, int64_t DK, int64_t DV) {
 
 }  // namespace
 
-Tensor allocate_saved_states(Context& ctx, const LinearStateCall& call, const ScanPlan& plan) {
-  if (plan.num_slots() == 0) return Tensor();
-  return Tensor::empty(ctx, saved_states_shape(shape_of(call), plan), call.q.dtype());
+Tensor allocate_saved_states(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts) {
+  if (cuts.num_slots() == 0) return Tensor();
+  return Tensor::empty(ctx, saved_states_shape(shape_of(call), cuts), call.q.dtype());
 }
 
-void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanPlan& plan, SegmentSet which,
+void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts, SegmentSet which,
                     const StateScan& scan) {
   const DType dtype = call.q.dtype();
   const int64_t DK = scan.k.dim(3), DV = scan.v.dim(3), heads = call.v.dim(2),
                 tokens = scan.k.dim(0) * scan.k.dim(1);
   check_supported(dtype, DK, DV);
   SPANWISE_CHECK(tokens <= gpu_limits::kMostTokens, "{} tokens are more than kernels can count", tokens);
-  const std::vector<ScanPlan::Segment> segments = plan.select(which);
+  const std::vector<ScanCuts::Segment> segments = cuts.select(which);
   if (segments.empty()) return;
 
   std::vector<Tensor> copies;
@@ -201,13 +201,13 @@ void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanPlan& p
   p.first_states = pointer<float>(scan.first_states);
 
   int64_t num_cuts = 0;
-  for (const ScanPlan::Segment& s : segments) num_cuts += s.num_pieces - 1;
+  for (const ScanCuts::Segment& s : segments) num_cuts += s.num_pieces - 1;
   Tensor cut_states = scan.cut_states;
   if (num_cuts > 0 && !scan.cut_states_known) {
-    if (!cut_states.defined()) cut_states = Tensor::empty(ctx, {plan.num_cuts(), heads, DK, DV}, DType::kF32);
-    const Tensor logs = Tensor::empty(ctx, {plan.num_cuts(), heads}, DType::kF32);
+    if (!cut_states.defined()) cut_states = Tensor::empty(ctx, {cuts.num_cuts(), heads, DK, DV}, DType::kF32);
+    const Tensor logs = Tensor::empty(ctx, {cuts.num_cuts(), heads}, DType::kF32);
     std::vector<Chain> chains;
-    for (const ScanPlan::Segment& s : segments) {
+    for (const ScanCuts::Segment& s : segments) {
       const bool forward = scan.time == ScanTime::kForward;
       const int32_t count = int32_t(s.num_pieces - 1), first = int32_t(s.first_cut);
       if (count > 0) chains.push_back({forward ? first : first + count - 1, forward ? 1 : -1, count});
@@ -215,7 +215,7 @@ void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanPlan& p
     const SharedArray chains_on_device(ctx, chains);
     p.cut_states = pointer<float>(cut_states);
     p.cut_logs = pointer<float>(logs);
-    launch_scan(ctx, dtype, p, WorkBuilder(plan, scan, Pass::kCuts).build(segments));
+    launch_scan(ctx, dtype, p, WorkBuilder(cuts, scan, Pass::kCuts).build(segments));
     const int elems = int(DK * DV);
     join_cuts<<<dim3(unsigned(chains.size()), unsigned(ceil_div(elems, 256)), unsigned(heads)), 256, 0,
                 stream_of(ctx)>>>(p.cut_states, p.cut_logs, chains_on_device.data(), int(heads), elems);
@@ -229,9 +229,9 @@ void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanPlan& p
   p.cut_states = pointer<float>(cut_states);
   p.saved_states = scan.saved_states.defined() ? scan.saved_states.raw() : nullptr;
   p.saved_dots = pointer<float>(scan.saved_dots);
-  p.num_saved = int(plan.num_slots());
+  p.num_saved = int(cuts.num_slots());
   p.x_dots = pointer<float>(scan.x_dots);
-  launch_scan(ctx, dtype, p, WorkBuilder(plan, scan, Pass::kMain).build(segments));
+  launch_scan(ctx, dtype, p, WorkBuilder(cuts, scan, Pass::kMain).build(segments));
 }
 
 }  // namespace spanwise::cuda

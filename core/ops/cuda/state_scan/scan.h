@@ -17,7 +17,7 @@
 //
 // fp32: token by token, any widths; simple, to prove layouts.
 
-#include "core/ops/cuda/state_scan/plan.h"
+#include "core/ops/cuda/state_scan/cuts.h"
 
 namespace spanwise::cuda {
 
@@ -43,9 +43,9 @@ struct StateScan {
   Tensor x, x_dots;
 };
 
-Tensor allocate_saved_states(Context& ctx, const LinearStateCall& call, const ScanPlan& plan);
+Tensor allocate_saved_states(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts);
 
-void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanPlan& plan, SegmentSet which,
+void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts, SegmentSet which,
                     const StateScan& scan);
 
 }  // namespace spanwise::cuda

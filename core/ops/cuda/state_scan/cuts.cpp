@@ -1,4 +1,4 @@
-#include "core/ops/cuda/state_scan/plan.h"
+#include "core/ops/cuda/state_scan/cuts.h"
 
 #include <algorithm>
 
@@ -29,7 +29,7 @@ int64_t num_groups(int64_t num_chunks) {
 
 }  // namespace
 
-ScanPlan::ScanPlan(const LinearStateShape& shape, const ChunkList& list, bool initial_state)
+ScanCuts::ScanCuts(const LinearStateShape& shape, const ChunkList& list, bool initial_state)
     : chunks_(list), initial_state_(initial_state) {
   const auto& chunks = list.chunks();
   int64_t num_chunks = 0;
@@ -62,7 +62,7 @@ ScanPlan::ScanPlan(const LinearStateShape& shape, const ChunkList& list, bool in
   }
 }
 
-std::vector<ScanPlan::Segment> ScanPlan::select(SegmentSet which) const {
+std::vector<ScanCuts::Segment> ScanCuts::select(SegmentSet which) const {
   std::vector<Segment> selected;
   size_t next = 0;
   for (const ChunkList::SegmentChunks& s : chunks_.select(which)) {
@@ -73,7 +73,7 @@ std::vector<ScanPlan::Segment> ScanPlan::select(SegmentSet which) const {
   return selected;
 }
 
-std::vector<ScanPlan::Group> ScanPlan::groups(SegmentSet which) const {
+std::vector<ScanCuts::Group> ScanCuts::groups(SegmentSet which) const {
   std::vector<Group> groups;
   for (const Segment& s : select(which)) {
     const bool empty = !(s.continues && initial_state_);
@@ -91,7 +91,7 @@ std::vector<ScanPlan::Group> ScanPlan::groups(SegmentSet which) const {
   return groups;
 }
 
-int64_t saved_slot(const ScanPlan::Segment& s, int64_t chunk, int64_t num_chunks) {
+int64_t saved_slot(const ScanCuts::Segment& s, int64_t chunk, int64_t num_chunks) {
   const bool last = chunk == num_chunks - 1;
   if (!ends_group(chunk, num_chunks) || (last && !s.ends_row)) return -1;
   return s.first_slot + (last ? num_groups(num_chunks) - 1 : chunk / kGroupChunks);
@@ -101,30 +101,34 @@ int64_t num_slabs(DType dtype, int64_t value_width) {
   return ceil_div(value_width, dtype == DType::kBF16 ? kScanSlab : kScanSlabF32);
 }
 
-Shape saved_states_shape(const LinearStateShape& s, const ScanPlan& plan) {
+Shape saved_states_shape(const LinearStateShape& s, const ScanCuts& cuts) {
   const int64_t width = s.dtype == DType::kBF16 ? kScanSlab : kScanSlabF32;
-  return {plan.num_slots(), s.value_heads, num_slabs(s.dtype, s.value_dim), s.key_dim * width};
+  return {cuts.num_slots(), s.value_heads, num_slabs(s.dtype, s.value_dim), s.key_dim * width};
 }
 
-Shape cut_states_shape(const LinearStateShape& s, const ScanPlan& plan) {
-  return {plan.num_cuts(), s.value_heads, s.key_dim, s.value_dim};
+Shape cut_states_shape(const LinearStateShape& s, const ScanCuts& cuts) {
+  return {cuts.num_cuts(), s.value_heads, s.key_dim, s.value_dim};
 }
 
 // Backward: dq first, with its dots; then dk, its dots and those of saved states, and states at the cuts. Of
 // a row that is one segment nothing but dq comes before the exchange has ended, whose summary has states at
 // the cuts of its own.
 LinearStateBytes scalar_decay_bytes(const LinearStateShape& s, const ChunkList& chunks) {
-  const ScanPlan plan(s, chunks, false);
-  const int64_t cuts = cut_states_shape(s, plan).numel() * int64_t(sizeof(float));
-  const int64_t slots = saved_states_shape(s, plan).numel() * int64_t(size_of(s.dtype));
+  const ScanCuts cuts(s, chunks, false);
+  const int64_t cut_bytes = cut_states_shape(s, cuts).numel() * int64_t(sizeof(float));
+  const int64_t slots = saved_states_shape(s, cuts).numel() * int64_t(size_of(s.dtype));
   const int64_t heads = s.value_heads > s.key_heads ? value_head_gradient_bytes(s) : 0;
   int64_t dots = 0, state_dots = 0;
   if (s.token_decay) {
     dots = num_slabs(s.dtype, s.key_dim) * s.value_heads * s.tokens() * int64_t(sizeof(float));
-    state_dots = num_slabs(s.dtype, s.value_dim) * plan.num_slots() * s.value_heads * int64_t(sizeof(float));
+    state_dots = num_slabs(s.dtype, s.value_dim) * cuts.num_slots() * s.value_heads * int64_t(sizeof(float));
   }
-  const int64_t queries = heads + dots, keys = heads + dots + state_dots + cuts;
-  return {.saved = slots + cuts, .forward = cuts, .backward = keys, .local_bwd = queries, .fold_bwd = keys};
+  const int64_t queries = heads + dots, keys = heads + dots + state_dots + cut_bytes;
+  return {.saved = slots + cut_bytes,
+          .forward = cut_bytes,
+          .backward = keys,
+          .local_bwd = queries,
+          .fold_bwd = keys};
 }
 
 }  // namespace spanwise::cuda

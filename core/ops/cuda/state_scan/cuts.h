@@ -13,12 +13,12 @@ constexpr int kScanSlab = 64;     ///< columns of v a block of the bf16 kernel
 constexpr int kScanSlabF32 = 32;  ///< of the fp32 kernel
 
 /// How a call's tokens are cut: the same for all its scans.
-class ScanPlan {
+class ScanCuts {
  public:
   /// `chunks` must outlive it. `initial_state`: there is one, which rows that continue go on from.
-  ScanPlan(const LinearStateShape& shape, const ChunkList& chunks, bool initial_state);
-  explicit ScanPlan(const LinearStateCall& call)
-      : ScanPlan(shape_of(call), call.chunks, call.initial_state.defined()) {}
+  ScanCuts(const LinearStateShape& shape, const ChunkList& chunks, bool initial_state);
+  explicit ScanCuts(const LinearStateCall& call)
+      : ScanCuts(shape_of(call), call.chunks, call.initial_state.defined()) {}
 
   struct Segment {
     int64_t row, begin, length;  ///< flat tokens
@@ -49,13 +49,13 @@ class ScanPlan {
 };
 
 /// Saved-state slot of a segment's chunk, or -1.
-int64_t saved_slot(const ScanPlan::Segment& segment, int64_t chunk, int64_t num_chunks);
+int64_t saved_slot(const ScanCuts::Segment& segment, int64_t chunk, int64_t num_chunks);
 
 /// Of a scan with this value width.
 int64_t num_slabs(DType dtype, int64_t value_width);
 /// States for the gradients of decays, of the operands' dtype; no elements where decays have none.
-Shape saved_states_shape(const LinearStateShape& shape, const ScanPlan& plan);
+Shape saved_states_shape(const LinearStateShape& shape, const ScanCuts& cuts);
 /// States at the cuts, F32.
-Shape cut_states_shape(const LinearStateShape& shape, const ScanPlan& plan);
+Shape cut_states_shape(const LinearStateShape& shape, const ScanCuts& cuts);
 
 }  // namespace spanwise::cuda

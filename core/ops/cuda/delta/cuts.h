@@ -1,31 +1,31 @@
 #pragma once
-// How gated_delta's segments are cut into parts (parts.h). No CUDA types: plans of runs ask, too.
+// How gated_delta's segments are cut into pieces (pieces.h). No CUDA types: plans of runs ask, too.
 
 #include "core/ops/linear_state.h"
 
 namespace spanwise::cuda::delta {
 
-inline constexpr int kMostParts = 64;  ///< of the longest segment
+inline constexpr int kMostPieces = 64;  ///< of the longest segment
 
 /// Which segments of a call are cut, and where.
-class PartPlan {
+class SegmentCuts {
  public:
-  struct Part {
+  struct Piece {
     int first, last;  ///< chunks
   };
   struct Cut {
     ChunkList::SegmentChunks segment;
-    int first, last;  ///< parts, in the order of tokens
+    int first, last;  ///< pieces, in the order of tokens
   };
   /// Of scans over `heads` value heads of K x V states.
-  PartPlan(const ChunkList& chunks, int heads, int K, int V, bool decays, int num_multiprocessors);
+  SegmentCuts(const ChunkList& chunks, int heads, int K, int V, bool decays, int num_multiprocessors);
 
-  const std::vector<Part>& parts() const { return parts_; }
+  const std::vector<Piece>& pieces() const { return pieces_; }
   /// The cut of the segment that begins with this chunk, or nullptr.
   const Cut* find(int64_t first_chunk) const;
 
  private:
-  std::vector<Part> parts_;
+  std::vector<Piece> pieces_;
   std::vector<Cut> cuts_;
 };
 

@@ -1,4 +1,4 @@
-#include "core/ops/cuda/delta/parts.h"
+#include "core/ops/cuda/delta/pieces.h"
 
 #include "core/ops/cuda/common/launch.h"
 
@@ -14,7 +14,7 @@ struct FoldSmem {
   struct State {
     bf16 high[kColumns][kK + 8], low[kColumns][kK + 8];
   } states[2];
-  float passes[2 * kMostParts];
+  float passes[2 * kMostPieces];
 };
 
 /// x = high + low in bf16, for two neighbours.
@@ -33,9 +33,9 @@ template <int kK, Direction kDirection>
 class Fold {
   static constexpr bool kForward = kDirection == Direction::kForward;
   static constexpr int kSteps = kK / 16, kTiles = kK <= 128 ? 1 : 2;
-  static constexpr bool kAhead = kTiles == 1;  // the next part's operands are loaded while one is folded
+  static constexpr bool kAhead = kTiles == 1;  // the next piece's operands are loaded while one is folded
 
-  /// What a warp needs of a part for one tile of rows, in the layouts of mma_16816().
+  /// What a warp needs of a piece for one tile of rows, in the layouts of mma_16816().
   struct Operands {
     float own[2][4];  ///< B or D
     float m[kSteps][8];
@@ -57,7 +57,7 @@ class Fold {
     const int count = range.last - range.first, needed = product || range.end >= 0 ? count : count - 1;
     const bool started = product || range.start >= 0;
     for (int i = threadIdx.x; i < count; i += kThreads)
-      s.passes[i] = i > 0 || started ? a.passes[int64_t(part_at(i)) * a.HV + head] : 0.0f;
+      s.passes[i] = i > 0 || started ? a.passes[int64_t(piece_at(i)) * a.HV + head] : 0.0f;
     if (started) put_start();
     __syncthreads();
     const bool active = warp * 16 < kK;
@@ -77,7 +77,7 @@ class Fold {
   }
 
  private:
-  __device__ int part_at(int i) const {
+  __device__ int piece_at(int i) const {
     return kForward ? range.first + i : range.last - 1 - i;
   }
   __device__ int64_t at(int index, int row, int col) const {
@@ -104,15 +104,15 @@ class Fold {
   }
 
   __device__ void load(int i, int tile, Operands& x) const {
-    const int part = part_at(i), row = first_row(tile);
-    const float* m = a.transitions + (int64_t(part) * a.HV + head) * kK * kK;
+    const int piece = piece_at(i), row = first_row(tile);
+    const float* m = a.transitions + (int64_t(piece) * a.HV + head) * kK * kK;
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float2 own =
             product ? float2{0, 0}
-                    : *reinterpret_cast<const float2*>(a.own + at(part, row + 8 * half, 8 * n + 2 * t));
+                    : *reinterpret_cast<const float2*>(a.own + at(piece, row + 8 * half, 8 * n + 2 * t));
         x.own[n][2 * half] = own.x;
         x.own[n][2 * half + 1] = own.y;
       }
@@ -156,12 +156,12 @@ class Fold {
       }
     }
   }
-  /// What leaves the i-th part.
+  /// What leaves the i-th piece.
   __device__ void finish(int i, int count, int tile, const float (&x)[2][4]) {
     const int row = first_row(tile);
     const bool ends = i + 1 == count;
     float* to = product ? a.products : ends ? a.ends : a.states;
-    const int index = product ? range.transition : ends ? range.end : part_at(i + 1);
+    const int index = product ? range.transition : ends ? range.end : piece_at(i + 1);
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
 #pragma unroll
