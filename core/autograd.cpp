@@ -140,7 +140,7 @@ void Tape::record(std::vector<Var> inputs, std::vector<Adjoint> outputs, std::fu
     counted_.insert(counted_.end(), inputs.begin(), inputs.end());
     return;
   }
-  // Uses inside a recomputed segment were counted by its first forward and belong to the segment's own
+  // Uses inside a recomputed section were counted by its first forward and belong to the section's own
   // record.
   if (mode_ == Mode::kRecompute) inputs.clear();
   for (const Var& input : inputs) ++input.node_->uses;
@@ -220,15 +220,15 @@ void Tape::finish(Record record) {
   }
 }
 
-std::vector<Var> checkpoint(Tape& tape, SegmentFunction segment, const std::vector<Var>& inputs) {
+std::vector<Var> checkpoint(Tape& tape, SectionFunction section, const std::vector<Var>& inputs) {
   if (tape.mode() == Tape::Mode::kInference || tape.mode() == Tape::Mode::kCount)
-    return segment(tape, inputs);
+    return section(tape, inputs);
 
   Context& ctx = tape.context();
   Tape first(ctx, Tape::Mode::kCount);
   first.replayed_ = tape.replayed_;
   first.kept_ = std::make_shared<ReceivedValues>();
-  std::vector<Var> results = segment(first, inputs);
+  std::vector<Var> results = section(first, inputs);
   // The results' nodes belong to the first forward; fresh ones belong to this tape.
   std::vector<Var> outputs;
   for (const Var& result : results) outputs.push_back(Var(result.value(), result.requires_grad()));
@@ -243,15 +243,15 @@ std::vector<Var> checkpoint(Tape& tape, SegmentFunction segment, const std::vect
   const std::vector<Adjoint> results_of_tape(outputs.begin(), outputs.end());
   tape.record(
       std::move(first.counted_), results_of_tape,
-      [&ctx, segment, saved, outputs = results_of_tape, received = first.kept_] {
+      [&ctx, section, saved, outputs = results_of_tape, received = first.kept_] {
         std::vector<Var> leaves;
         for (const Input& input : saved)
           leaves.push_back(input.value.defined() ? Var(input.value.get(), input.adjoint.requires_grad())
                                                  : Var());
         Tape again(ctx, Tape::Mode::kRecompute);
         again.replayed_ = received;
-        const std::vector<Var> recomputed = segment(again, leaves);
-        SPANWISE_CHECK(received->empty(), "a recomputed segment receives less than its first forward did");
+        const std::vector<Var> recomputed = section(again, leaves);
+        SPANWISE_CHECK(received->empty(), "a recomputed section receives less than its first forward did");
         std::vector<Tensor> grads;
         for (const Adjoint& output : outputs) grads.push_back(output.grad());
         again.backward(recomputed, grads);

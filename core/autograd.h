@@ -144,7 +144,7 @@ class Var : public Adjoint {
   std::shared_ptr<Value> value_;
 };
 
-/// What a checkpointed segment's first forward received from other ranks, in order, until it is recomputed.
+/// What a checkpointed section's first forward received from other ranks, in order, until it is recomputed.
 class ReceivedValues {
  public:
   void push(std::any value) { values_.push_back(std::move(value)); }
@@ -162,7 +162,7 @@ class Tape {
   enum class Mode {
     kRecord,     ///< training
     kInference,  ///< nothing is recorded, no output requires a gradient
-    kCount,      ///< first forward of a checkpointed segment: parameter uses are noted, nothing is saved
+    kCount,      ///< first forward of a checkpointed section: parameter uses are noted, nothing is saved
     kRecompute,  ///< second forward: saved as in training, uses were counted before
   };
   explicit Tape(Context& ctx, Mode mode = Mode::kRecord) : ctx_(ctx), mode_(mode) {}
@@ -186,7 +186,7 @@ class Tape {
   /// dropped and recomputed with x.
   Var view(const Var& x, std::function<Tensor(const Tensor&)> of) const;
   /// From now on an op's result is not worth its memory: `recompute` gives the same bits again, from what it
-  /// holds (Saved, for a chain of these). Right after output(). Nothing unless kRecord: a segment that is
+  /// holds (Saved, for a chain of these). Right after output(). Nothing unless kRecord: a section that is
   /// itself being recomputed keeps its values.
   void recompute_by(const Var& result, std::function<Tensor()> recompute) const;
   /// Appends work that backward does at this point whichever gradients reach it. Nothing unless saving().
@@ -201,10 +201,10 @@ class Tape {
 
   size_t num_records() const { return records_.size(); }
 
-  /// For ops that communicate: the result of `receive()`, which a recomputed segment does not call again but
-  /// takes from its first forward. Values are handed out in the order they came in, so a segment must receive
+  /// For ops that communicate: the result of `receive()`, which a recomputed section does not call again but
+  /// takes from its first forward. Values are handed out in the order they came in, so a section must receive
   /// the same things in the same order both times; it must not write to them. They are copied (a Tensor by
-  /// reference) and live until the segment is recomputed. Nested checkpoints receive once, too.
+  /// reference) and live until the section is recomputed. Nested checkpoints receive once, too.
   template <class F>
   auto once(F&& receive) -> std::decay_t<decltype(receive())>;
   /// True if once() will not call: an op that starts its communication early must not start it then.
@@ -237,9 +237,9 @@ class Tape {
 
 template <class V>
 V ReceivedValues::pop() {
-  SPANWISE_CHECK(!values_.empty(), "a recomputed segment receives more than its first forward did");
+  SPANWISE_CHECK(!values_.empty(), "a recomputed section receives more than its first forward did");
   V* value = std::any_cast<V>(&values_.front());
-  SPANWISE_CHECK(value, "a recomputed segment receives in another order than its first forward did");
+  SPANWISE_CHECK(value, "a recomputed section receives in another order than its first forward did");
   V result = std::move(*value);
   values_.pop_front();
   return result;
@@ -253,11 +253,11 @@ auto Tape::once(F&& receive) -> std::decay_t<decltype(receive())> {
   return value;
 }
 
-/// Activation checkpointing (Chen et al., arXiv 1604.06174): runs `segment` keeping only `inputs`; backward
+/// Activation checkpointing (Chen et al., arXiv 1604.06174): runs `section` keeping only `inputs`; backward
 /// runs it again and differentiates it. Loss and gradients are bitwise equal to running it without.
 /// Parameters' uses inside count from the first forward, so their hooks fire as without checkpointing, at the
-/// latest when the segment's backward ends.
-using SegmentFunction = std::function<std::vector<Var>(Tape&, const std::vector<Var>&)>;
-std::vector<Var> checkpoint(Tape& tape, SegmentFunction segment, const std::vector<Var>& inputs);
+/// latest when the section's backward ends.
+using SectionFunction = std::function<std::vector<Var>(Tape&, const std::vector<Var>&)>;
+std::vector<Var> checkpoint(Tape& tape, SectionFunction section, const std::vector<Var>& inputs);
 
 }  // namespace spanwise

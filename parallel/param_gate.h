@@ -24,7 +24,7 @@ struct PartInOrder {
 };
 
 /// forward() with the part's values whole, and whole again while its backward runs. A null gate: they always
-/// are. A recomputed segment keeps them from its forward to its backward, which follows at once.
+/// are. A recomputed section keeps them from its forward to its backward, which follows at once.
 template <class F>
 auto with_part(Tape& tape, ParamGate* gate, const PartInOrder& order, F&& forward) {
   if (!gate) return forward();

@@ -19,7 +19,7 @@ struct DimPart {
   bool divided() const { return whole > 0; }
 };
 
-/// `part` for an op's forward: its sums are received once (Tape::once), not again when a checkpointed segment
+/// `part` for an op's forward: its sums are received once (Tape::once), not again when a checkpointed section
 /// is recomputed. Not for backward: it refers to the tape.
 DimPart reduced_once(Tape& tape, const DimPart& part);
 

@@ -259,7 +259,7 @@ TEST(Autograd, ARecomputedSegmentReceivesOnceHoweverDeep) {
 TEST(Autograd, ReceivingOtherwiseWhenRecomputedIsAnError) {
   for (const int recomputed : {0, 2, -1}) {  // receives less, more, or another type
     bool first = true;
-    const auto segment = [&](Tape& tape, const std::vector<Var>& in) {
+    const auto section = [&](Tape& tape, const std::vector<Var>& in) {
       const int count = first ? 1 : std::abs(recomputed);
       for (int i = 0; i < count; ++i) {
         if (first || recomputed > 0) {
@@ -273,7 +273,7 @@ TEST(Autograd, ReceivingOtherwiseWhenRecomputedIsAnError) {
     };
     const Var x(random_tensor({2, 4}, DType::kF64, "x"), true);
     Tape tape(test_context());
-    const Var y = checkpoint(tape, segment, {x})[0];
+    const Var y = checkpoint(tape, section, {x})[0];
     EXPECT_THROW(tape.backward({y}, {random_tensor({2, 4}, DType::kF64, "seed")}), Error) << recomputed;
   }
 }
