@@ -52,6 +52,35 @@ trap 'forward CONT' CONT
 trap 'forward TSTP; kill -s STOP $$' TSTP
 setpriv --pdeathsig TERM mpirun "${args[@]}" "$@" &
 mpirun=$!
+
+# Where a rank dies while it starts, Open MPI 4.1 over PMIx 4.2 can lock itself up at its own end: every rank is
+# gone and mpirun waits for ever. Ends it then.
+has_ranks() {
+  local child stat
+  for child in $(cat "/proc/$mpirun/task/"*/children 2>/dev/null); do
+    { read -r stat < "/proc/$child/stat"; } 2>/dev/null || continue
+    case ${stat##*) } in Z*) ;; *) return 0 ;; esac
+  done
+  return 1
+}
+watch_for_a_stuck_end() {
+  trap - TERM INT HUP USR1 USR2 CONT TSTP
+  local never seen='' without=0
+  exec {never}<> <(:)  # nothing comes from it: a pause that needs no process, which would keep the output open
+  while kill -0 "$mpirun" 2>/dev/null; do
+    if has_ranks; then
+      seen=yes without=0
+    elif [ -n "$seen" ] && [ $((without += 1)) -gt "${SPANWISE_MPIRUN_END_SECONDS:-10}" ]; then
+      echo "local_mpirun.sh: mpirun did not end although its ranks have; it is ended" >&2
+      kill -s KILL "$mpirun"
+      return
+    fi
+    read -rt 1 -u "$never" || true
+  done
+}
+watch_for_a_stuck_end &
+watch=$!
+disown "$watch"
 if [ -n "$pending" ]; then forward "$pending"; fi  # it came before this script knew whom to tell
 interrupted=yes
 while [ "$interrupted" = yes ]; do
@@ -59,6 +88,7 @@ while [ "$interrupted" = yes ]; do
   code=0
   wait -f "$mpirun" || code=$?
 done
+kill "$watch" 2>/dev/null || true
 exec >&- 2>&-
 for relay in "${relays[@]}"; do wait -f "$relay" || true; done
 exit "$code"

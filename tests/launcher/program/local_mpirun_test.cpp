@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <string>
 
 namespace spanwise::testing {
@@ -20,8 +23,8 @@ std::string output_of(const std::string& command) {
 
 /// What a rank sees of the setting that waiting ranks give their core away.
 std::string yields(const std::string& environment, int ranks) {
-  return output_of(environment + " " SPANWISE_SOURCE_DIR "/launcher/local_mpirun.sh " + std::to_string(ranks) +
-                   " sh -c 'echo yields=$OMPI_MCA_mpi_yield_when_idle'");
+  return output_of(environment + " " SPANWISE_SOURCE_DIR "/launcher/local_mpirun.sh " +
+                   std::to_string(ranks) + " sh -c 'echo yields=$OMPI_MCA_mpi_yield_when_idle'");
 }
 
 TEST(LocalMpirun, CountsCoresWhateverOpenMpIsToldToUse) {
@@ -30,6 +33,21 @@ TEST(LocalMpirun, CountsCoresWhateverOpenMpIsToldToUse) {
   const int cores = CPU_COUNT(&set);
   EXPECT_NE(yields("OMP_NUM_THREADS=1024", cores + 1).find("yields=1"), std::string::npos);
   EXPECT_NE(yields("OMP_THREAD_LIMIT=1 OMP_NUM_THREADS=1", cores).find("yields=\n"), std::string::npos);
+}
+
+TEST(LocalMpirun, EndsAnMpirunThatOutlivesItsRanks) {
+  // An mpirun whose rank ends and that stays, as the real one may where a rank dies early.
+  const std::filesystem::path fake =
+      std::filesystem::path(::testing::TempDir()) / ("stuck_mpirun_" + std::to_string(::getpid()));
+  std::filesystem::create_directories(fake);
+  std::ofstream(fake / "mpirun") << "#!/bin/sh\nsleep 1.5 & wait\nexec sleep 60\n";
+  std::filesystem::permissions(fake / "mpirun", std::filesystem::perms::owner_all);
+  const std::string output = output_of("PATH=" + fake.string() +
+                                       ":$PATH SPANWISE_MPIRUN_END_SECONDS=1 timeout 30 " SPANWISE_SOURCE_DIR
+                                       "/launcher/local_mpirun.sh 1 true 2>&1; echo code=$?");
+  std::filesystem::remove_all(fake);
+  EXPECT_NE(output.find("mpirun did not end although its ranks have"), std::string::npos) << output;
+  EXPECT_NE(output.find("code=137"), std::string::npos) << output;
 }
 
 }  // namespace
