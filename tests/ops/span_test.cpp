@@ -35,11 +35,11 @@ Results results_of(Family family, const LinearCase& c, const std::vector<Tensor>
   std::vector<Var> x;
   for (const Tensor& t : operands) x.push_back(t.defined() ? Var(t, true) : Var());
   Tape tape(test_context());
-  const SegmentFunction once = [&](Tape& t, const std::vector<Var>& in) {
+  const SectionFunction once = [&](Tape& t, const std::vector<Var>& in) {
     const LinearStateResult r = run(family, c, t, in, layout, exchange);
     return std::vector<Var>{r.out, r.final_state};
   };
-  const SegmentFunction twice = [&](Tape& t, const std::vector<Var>& in) { return checkpoint(t, once, in); };
+  const SectionFunction twice = [&](Tape& t, const std::vector<Var>& in) { return checkpoint(t, once, in); };
   const std::vector<Var> outputs = checkpoints == Checkpoint::kNone  ? once(tape, x)
                                    : checkpoints == Checkpoint::kOne ? checkpoint(tape, once, x)
                                                                      : checkpoint(tape, twice, x);
