@@ -12,7 +12,8 @@ BASE = {"optimizer.schedule": "CONSTANT", "run.log_every": 1, "checkpoint.keep_l
         "checkpoint.every": 0, "train.eval_every": 0}
 SLOW_STEP = {**BASE, "train.global_batch": 320}
 EVALUATING = {**BASE, "data.validation": "text_train", "train.eval_sequences": 400}
-LARGE = {**BASE, "model.hidden_size": 128, "train.sample_prompt": "the", "train.sample_tokens": 100000}
+# Until its sample ends a document (some 500 tokens) seconds pass.
+LARGE = {**BASE, "model.hidden_size": 512, "train.sample_prompt": "the", "train.sample_tokens": 100000}
 # name: settings, steps of the run that is interrupted, what it prints then (None: as soon as all ranks listen)
 MOMENTS = {
     "start-up": (BASE, 400, None),
@@ -23,7 +24,7 @@ MOMENTS = {
     "sampling": (LARGE, 2, "saved "),
 }
 # What decides the bytes of a step; the same for all moments that share it.
-REFERENCES = {"first step": ("slow", SLOW_STEP, 8), "sampling": ("large", BASE | {"model.hidden_size": 128}, 4)}
+REFERENCES = {"first step": ("slow", SLOW_STEP, 8), "sampling": ("large", BASE | {"model.hidden_size": 512}, 4)}
 
 
 class Stop:
@@ -42,8 +43,11 @@ class Stop:
         return self.world / directory
 
     def send(self, program, number, target, text):
-        ready = (lambda: text in program.output()) if text else (
-            lambda: len(program.ranks()) == 2 and all(program.listens(pid, number) for pid in program.ranks()))
+        def all_listen():
+            ranks = program.ranks()  # once: a rank that starts itself again is out of sight for a moment
+            return len(ranks) == 2 and all(program.listens(pid, number) for pid in ranks)
+
+        ready = (lambda: text in program.output()) if text else all_listen
         expect(program.wait_for(ready), "the moment never came")
         ranks = program.ranks()
         expect(len(ranks) == 2, f"{len(ranks)} ranks run")
