@@ -1,7 +1,6 @@
 #include "parallel/mesh.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <tuple>
 
@@ -11,10 +10,8 @@ namespace {
 
 constexpr int kMaxSuggestions = 3;
 
-using Sizes = std::array<int, 3>;
-
-Sizes sizes_of(const MeshShape& shape) {
-  return {shape.data, shape.sequence, shape.tensor};
+bool joins(std::string_view comm, std::string_view axis) {
+  return comm == axis || (comm == kDataSequence && (axis == "data" || axis == "sequence"));
 }
 
 /// Shapes of `num_ranks` ranks, those that change least of `wanted` first.
@@ -25,11 +22,12 @@ std::vector<MeshShape> nearest_shapes(const MeshShape& wanted, int num_ranks) {
     for (int sequence = 1; sequence <= num_ranks / tensor; ++sequence) {
       if (num_ranks / tensor % sequence != 0) continue;
       const MeshShape shape{num_ranks / tensor / sequence, sequence, tensor};
+      const std::vector<MeshAxis> axes = shape.axes(), wanted_axes = wanted.axes();
       int num_changed = 0;
       double distance = 0;
-      for (int i = 0; i < 3; ++i) {
-        num_changed += sizes_of(shape)[i] != sizes_of(wanted)[i];
-        distance += std::abs(std::log(double(sizes_of(shape)[i]) / sizes_of(wanted)[i]));
+      for (size_t i = 0; i < axes.size(); ++i) {
+        num_changed += axes[i].size != wanted_axes[i].size;
+        distance += std::abs(std::log(double(axes[i].size) / wanted_axes[i].size));
       }
       candidates.emplace_back(num_changed, distance, int(candidates.size()), shape);
     }
@@ -45,42 +43,84 @@ std::vector<MeshShape> nearest_shapes(const MeshShape& wanted, int num_ranks) {
 }
 
 void check_shape(const MeshShape& shape, int num_ranks) {
-  const auto check_axis = [](const char* name, int size) {
-    if (size < 1) fail_user("parallel.{} is {}; it must be at least 1.", name, size);
-  };
-  check_axis("data", shape.data);
-  check_axis("sequence", shape.sequence);
-  check_axis("tensor", shape.tensor);
-  const int64_t product = int64_t(shape.data) * shape.sequence * shape.tensor;
-  if (product == num_ranks) return;
-  std::string choices;
-  for (const MeshShape& s : nearest_shapes(shape, num_ranks)) {
-    choices += fmt::format("{}data: {} sequence: {} tensor: {}", choices.empty() ? "" : ", or ", s.data,
-                           s.sequence, s.tensor);
+  std::vector<std::string_view> names;
+  std::vector<int> sizes;
+  int64_t product = 1;
+  for (const MeshAxis& axis : shape.axes()) {
+    if (axis.size < 1) fail_user("parallel.{} is {}; it must be at least 1.", axis.name, axis.size);
+    names.push_back(axis.name);
+    sizes.push_back(axis.size);
+    product *= axis.size;
   }
-  fail_user("parallel.data x sequence x tensor = {} x {} x {} = {} but there {} {} rank{}; use e.g. {}.",
-            shape.data, shape.sequence, shape.tensor, product, num_ranks == 1 ? "is" : "are", num_ranks,
-            num_ranks == 1 ? "" : "s", choices);
+  if (product == num_ranks) return;
+  std::vector<std::string> choices;
+  for (const MeshShape& s : nearest_shapes(shape, num_ranks)) {
+    std::vector<std::string> settings;
+    for (const MeshAxis& axis : s.axes()) settings.push_back(fmt::format("{}: {}", axis.name, axis.size));
+    choices.push_back(fmt::format("{}", fmt::join(settings, " ")));
+  }
+  fail_user("parallel.{} = {} = {} but there {} {} rank{}; use e.g. {}.", fmt::join(names, " x "),
+            fmt::join(sizes, " x "), product, num_ranks == 1 ? "is" : "are", num_ranks,
+            num_ranks == 1 ? "" : "s", fmt::join(choices, ", or "));
 }
 
 }  // namespace
 
+int MeshShape::size() const {
+  int product = 1;
+  for (const MeshAxis& axis : axes()) product *= axis.size;
+  return product;
+}
+
+MeshPlace place_in_mesh(const MeshShape& shape, std::string_view comm, int world_rank) {
+  MeshPlace place{.world_ranks = {world_rank}};
+  int num_joined = 0;
+  // Outermost first: what is inside an axis is the distance of its neighbours.
+  int inside = shape.size();
+  for (const MeshAxis& axis : shape.axes()) {
+    inside /= axis.size;
+    const int at = world_rank / inside % axis.size;
+    if (!joins(comm, axis.name)) {
+      place.color = place.color * axis.size + at;
+      continue;
+    }
+    ++num_joined;
+    place.rank = place.rank * axis.size + at;
+    std::vector<int> ranks;
+    for (const int before : place.world_ranks) {
+      for (int i = 0; i < axis.size; ++i) ranks.push_back(before + (i - at) * inside);
+    }
+    place.world_ranks = std::move(ranks);
+  }
+  SPANWISE_CHECK(num_joined > 0, "a mesh has no axis {}", comm);
+  return place;
+}
+
 Mesh::Mesh(Comm& world, MeshShape shape) : world_(world), shape_(shape) {
   check_shape(shape, world.size());
-  const int tensor = world.rank() % shape.tensor;
-  const int sequence = world.rank() / shape.tensor % shape.sequence;
-  const int data = world.rank() / shape.tensor / shape.sequence;
-  data_ = world.split(sequence * shape.tensor + tensor, "data");
-  sequence_ = world.split(data * shape.tensor + tensor, "sequence");
-  tensor_ = world.split(data * shape.sequence + sequence, "tensor");
-  data_sequence_ = world.split(tensor, "data_sequence");
+  std::vector<std::string_view> names;
+  for (const MeshAxis& axis : shape.axes()) names.push_back(axis.name);
+  names.push_back(kDataSequence);
+  for (const std::string_view name : names)
+    comms_.push_back(world.split(place_in_mesh(shape, name, world.rank()).color, std::string(name)));
   // Tensors of the model travel on these. All ranks are here, as they need not be in an axis's first
   // collective.
-  for (Comm* axis : {sequence_.get(), tensor_.get(), data_sequence_.get()}) axis->connect_gpus();
+  for (Comm* comm : axes()) {
+    if (comm->axis() != "data") comm->connect_gpus();
+  }
+}
+
+Comm& Mesh::axis(std::string_view name) const {
+  for (const std::unique_ptr<Comm>& comm : comms_) {
+    if (comm->axis() == name) return *comm;
+  }
+  SPANWISE_FAIL("a mesh has no axis {}", name);
 }
 
 std::vector<Comm*> Mesh::axes() const {
-  return {data_.get(), sequence_.get(), tensor_.get(), data_sequence_.get()};
+  std::vector<Comm*> axes;
+  for (const std::unique_ptr<Comm>& comm : comms_) axes.push_back(comm.get());
+  return axes;
 }
 
 }  // namespace spanwise

@@ -1,5 +1,6 @@
 // Run under mpirun with several rank counts; every rank runs every test.
 
+#include "parallel/comm_dry.h"
 #include "parallel/mesh.h"
 #include "tests/testing/op_testing.h"
 #include "tests/testing/user_error.h"
@@ -71,6 +72,56 @@ TEST(Mesh, AxesCarryTheirNames) {
   std::vector<std::string> names;
   for (const Comm* axis : mesh.axes()) names.push_back(axis->axis());
   EXPECT_EQ(names, (std::vector<std::string>{"data", "sequence", "tensor", "data_sequence"}));
+}
+
+/// One of each, of sizes that divide unevenly.
+void call_every_collective(Comm& comm) {
+  Context& ctx = test_context();
+  const int64_t ranks = comm.size(), n = 3 * ranks;
+  const Tensor small = Tensor::zeros(ctx, {n}, DType::kF64),
+               large = Tensor::zeros(ctx, {n * ranks}, DType::kF64);
+  comm.all_reduce("sum", large.slice_flat(0, {n - 1})).wait();
+  comm.all_gather("gather", small, large).wait();
+  comm.reduce_scatter("scatter", large, small).wait();
+  comm.all_to_all("shuffle", small, Tensor::zeros(ctx, {n}, DType::kF64)).wait();
+  comm.broadcast("root", small, int(ranks - 1)).wait();
+  const int next = (comm.rank() + 1) % comm.size(), before = (comm.rank() + comm.size() - 1) % comm.size();
+  comm.exchange("ring", {{next, small}}, {{before, large.slice_flat(0, {n})}}).wait();
+  std::vector<double> numbers(5, 1.0);
+  comm.all_reduce("numbers", numbers);
+  EXPECT_EQ(numbers, std::vector<double>(5, double(ranks)));
+  comm.all_reduce("largest", numbers, Reduce::kMax);
+  EXPECT_EQ(numbers, std::vector<double>(5, double(ranks)));
+  std::string text = "the same on all";
+  comm.broadcast("text", text);
+  EXPECT_EQ(text, "the same on all");
+  comm.barrier();
+}
+
+TEST(Mesh, OfADryWorldHasTheRealOnesPlacesAndBytes) {
+  for (const MeshShape& shape : shapes_of_world()) {
+    SCOPED_TRACE(fmt::format("{} x {} x {}", shape.data, shape.sequence, shape.tensor));
+    const std::unique_ptr<Comm> dry_world = make_dry_world(shape, {.rank = world().rank()});
+    world().reset_traffic();
+    const Mesh real(world(), shape), dry(*dry_world, shape);
+    std::vector<Comm*> real_comms = real.axes(), dry_comms = dry.axes();
+    real_comms.push_back(&world());
+    dry_comms.push_back(dry_world.get());
+    for (size_t i = 0; i < real_comms.size(); ++i) {
+      Comm &expected = *real_comms[i], &got = *dry_comms[i];
+      EXPECT_EQ(got.axis(), expected.axis());
+      EXPECT_EQ(got.size(), expected.size());
+      EXPECT_EQ(got.rank(), expected.rank());
+      EXPECT_EQ(got.machines(), expected.machines());
+      call_every_collective(expected);
+      call_every_collective(got);
+      ASSERT_EQ(got.traffic().size(), expected.traffic().size());
+      for (const auto& [name, traffic] : expected.traffic()) {
+        EXPECT_EQ(got.traffic().at(name).calls, traffic.calls) << name;
+        EXPECT_EQ(got.traffic().at(name).received_bytes, traffic.received_bytes) << name;
+      }
+    }
+  }
 }
 
 TEST(Mesh, AWrongProductNamesTheNearestOnesThatWouldDo) {
