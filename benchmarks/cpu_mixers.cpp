@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "core/blas_core.h"
-#include "models/mixers/mixer.h"
+#include "models/layer_options.h"
 #include "parallel/param_store.h"
 
 namespace spanwise {
@@ -35,27 +35,31 @@ struct Settings {
   std::string only;
 };
 
-MixerOptions bench_options(MixerKind kind) {
-  MixerOptions options;
-  options.hidden = kHidden;
-  options.layer = 1;
-  options.num_layers = 8;
-  options.attention = {.num_heads = 4, .num_kv_heads = 4, .head_dim = 64};
-  options.linear = {.num_heads = 4, .num_value_heads = 4, .key_dim = 64, .value_dim = 64};
-  if (kind == MixerKind::kMamba2) {
-    options.linear = {
-        .num_heads = 1, .num_value_heads = 8, .key_dim = 64, .value_dim = 64, .conv_bias = true};
-  }
-  return options;
-}
+constexpr int64_t kChunk = 64;
+const SharedOptions kShared{.hidden = kHidden, .norm_eps = 1e-6, .linear = {.init_stddev = 0.02}};
+const LinearHeads kHeads{.num_heads = 4, .num_value_heads = 4, .key_dim = 64, .value_dim = 64};
+const MixerOptions kMixers[] = {
+    AttentionOptions{.num_heads = 4, .num_kv_heads = 4, .head_dim = 64, .rope_theta = 10000},
+    LinearAttentionOptions{.heads = kHeads, .feature_map = FeatureMap::kElementwiseProduct, .chunk = kChunk},
+    LightningOptions{.heads = kHeads, .output_gate = true, .chunk = kChunk},
+    RetentionOptions{.heads = kHeads, .rope_theta = 10000, .output_gate = true, .chunk = kChunk},
+    Mamba2Options{.num_heads = 8,
+                  .num_groups = 1,
+                  .state_size = 64,
+                  .head_dim = 64,
+                  .conv_size = 4,
+                  .conv_bias = true,
+                  .chunk = kChunk},
+    DeltaNetOptions{.heads = kHeads, .conv_size = 4, .output_gate = true, .chunk = kChunk},
+    GatedDeltaNetOptions{.heads = kHeads, .conv_size = 4, .output_gate = true, .chunk = kChunk}};
 
 /// One mixer over batch x length tokens, kept so that shapes can be timed in turn.
 class Case {
  public:
-  Case(MixerKind kind, int64_t batch, int64_t length, Context& ctx)
+  Case(const MixerOptions& mixer, int64_t batch, int64_t length, Context& ctx)
       : ctx_(ctx),
         tokens_(batch * length),
-        mixer_(make_mixer(kind, bench_options(kind))),
+        mixer_(make_mixer(mixer, kShared, {.layer = 1, .num_layers = 8})),
         params_(ctx, *mixer_, DType::kF32, 1),
         layout_(batch, length),
         x_(normals({batch, length, kHidden}, "x")),
@@ -94,8 +98,8 @@ std::vector<int64_t> lengths_up_to(int64_t tokens) {
   return lengths;
 }
 
-bool wanted(const Settings& settings, const MixerName& mixer) {
-  return settings.only.empty() || settings.only == mixer.name;
+bool wanted(const Settings& settings, const MixerOptions& mixer) {
+  return settings.only.empty() || settings.only == name_of(mixer);
 }
 
 void print_header(const Settings& settings, const char* last) {
@@ -124,12 +128,12 @@ void print_time_table(const Settings& settings) {
       static_cast<long long>(settings.tokens), static_cast<long long>(kHidden), settings.threads,
       settings.repeat);
   print_header(settings, "longest / shortest");
-  for (const MixerName& mixer : mixer_names()) {
+  for (const MixerOptions& mixer : kMixers) {
     if (!wanted(settings, mixer)) continue;
     Context ctx({.num_threads = settings.threads});
     std::vector<std::unique_ptr<Case>> cases;
     for (const int64_t length : lengths_up_to(settings.tokens)) {
-      cases.push_back(std::make_unique<Case>(mixer.kind, settings.tokens / length, length, ctx));
+      cases.push_back(std::make_unique<Case>(mixer, settings.tokens / length, length, ctx));
     }
     std::vector<double> best(cases.size(), std::numeric_limits<double>::infinity());
     for (int i = 0; i < settings.repeat + 1; ++i) {
@@ -138,25 +142,25 @@ void print_time_table(const Settings& settings) {
         if (i > 0) best[c] = std::min(best[c], ns);  // the first round warms up memory and threads
       }
     }
-    print_row(mixer.name, best, " %.2f |\n");
+    print_row(name_of(mixer), best, " %.2f |\n");
   }
 }
 
 void print_memory_table(const Settings& settings) {
   std::printf("\nPeak memory of one sequence's forward + backward, MiB above input and parameters\n");
   print_header(settings, "longest / shortest");
-  for (const MixerName& mixer : mixer_names()) {
+  for (const MixerOptions& mixer : kMixers) {
     if (!wanted(settings, mixer)) continue;
     std::vector<double> peaks;
     for (const int64_t length : lengths_up_to(settings.tokens)) {
       Context ctx({.num_threads = settings.threads});
-      const Case one(mixer.kind, 1, length, ctx);
+      const Case one(mixer, 1, length, ctx);
       const size_t before = ctx.memory().live_bytes;
       ctx.reset_peak();
       one.run_seconds();
       peaks.push_back(double(ctx.memory().peak_bytes - before) / double(1 << 20));
     }
-    print_row(mixer.name, peaks, " %.1f |\n");
+    print_row(name_of(mixer), peaks, " %.1f |\n");
   }
 }
 

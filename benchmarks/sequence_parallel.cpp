@@ -3,7 +3,7 @@
 //
 //   launcher/local_mpirun.sh RANKS build/bin/sequence_parallel [--lengths 4096,16384,65536] [--repeat 3]
 //                                                              [--only
-//                                                              gated_deltanet|lightning|attention|overlap]
+//                                                              gated_delta_net|lightning|attention|overlap]
 //
 // RANKS is 1, 2 or 4 (4 heads). A length is that of the whole sequence. Times are those of the slowest rank.
 
@@ -23,7 +23,7 @@
 #include "core/blas_core.h"
 #include "core/ops/gated_delta.h"
 #include "core/ops/scalar_decay.h"
-#include "models/mixers/mixer.h"
+#include "models/layer_options.h"
 #include "parallel/param_store.h"
 
 namespace spanwise {
@@ -105,21 +105,22 @@ std::vector<Study> studies(int ranks) {
   const std::vector<Algorithm> keys{{"all-gather (LASP-2H)", {.attention = AttentionExchange::kAllGather}},
                                     {"ring", {.attention = AttentionExchange::kRing}},
                                     {"Ulysses", {.attention = AttentionExchange::kUlysses}}};
-  return {{"gated_deltanet", Partition::kContiguous, kNoLimit, states},
+  return {{"gated_delta_net", Partition::kContiguous, kNoLimit, states},
           {"lightning", Partition::kContiguous, kNoLimit, states},
           {"attention", Partition::kZigzag, kLongestSoftmax, keys}};
 }
 
 std::unique_ptr<Mixer> mixer_named(const std::string& name) {
-  MixerOptions options;
-  options.hidden = kHidden;
-  options.layer = 1;
-  options.num_layers = 8;
-  options.attention = {.num_heads = kHeads, .num_kv_heads = kHeads, .head_dim = kHeadDim};
-  options.linear = {
+  const LinearHeads heads{
       .num_heads = kHeads, .num_value_heads = kHeads, .key_dim = kHeadDim, .value_dim = kHeadDim};
-  for (const MixerName& mixer : mixer_names()) {
-    if (mixer.name == name) return make_mixer(mixer.kind, options);
+  const MixerOptions mixers[] = {
+      AttentionOptions{
+          .num_heads = kHeads, .num_kv_heads = kHeads, .head_dim = kHeadDim, .rope_theta = 10000},
+      LightningOptions{.heads = heads, .output_gate = true, .chunk = 64},
+      GatedDeltaNetOptions{.heads = heads, .conv_size = 4, .output_gate = true, .chunk = 64}};
+  const SharedOptions shared{.hidden = kHidden, .norm_eps = 1e-6, .linear = {.init_stddev = 0.02}};
+  for (const MixerOptions& mixer : mixers) {
+    if (name_of(mixer) == name) return make_mixer(mixer, shared, {.layer = 1, .num_layers = 8});
   }
   SPANWISE_FAIL("there is no mixer {}", name);
 }
@@ -433,7 +434,7 @@ void run(Comm& comm, const Settings& settings) {
     if (wanted(study.mixer)) run_study(ctx, comm, settings, study);
   }
   if (wanted("overlap")) run_overlap(ctx, comm, settings);
-  if (!found) fail_user("--only {}: choose gated_deltanet, lightning, attention or overlap.", settings.only);
+  if (!found) fail_user("--only {}: choose gated_delta_net, lightning, attention or overlap.", settings.only);
 }
 
 }  // namespace

@@ -11,11 +11,16 @@ int main(int, char** argv) {
   using namespace spanwise;
   if (const std::string said = take_fitting_blas_core(argv); !said.empty()) std::puts(said.c_str());
   Context ctx({.num_threads = 2});
-  LanguageModelOptions options{.vocab_size = 64, .num_layers = 2, .intermediate = 128, .layer_pattern = "LN"};
-  options.mixer.hidden = 64;
-  options.mixer.attention = {.num_heads = 4, .num_kv_heads = 4, .head_dim = 16};
-  options.mixer.linear = {.num_heads = 4, .num_value_heads = 4, .key_dim = 16, .value_dim = 16};
-  LanguageModel model(options);
+  const SwigluOptions swiglu{.intermediate = 128};
+  const GatedDeltaNetOptions linear{
+      .heads = {.num_heads = 4, .num_value_heads = 4, .key_dim = 16, .value_dim = 16},
+      .conv_size = 4,
+      .output_gate = true,
+      .chunk = 64};
+  const AttentionOptions softmax{.num_heads = 4, .num_kv_heads = 4, .head_dim = 16, .rope_theta = 10000};
+  LanguageModel model({.vocab_size = 64,
+                       .layers = {{linear, swiglu}, {softmax, swiglu}},
+                       .shared = {.hidden = 64, .norm_eps = 1e-6, .linear = {.init_stddev = 0.02}}});
   ParamStore params(ctx, model, DType::kF32, /*seed=*/1);
   GradientReducer reducer(params);
   ShardedAdamW optimizer(params);

@@ -155,7 +155,7 @@ BlockSizes::Qkv BlockSizes::project_qkv(SizeTape& tape, int x) const {
 }
 
 LinearStateBytes BlockSizes::state_bytes(MixerKind kind) const {
-  const LinearMixerOptions& o = model_.mixer.linear;
+  const FlatLinear& o = model_.mixer.linear;
   const LinearStateShape shape{
       .rows = local_.rows,
       .length = local_.row_tokens,
@@ -259,7 +259,7 @@ int BlockSizes::add_mamba2(SizeTape& tape, int u) const {
 }
 
 int BlockSizes::add_delta(SizeTape& tape, int x, MixerKind kind) const {
-  const LinearMixerOptions& o = model_.mixer.linear;
+  const FlatLinear& o = model_.mixer.linear;
   const auto project = [&](int64_t elems) {
     const int y = linear(tape, elems, x);
     return o.short_conv ? convolve(tape, y, elems) : cheap(tape, elems, {y});

@@ -7,8 +7,8 @@
 
 #include "core/ops/linear_state.h"
 #include "launcher/exchange_sizes.h"
+#include "launcher/flat_model.h"
 #include "launcher/size_tape.h"
-#include "models/language_model.h"
 #include "parallel/sequence_parallel.h"
 #include "parallel/tensor_parallel.h"
 
@@ -33,7 +33,7 @@ struct SizedStream {
 /// `model` must outlive it.
 class BlockSizes {
  public:
-  BlockSizes(const LanguageModelOptions& model, LocalRows local, const ComputeKind& compute)
+  BlockSizes(const FlatModel& model, LocalRows local, const ComputeKind& compute)
       : model_(model),
         local_(std::move(local)),
         compute_(compute),
@@ -91,7 +91,7 @@ class BlockSizes {
   int add_mamba2(SizeTape& tape, int u) const;
   int add_delta(SizeTape& tape, int x, MixerKind kind) const;
 
-  const LanguageModelOptions& model_;
+  const FlatModel& model_;
   LocalRows local_;
   ComputeKind compute_;
   int64_t n_;

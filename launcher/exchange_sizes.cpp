@@ -14,8 +14,8 @@ SequencePlan whole_documents(const SequencePartition& partition, int rank, int64
   return {partition, rank, batch, std::move(starts)};
 }
 
-SpanShape span_shape(const MixerOptions& options, MixerKind kind, int64_t rows, DType dtype) {
-  const LinearMixerOptions& o = options.linear;
+SpanShape span_shape(const FlatMixers& options, MixerKind kind, int64_t rows, DType dtype) {
+  const FlatLinear& o = options.linear;
   const bool delta = kind == MixerKind::kDeltaNet || kind == MixerKind::kGatedDeltaNet;
   return {.rows = rows,
           .heads = divide_or_share(options.tensor, o.num_value_heads, "heads").size(),

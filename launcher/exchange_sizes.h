@@ -3,8 +3,8 @@
 // (parallel/state_exchange_*.cpp, attention_*.cpp), in elements of the activations' dtype. Rows are one
 // document each.
 
+#include "launcher/flat_model.h"
 #include "launcher/size_tape.h"
-#include "models/mixers/mixer.h"
 #include "parallel/sequence_parallel.h"
 #include "parallel/state_exchange.h"
 
@@ -14,7 +14,7 @@ namespace spanwise {
 SequencePlan whole_documents(const SequencePartition& partition, int rank, int64_t batch);
 
 /// The summary of a linear layer.
-SpanShape span_shape(const MixerOptions& options, MixerKind kind, int64_t rows, DType dtype);
+SpanShape span_shape(const FlatMixers& options, MixerKind kind, int64_t rows, DType dtype);
 /// The algorithm that AUTO stands for; others stand for themselves.
 StateExchange chosen_exchange(StateExchange exchange, const SpanShape& shape, int num_ranks);
 

@@ -13,24 +13,6 @@ using config::TrainConfig;
 
 namespace {
 
-MixerKind mixer_kind(ModelConfig::LinearMixer mixer) {
-  switch (mixer) {
-    case ModelConfig::LINEAR_ATTENTION:
-      return MixerKind::kLinearAttention;
-    case ModelConfig::LIGHTNING:
-      return MixerKind::kLightning;
-    case ModelConfig::RETENTION:
-      return MixerKind::kRetention;
-    case ModelConfig::MAMBA2:
-      return MixerKind::kMamba2;
-    case ModelConfig::DELTA_NET:
-      return MixerKind::kDeltaNet;
-    case ModelConfig::GATED_DELTA_NET:
-      return MixerKind::kGatedDeltaNet;
-  }
-  SPANWISE_FAIL("model.linear_mixer {} is not in the table", int(mixer));
-}
-
 FeatureMap feature_map(LinearConfig::FeatureMap map) {
   switch (map) {
     case LinearConfig::ELEMENTWISE_PRODUCT:
@@ -57,20 +39,64 @@ AttentionOptions attention_options(const ModelConfig& model) {
           .output_gate = a.output_gate()};
 }
 
-LinearMixerOptions linear_options(const ModelConfig& model) {
-  const LinearConfig& l = model.linear();
+Mamba2Options mamba2_options(const ModelConfig& model) {
   const LinearShape shape = linear_shape(model);
-  return {.num_heads = shape.key_heads,
-          .num_value_heads = shape.value_heads,
-          .key_dim = shape.key_dim,
-          .value_dim = shape.value_dim,
-          .short_conv = l.short_conv(),
-          .conv_size = l.conv_size(),
-          .conv_bias = l.conv_bias(),
+  return {.num_heads = shape.value_heads,
+          .num_groups = shape.key_heads,
+          .state_size = shape.key_dim,
+          .head_dim = shape.value_dim,
+          .conv_size = model.linear().conv_size(),
+          .conv_bias = model.linear().conv_bias(),
+          .chunk = model.chunk_size()};
+}
+
+template <class Options>
+Options delta_options(const ModelConfig& model, const LinearHeads& heads) {
+  const LinearConfig& l = model.linear();
+  return {.heads = heads,
+          .conv_size = l.short_conv() ? l.conv_size() : 0,
           .allow_neg_eigval = l.allow_neg_eigval(),
           .output_gate = l.output_gate(),
-          .feature_map = feature_map(l.feature_map()),
           .chunk = model.chunk_size()};
+}
+
+MixerOptions linear_options(const ModelConfig& model) {
+  const LinearConfig& l = model.linear();
+  const LinearShape shape = linear_shape(model);
+  const LinearHeads heads{.num_heads = shape.key_heads,
+                          .num_value_heads = shape.value_heads,
+                          .key_dim = shape.key_dim,
+                          .value_dim = shape.value_dim};
+  const int64_t chunk = model.chunk_size();
+  switch (model.linear_mixer()) {
+    case ModelConfig::LINEAR_ATTENTION:
+      return LinearAttentionOptions{
+          .heads = heads, .feature_map = feature_map(l.feature_map()), .chunk = chunk};
+    case ModelConfig::LIGHTNING:
+      return LightningOptions{.heads = heads, .output_gate = l.output_gate(), .chunk = chunk};
+    case ModelConfig::RETENTION:
+      return RetentionOptions{
+          .heads = heads, .rope_theta = 10000, .output_gate = l.output_gate(), .chunk = chunk};
+    case ModelConfig::MAMBA2:
+      return mamba2_options(model);
+    case ModelConfig::DELTA_NET:
+      return delta_options<DeltaNetOptions>(model, heads);
+    case ModelConfig::GATED_DELTA_NET:
+      return delta_options<GatedDeltaNetOptions>(model, heads);
+  }
+  SPANWISE_FAIL("model.linear_mixer {} is not in the table", int(model.linear_mixer()));
+}
+
+std::vector<LayerOptions> layer_options(const ModelConfig& model, int64_t recompute_mlp_layers) {
+  std::vector<LayerOptions> layers;
+  const std::string& pattern = model.layer_pattern();
+  for (int64_t i = 0; i < model.num_layers(); ++i) {
+    const bool linear = pattern[size_t(i) % pattern.size()] == 'L';
+    layers.push_back({.mixer = linear ? linear_options(model) : MixerOptions(attention_options(model)),
+                      .feed_forward = SwigluOptions{.intermediate = intermediate_size(model),
+                                                    .recompute = i < recompute_mlp_layers}});
+  }
+  return layers;
 }
 
 }  // namespace
@@ -171,22 +197,16 @@ LanguageModelOptions language_model_options(const config::RunConfig& config, int
                                             const Mesh& mesh) {
   const ModelConfig& model = config.model();
   return {.vocab_size = model.vocab_size() > 0 ? model.vocab_size() : vocab_size,
-          .num_layers = model.num_layers(),
-          .intermediate = intermediate_size(model),
           .tie_embeddings = model.tie_embeddings(),
-          .layer_pattern = model.layer_pattern(),
-          .linear_mixer = mixer_kind(model.linear_mixer()),
-          .mixer = {.hidden = model.hidden_size(),
-                    .norm_eps = model.norm_eps(),
-                    .init_stddev = model.initializer_range(),
-                    .attention = attention_options(model),
-                    .linear = linear_options(model),
-                    .tensor = {mesh.tensor().size() > 1 ? &mesh.tensor() : nullptr},
-                    .recompute = config.train().recompute_mixers()},
+          .layers = layer_options(model, config.train().recompute_mlp_layers()),
+          .shared = {.hidden = model.hidden_size(),
+                     .norm_eps = model.norm_eps(),
+                     .linear = {.init_stddev = model.initializer_range()},
+                     .tensor = {mesh.tensor().size() > 1 ? &mesh.tensor() : nullptr},
+                     .recompute_mixers = config.train().recompute_mixers()},
           .loss_chunk_rows = config.train().loss_chunk_tokens(),
           .shard_norms = config.parallel().shard_norms(),
-          .activation_checkpointing = config.train().activation_checkpointing(),
-          .recompute_mlp_layers = config.train().recompute_mlp_layers()};
+          .activation_checkpointing = config.train().activation_checkpointing()};
 }
 
 namespace {

@@ -61,7 +61,7 @@ int64_t trial_bytes(const ParamLayout& params, Device device, int64_t tokens) {
 /// In elements. `gradients`: of parameters, in the backward of a part of the model (GradientSizes::during).
 int64_t most_held(const RunConfig& config, const Mesh& mesh, const LanguageModel& model,
                   const ParamLayout& params, const std::function<int64_t(int)>& gradients) {
-  const LanguageModelOptions& o = model.options();
+  const FlatModel o = flat_model(model.options());
   const DType dtype = compute_dtype(config);
   const ComputeKind compute{compute_device(config), dtype};
   const BlockSizes blocks(o, local_rows(config, mesh), compute);
@@ -81,7 +81,7 @@ int64_t most_held(const RunConfig& config, const Mesh& mesh, const LanguageModel
   end_part(0, false);
   int64_t peak = 0;
   for (int64_t layer = 0; layer < o.num_layers; ++layer) {
-    const MixerKind kind = model.mixer_of(layer);
+    const MixerKind kind = o.mixer_of(layer);
     const int part = 1 + int(layer);
     residual = o.activation_checkpointing
                    ? add_checkpointed(tape, blocks, kind, residual, layer, gradients(part), peak)

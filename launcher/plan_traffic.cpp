@@ -59,7 +59,7 @@ class MicroBatchTraffic {
  public:
   MicroBatchTraffic(const RunConfig& config, const Mesh& mesh, const LanguageModel& model)
       : mesh_(mesh),
-        model_(model.options()),
+        model_(flat_model(model.options())),
         sequence_(sequence_options(config, mesh)),
         plan_(whole_documents(
             SequencePartition(sequence_.partition, mesh.sequence().size(), config.train().sequence_length()),
@@ -71,7 +71,7 @@ class MicroBatchTraffic {
     add_stream();
     add_cross_entropy(loss_chunk_tokens(config, model_.vocab_size));
     for (int64_t layer = 0; layer < model_.num_layers; ++layer) {
-      const MixerKind kind = model.mixer_of(layer);
+      const MixerKind kind = model_.mixer_of(layer);
       add_norm_over_heads(kind);
       if (mesh.sequence().size() == 1) continue;
       if (kind == MixerKind::kAttention) {
@@ -123,7 +123,7 @@ class MicroBatchTraffic {
   }
 
   void add_short_convolutions(MixerKind kind) {
-    const LinearMixerOptions& o = model_.mixer.linear;
+    const FlatLinear& o = model_.mixer.linear;
     const int64_t keys = local_heads(o.num_heads) * o.key_dim,
                   values = local_heads(o.num_value_heads) * o.value_dim;
     if (kind == MixerKind::kMamba2) {
@@ -227,7 +227,7 @@ class MicroBatchTraffic {
   }
 
   const Mesh& mesh_;
-  const LanguageModelOptions& model_;
+  const FlatModel model_;
   SequenceOptions sequence_;
   SequencePlan plan_;
   DType dtype_;

@@ -15,31 +15,22 @@ size_t GenerationState::bytes() const {
 
 LanguageModel::LanguageModel(const LanguageModelOptions& options)
     : options_(options),
-      tensor_stream_(options.mixer.tensor, options.shard_norms),
-      norm_(tensor_stream_.parameter(options.mixer.hidden)) {
-  SPANWISE_CHECK(options.vocab_size > 0 && options.num_layers > 0 && !options.layer_pattern.empty(),
-                 "vocab_size={}, num_layers={} and layer_pattern='{}' must not be empty", options.vocab_size,
-                 options.num_layers, options.layer_pattern);
-  const TensorGroup& tensor = options.mixer.tensor;
-  const SplitDim vocabulary = divide_unevenly(tensor, options.vocab_size, "model.vocab_size");
-  const Init init = init::normal(options.mixer.init_stddev);
-  vocabulary_ = dim_part(tensor, vocabulary, "cross entropy");
-  embeddings_ = split_param({0, options.mixer.hidden}, 0, vocabulary, init);
-  if (!options.tie_embeddings) lm_head_ = split_param({0, options.mixer.hidden}, 0, vocabulary, init);
-  for (int64_t i = 0; i < options.num_layers; ++i) {
-    MixerOptions mixer = options.mixer;
-    mixer.layer = i;
-    mixer.num_layers = options.num_layers;
-    const MlpOptions mlp{.intermediate = options.intermediate, .recompute = i < options.recompute_mlp_layers};
-    blocks_.push_back(std::make_unique<Block>(mixer_of(i), mixer, mlp, tensor_stream_));
+      tensor_stream_(options.shared.tensor, options.shard_norms),
+      norm_(tensor_stream_.parameter(options.shared.hidden)) {
+  const SharedOptions& shared = options.shared;
+  require_sizes("model", {{"vocab_size", options.vocab_size},
+                          {"layers", int64_t(options.layers.size())},
+                          {"hidden", shared.hidden}});
+  const SplitDim vocabulary = divide_unevenly(shared.tensor, options.vocab_size, "model.vocab_size");
+  const Init init = init::normal(shared.linear.init_stddev);
+  vocabulary_ = dim_part(shared.tensor, vocabulary, "cross entropy");
+  embeddings_ = split_param({0, shared.hidden}, 0, vocabulary, init);
+  if (!options.tie_embeddings) lm_head_ = split_param({0, shared.hidden}, 0, vocabulary, init);
+  LayerPlace place{.layer = 0, .num_layers = int64_t(options.layers.size())};
+  for (const LayerOptions& layer : options.layers) {
+    blocks_.push_back(std::make_unique<Block>(layer, shared, place, tensor_stream_));
+    ++place.layer;
   }
-}
-
-MixerKind LanguageModel::mixer_of(int64_t layer) const {
-  const std::string& pattern = options_.layer_pattern;
-  const char c = pattern[size_t(layer) % pattern.size()];
-  SPANWISE_CHECK(c == 'L' || c == 'N', "layer_pattern '{}' has '{}'; L and N are known", pattern, c);
-  return c == 'L' ? options_.linear_mixer : MixerKind::kAttention;
 }
 
 Stream LanguageModel::forward(Tape& tape, const TokenBatch& batch, GenerationState* state) const {
@@ -50,7 +41,7 @@ Stream LanguageModel::forward(Tape& tape, const TokenBatch& batch, GenerationSta
   Stream stream{tensor_stream_.leave(tape, embedded), Var()};
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const auto run_block = [&block = *blocks_[i], gate = gate_, part = in_order(layer_part(i))](
-                               Tape& t, const Stream& in, const MixerContext& context) {
+                               Tape& t, const Stream& in, const LayerContext& context) {
       return with_part(t, gate, part, [&] { return block.forward(t, in, context); });
     };
     if (!options_.activation_checkpointing || !tape.saving()) {
@@ -70,14 +61,14 @@ Stream LanguageModel::forward(Tape& tape, const TokenBatch& batch, GenerationSta
 
 Var LanguageModel::final_norm(Tape& tape, const Var& delta, const Var& residual) const {
   return with_part(tape, gate_, in_order(norm_part()), [&] {
-    return add_rms_norm(tape, delta, residual, norm_.var(), options_.mixer.norm_eps).normed;
+    return add_rms_norm(tape, delta, residual, norm_.var(), options_.shared.norm_eps).normed;
   });
 }
 
 Var LanguageModel::loss(Tape& tape, const TokenBatch& batch, double loss_scale) const {
   const Stream stream = forward(tape, batch, nullptr);
   const Var h = tensor_stream_.enter(tape, final_norm(tape, stream.delta, stream.residual),
-                                     {batch.layout.batch(), batch.layout.length(), options_.mixer.hidden});
+                                     {batch.layout.batch(), batch.layout.length(), options_.shared.hidden});
   return with_part(tape, gate_, in_order(norm_part() + 1), [&] {
     return linear_cross_entropy(
                tape, h, head(), batch.labels,
@@ -89,8 +80,8 @@ Var LanguageModel::loss(Tape& tape, const TokenBatch& batch, double loss_scale) 
 Tensor LanguageModel::next_logits(Context& ctx, const std::vector<int32_t>& tokens,
                                   GenerationState& state) const {
   SPANWISE_CHECK(!tokens.empty(), "next_logits needs at least one token");
-  SPANWISE_CHECK(options_.mixer.tensor.size() == 1, "generation runs on one tensor rank, this model has {}",
-                 options_.mixer.tensor.size());
+  SPANWISE_CHECK(options_.shared.tensor.size() == 1, "generation runs on one tensor rank, this model has {}",
+                 options_.shared.tensor.size());
   state.layers.resize(blocks_.size());
   Tape tape(ctx, Tape::Mode::kInference);
   const int64_t length = int64_t(tokens.size());
@@ -98,7 +89,7 @@ Tensor LanguageModel::next_logits(Context& ctx, const std::vector<int32_t>& toke
   const Stream stream = forward(tape, {tokens, {}, layout}, &state);
   state.position += length;
 
-  const int64_t hidden = options_.mixer.hidden;
+  const int64_t hidden = options_.shared.hidden;
   const auto last = [&](const Var& x) {
     return Var(x.value().reshape({length, hidden}).row_range(length - 1, length));
   };

@@ -1,12 +1,12 @@
 #pragma once
-// A decoder-only language model: embedding, blocks whose mixers follow a layer pattern, norm, output
-// projection. Parameter names are fla's: model.embeddings.weight, model.layers.{i}.attn_norm.weight,
+// A decoder-only language model: embedding, blocks as a list of layers says, norm, output projection.
+// Parameter names are fla's: model.embeddings.weight, model.layers.{i}.attn_norm.weight,
 // model.layers.{i}.attn.…, model.layers.{i}.mlp_norm.weight, model.layers.{i}.mlp.{gate,up,down}_proj.weight,
 // model.norm.weight, lm_head.weight.
 //
-// Over several tensor ranks (options.mixer.tensor) every rank gets the same tokens and returns the same loss;
-// heads, MLP columns and vocabulary rows are divided; the stream between blocks is whole on every rank or,
-// with shard_norms, divided by tokens.
+// Over several tensor ranks (options.shared.tensor) every rank gets the same tokens and returns the same
+// loss; heads, feed-forward columns and vocabulary rows are divided; the stream between blocks is whole on
+// every rank or, with shard_norms, divided by tokens.
 
 #include <memory>
 #include <string>
@@ -19,19 +19,12 @@ namespace spanwise {
 
 struct LanguageModelOptions {
   int64_t vocab_size = 0;
-  int64_t num_layers = 0;
-  int64_t intermediate = 0;
   bool tie_embeddings = false;
-  /// One character a layer pattern position, repeated over the depth: 'L' = linear_mixer, 'N' = softmax
-  /// attention.
-  std::string layer_pattern = "L";
-  MixerKind linear_mixer = MixerKind::kGatedDeltaNet;
-  /// Hidden size, norms, heads, tensor ranks; `layer` and `num_layers` are filled in for each layer.
-  MixerOptions mixer;
-  int64_t loss_chunk_rows = 0;            ///< CrossEntropyOptions::chunk_rows
+  std::vector<LayerOptions> layers;  ///< from the embeddings to the head; any may have any mixer
+  SharedOptions shared;
+  int64_t loss_chunk_rows = 0;            ///< CrossEntropyOptions::chunk_rows; 0: its choice
   bool shard_norms = false;               ///< tensor ranks divide the stream and its norms by tokens
   bool activation_checkpointing = false;  ///< each block is recomputed in backward
-  int64_t recompute_mlp_layers = 0;  ///< so many first blocks' MLPs recompute their gate and up projections
 };
 
 /// The tokens of one micro-batch.
@@ -69,7 +62,6 @@ class LanguageModel : public Module {
   /// there. With a gate every forward and backward is collective.
   void set_param_gate(ParamGate* gate) { gate_ = gate; }
   const LanguageModelOptions& options() const { return options_; }
-  MixerKind mixer_of(int64_t layer) const;
 
  private:
   Stream forward(Tape& tape, const TokenBatch& batch, GenerationState* state) const;

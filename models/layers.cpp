@@ -4,11 +4,11 @@
 
 namespace spanwise {
 
-Linear::Linear(const SplitDim& in, const SplitDim& out, double init_stddev, Bias bias) {
+Linear::Linear(const SplitDim& in, const SplitDim& out, const LinearStyle& style, Bias bias) {
   SPANWISE_CHECK(!in.divided() || (!out.divided() && bias == Bias::kNo),
                  "a linear layer [{}, {}] whose input is divided needs a whole output and no bias", out.whole,
                  in.whole);
-  const Init init = init::normal(init_stddev);
+  const Init init = init::normal(style.init_stddev);
   weight_ =
       in.divided() ? split_param({out.whole, 0}, 1, in, init) : split_param({0, in.whole}, 0, out, init);
   if (bias == Bias::kYes) bias_ = split_param({0}, 0, out, init::constant(0), false);
@@ -39,7 +39,7 @@ ShortConv::ShortConv(const SplitDim& channels, int64_t size, double init_stddev,
   if (bias == Linear::Bias::kYes) bias_ = split_param({0}, 0, channels, init::constant(0), false);
 }
 
-Var ShortConv::operator()(Tape& tape, const Var& x, const MixerContext& context, Tensor* state,
+Var ShortConv::operator()(Tape& tape, const Var& x, const LayerContext& context, Tensor* state,
                           const L2Heads& heads) const {
   context.check();
   Var initial = state && state->defined() ? Var(*state) : Var();

@@ -7,10 +7,15 @@
 #include "core/ops/linear.h"
 #include "core/ops/pointwise.h"
 #include "core/ops/short_conv.h"
-#include "models/mixer_context.h"
+#include "models/layer_context.h"
 #include "parallel/tensor_parallel.h"
 
 namespace spanwise {
+
+/// What kind of linear layer: one value that is handed down to all of a model.
+struct LinearStyle {
+  double init_stddev = 0;  ///< of the normal distribution of the initial weights
+};
 
 /// y = x Wᵀ (+ b). Parameters "weight" [out, in], "bias" [out]. With `out` divided y holds this rank's
 /// columns; with `in` divided x does, and y is one term of a sum over ranks; at most one is, and the bias
@@ -19,7 +24,7 @@ class Linear : public Module {
  public:
   enum class Bias { kNo, kYes };
   Linear() = default;
-  Linear(const SplitDim& in, const SplitDim& out, double init_stddev, Bias bias = Bias::kNo);
+  Linear(const SplitDim& in, const SplitDim& out, const LinearStyle& style, Bias bias = Bias::kNo);
   Var operator()(Tape& tape, const Var& x, Recompute recompute = Recompute::kNo) const;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
   /// A default-constructed layer does not exist: it visits nothing.
@@ -51,7 +56,7 @@ class ShortConv : public Module {
             Linear::Bias bias = Linear::Bias::kNo);
   /// `state` [B, size − 1, channels]: the last inputs of the previous call, read if defined and replaced. May
   /// be null. `heads` of the result are divided by their length.
-  Var operator()(Tape& tape, const Var& x, const MixerContext& context, Tensor* state,
+  Var operator()(Tape& tape, const Var& x, const LayerContext& context, Tensor* state,
                  const L2Heads& heads = {}) const;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
   bool exists() const { return weight_.shape.num_dims() > 0; }

@@ -11,21 +11,25 @@
 
 namespace spanwise {
 
-Attention::Attention(const MixerOptions& options) : options_(options.attention), norm_eps_(options.norm_eps) {
-  const AttentionOptions& o = options_;
+Attention::Attention(const AttentionOptions& options, const SharedOptions& shared)
+    : options_(options), norm_eps_(shared.norm_eps) {
+  const AttentionOptions& o = options;
+  require_sizes(o.kName,
+                {{"num_heads", o.num_heads}, {"num_kv_heads", o.num_kv_heads}, {"head_dim", o.head_dim}});
+  SPANWISE_CHECK(o.rope_theta > 0, "attention.rope_theta is {}, but positions need a base", o.rope_theta);
   SPANWISE_CHECK(o.num_heads % o.num_kv_heads == 0, "{} query heads are not a multiple of {} key/value heads",
                  o.num_heads, o.num_kv_heads);
-  const TensorGroup& tensor = options.tensor;
-  const SplitDim heads = divide(tensor, o.num_heads, "model.attention.num_heads"),
-                 kv_heads = divide_or_share(tensor, o.num_kv_heads, "model.attention.num_kv_heads");
+  const TensorGroup& tensor = shared.tensor;
+  const SplitDim heads = divide(tensor, o.num_heads, "attention.num_heads"),
+                 kv_heads = divide_or_share(tensor, o.num_kv_heads, "attention.num_kv_heads");
   const SplitDim queries = heads.times(o.head_dim), keys = kv_heads.times(o.head_dim);
-  const int64_t hidden = options.hidden;
+  const int64_t hidden = shared.hidden;
   const auto bias = o.qkv_bias ? Linear::Bias::kYes : Linear::Bias::kNo;
-  q_proj_ = Linear(hidden, queries, options.init_stddev, bias);
-  k_proj_ = Linear(hidden, keys, options.init_stddev, bias);
-  v_proj_ = Linear(hidden, keys, options.init_stddev, bias);
-  if (o.output_gate) g_proj_ = Linear(hidden, queries, options.init_stddev);
-  o_proj_ = Linear(queries, hidden, options.init_stddev);
+  q_proj_ = Linear(hidden, queries, shared.linear, bias);
+  k_proj_ = Linear(hidden, keys, shared.linear, bias);
+  v_proj_ = Linear(hidden, keys, shared.linear, bias);
+  if (o.output_gate) g_proj_ = Linear(hidden, queries, shared.linear);
+  o_proj_ = Linear(queries, hidden, shared.linear);
   if (o.qk_norm) {
     q_norm_ = NormWeight(share(tensor, o.head_dim));
     k_norm_ = NormWeight(share(tensor, o.head_dim));
@@ -34,7 +38,7 @@ Attention::Attention(const MixerOptions& options) : options_(options.attention),
   options_.num_kv_heads = kv_heads.size();
 }
 
-Var Attention::forward(Tape& tape, const Var& x, const MixerContext& context) const {
+Var Attention::forward(Tape& tape, const Var& x, const LayerContext& context) const {
   Var q = split_heads(tape, q_proj_(tape, x), options_.num_heads);
   Var k = split_heads(tape, k_proj_(tape, x), options_.num_kv_heads);
   const Var v = split_heads(tape, v_proj_(tape, x), options_.num_kv_heads);

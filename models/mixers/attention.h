@@ -5,17 +5,29 @@
 //   o = softmax(q kᵀ / √d + mask) v,   q, k rotated;   out = o_proj(o)
 //
 // Parameters: q_proj [H·d, D], k_proj, v_proj [HKV·d, D] (with biases if qkv_bias), o_proj [D, H·d], q_norm,
-// k_norm [d], g_proj [H·d, D]. Reads MixerOptions::attention. Generation keeps every key and value.
+// k_norm [d], g_proj [H·d, D]. Generation keeps every key and value.
 
-#include "models/layers.h"
 #include "models/mixers/mixer.h"
 
 namespace spanwise {
 
+struct AttentionOptions {
+  static constexpr std::string_view kName = "attention";
+  using Layer = class Attention;
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;  ///< a divisor of num_heads
+  int64_t head_dim = 0;      ///< even
+  int64_t window = 0;        ///< keys a query sees, itself included; 0 = all
+  double rope_theta = 0;     ///< base of the rotary frequencies
+  bool qk_norm = false;
+  bool qkv_bias = false;
+  bool output_gate = false;
+};
+
 class Attention : public Mixer {
  public:
-  explicit Attention(const MixerOptions& options);
-  Var forward(Tape& tape, const Var& x, const MixerContext& context) const override;
+  Attention(const AttentionOptions& options, const SharedOptions& shared);
+  Var forward(Tape& tape, const Var& x, const LayerContext& context) const override;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
 
  private:

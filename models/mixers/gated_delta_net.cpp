@@ -6,35 +6,43 @@
 
 namespace spanwise {
 
-GatedDeltaNet::GatedDeltaNet(const MixerOptions& options, Decay decay)
-    : options_(options),
-      decay_(decay),
-      qkv_(options, Activation::kSiLU, QkvConv::kAsConfigured, QkNorm::kL2),
-      out_(options, "o_norm.", "o_norm.") {
-  const SplitDim value_heads = split_over_ranks(options).values;
-  b_proj_ = Linear(options.hidden, value_heads, options.init_stddev);
+GatedDeltaNet::GatedDeltaNet(const DeltaNetOptions& o, Decay decay, std::string_view name,
+                             const SharedOptions& shared, const HeadSplit& split)
+    : beta_scale_(o.allow_neg_eigval ? 2.0 : 1.0),
+      family_(family_options(shared, name, 1.0 / std::sqrt(double(o.heads.key_dim)), o.chunk)),
+      qkv_(shared, split, {.activation = Activation::kSiLU, .conv_size = o.conv_size, .norm = QkNorm::kL2}),
+      b_proj_(shared.hidden, split.values, shared.linear),
+      out_(shared, split,
+           {.gate = o.output_gate, .gated_norm_name = "o_norm.", .plain_norm_name = "o_norm."}) {
   if (decay == Decay::kNone) return;
-  a_proj_ = Linear(options.hidden, value_heads, options.init_stddev);
-  A_log_ = split_param({0}, 0, value_heads, init::log_uniform_range(0, 16), false);
-  dt_bias_ = split_param({0}, 0, value_heads, init::dt_bias(), false);
+  a_proj_ = Linear(shared.hidden, split.values, shared.linear);
+  A_log_ = split_param({0}, 0, split.values, init::log_uniform_range(0, 16), false);
+  dt_bias_ = split_param({0}, 0, split.values, init::dt_bias(), false);
 }
 
-Var GatedDeltaNet::forward(Tape& tape, const Var& x, const MixerContext& context) const {
-  const LinearMixerOptions& o = options_.linear;
+GatedDeltaNet::GatedDeltaNet(const DeltaNetOptions& o, const SharedOptions& shared)
+    : GatedDeltaNet(o, Decay::kNone, o.kName, shared, split_over_ranks(shared.tensor, o.heads, o.kName)) {}
+
+GatedDeltaNet::GatedDeltaNet(const GatedDeltaNetOptions& o, const SharedOptions& shared)
+    : GatedDeltaNet({.heads = o.heads,
+                     .conv_size = o.conv_size,
+                     .allow_neg_eigval = o.allow_neg_eigval,
+                     .output_gate = o.output_gate,
+                     .chunk = o.chunk},
+                    Decay::kScalarGate, o.kName, shared, split_over_ranks(shared.tensor, o.heads, o.kName)) {}
+
+Var GatedDeltaNet::forward(Tape& tape, const Var& x, const LayerContext& context) const {
   const QkvProjection::Heads heads = qkv_(tape, x, context);
-  const Var beta = scaled_sigmoid(tape, b_proj_(tape, x), o.allow_neg_eigval ? 2.0 : 1.0);
-  const Var log_decay = decay_ == Decay::kNone ? Var() : decay_gate(tape, a_proj_(tape, x), A_log_, dt_bias_);
-  const Var y = run_gated_delta(
-      tape, heads, log_decay, beta, context,
-      {.scale = 1.0 / std::sqrt(double(o.key_dim)), .chunk = o.chunk, .recompute = options_.recompute});
-  return out_(tape, y, x);
+  const Var beta = scaled_sigmoid(tape, b_proj_(tape, x), beta_scale_);
+  const Var log_decay = a_proj_.exists() ? decay_gate(tape, a_proj_(tape, x), A_log_, dt_bias_) : Var();
+  return out_(tape, run_gated_delta(tape, heads, log_decay, beta, context, family_), x);
 }
 
 void GatedDeltaNet::visit(const std::string& prefix, const ParamVisitor& visitor) {
   qkv_.visit(prefix, visitor);
   a_proj_.visit(prefix + "a_proj.", visitor);
   b_proj_.visit(prefix + "b_proj.", visitor);
-  if (decay_ == Decay::kScalarGate) {
+  if (a_proj_.exists()) {
     visitor(prefix + "A_log", A_log_);
     visitor(prefix + "dt_bias", dt_bias_);
   }

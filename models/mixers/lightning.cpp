@@ -15,29 +15,25 @@ std::vector<double> Lightning::log_decays(int64_t num_heads, int64_t layer, int6
   return g;
 }
 
-Lightning::Lightning(const MixerOptions& options)
-    : options_(options),
-      heads_(split_over_ranks(options).values),
-      qkv_(options, Activation::kSiLU, QkvConv::kNone) {
-  const LinearMixerOptions& o = options_.linear;
-  const SplitDim values = heads_.times(o.value_dim);
-  if (o.output_gate) g_proj_ = Linear(options.hidden, values, options.init_stddev);
-  o_proj_ = Linear(values, options.hidden, options.init_stddev);
+Lightning::Lightning(const LightningOptions& o, const SharedOptions& shared, const LayerPlace& place)
+    : norm_eps_(shared.norm_eps),
+      family_(family_options(shared, o.kName, 1.0, o.chunk)),
+      log_decays_(log_decays(o.heads.num_value_heads, place.layer, place.num_layers)),
+      heads_(split_over_ranks(shared.tensor, o.heads, o.kName)),
+      qkv_(shared, heads_, {.activation = Activation::kSiLU}) {
+  const SplitDim values = heads_.value_channels();
+  if (o.output_gate) g_proj_ = Linear(shared.hidden, values, shared.linear);
+  o_proj_ = Linear(values, shared.hidden, shared.linear);
   norm_ = NormWeight(values);
-  norm_part_ = dim_part(options.tensor, values, "norm over heads");
+  norm_part_ = dim_part(shared.tensor, values, "norm over heads");
 }
 
-Var Lightning::forward(Tape& tape, const Var& x, const MixerContext& context) const {
-  const LinearMixerOptions& o = options_.linear;
+Var Lightning::forward(Tape& tape, const Var& x, const LayerContext& context) const {
   const QkvProjection::Heads heads = qkv_(tape, x, context);
-  const Tensor decay =
-      per_head_tensor(tape.context(), x.value().dtype(),
-                      log_decays(o.num_value_heads, options_.layer, options_.num_layers), heads_);
-  const Var y =
-      merge_heads(tape, run_scalar_decay(tape, heads, {.per_head = decay}, context,
-                                         {.scale = 1.0, .chunk = o.chunk, .recompute = options_.recompute}));
-  if (!o.output_gate) return o_proj_(tape, rms_norm(tape, y, norm_.var(), options_.norm_eps, norm_part_));
-  return o_proj_(tape, gated_rms_norm(tape, y, g_proj_(tape, x), norm_.var(), options_.norm_eps,
+  const Tensor decay = per_head_tensor(tape.context(), x.value().dtype(), log_decays_, heads_.values);
+  const Var y = merge_heads(tape, run_scalar_decay(tape, heads, {.per_head = decay}, context, family_));
+  if (!g_proj_.exists()) return o_proj_(tape, rms_norm(tape, y, norm_.var(), norm_eps_, norm_part_));
+  return o_proj_(tape, gated_rms_norm(tape, y, g_proj_(tape, x), norm_.var(), norm_eps_,
                                       {.gate_activation = Activation::kSigmoid, .part = norm_part_}));
 }
 

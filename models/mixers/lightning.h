@@ -6,24 +6,33 @@
 //   out = o_proj(RMSNorm over all heads(o) ∘ σ(g_proj x))
 //
 // Parameters: q_proj, k_proj, v_proj, g_proj, o_proj, norm [HV·V] (MiniMax packs q|k|v per head into qkv_proj
-// and calls g_proj output_gate, o_proj out_proj). Reads num_heads, num_value_heads, key_dim, value_dim,
-// output_gate, chunk.
+// and calls g_proj output_gate, o_proj out_proj).
 
-#include "models/mixers/heads.h"
+#include "models/mixers/linear_mixer.h"
 
 namespace spanwise {
 
+struct LightningOptions {
+  static constexpr std::string_view kName = "lightning";
+  using Layer = class Lightning;
+  LinearHeads heads;
+  bool output_gate = false;
+  int64_t chunk = 0;
+};
+
 class Lightning : public Mixer {
  public:
-  explicit Lightning(const MixerOptions& options);
-  Var forward(Tape& tape, const Var& x, const MixerContext& context) const override;
+  Lightning(const LightningOptions& options, const SharedOptions& shared, const LayerPlace& place);
+  Var forward(Tape& tape, const Var& x, const LayerContext& context) const override;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
   /// g_h for every head.
   static std::vector<double> log_decays(int64_t num_heads, int64_t layer, int64_t num_layers);
 
  private:
-  MixerOptions options_;
-  SplitDim heads_;
+  double norm_eps_;
+  LinearStateOptions family_;
+  std::vector<double> log_decays_;  // of all ranks' heads
+  HeadSplit heads_;
   QkvProjection qkv_;
   Linear g_proj_, o_proj_;
   NormWeight norm_;

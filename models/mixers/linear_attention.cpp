@@ -7,43 +7,43 @@
 
 namespace spanwise {
 
-LinearAttention::LinearAttention(const MixerOptions& options)
-    : options_(options), qkv_(options, Activation::kNone, QkvConv::kNone) {
-  const LinearMixerOptions& o = options.linear;
+LinearAttention::LinearAttention(const LinearAttentionOptions& o, const SharedOptions& shared)
+    : feature_map_(o.feature_map),
+      norm_eps_(shared.norm_eps),
+      family_(family_options(shared, o.kName, 1.0 / std::sqrt(double(o.heads.key_dim)), o.chunk)),
+      heads_(split_over_ranks(shared.tensor, o.heads, o.kName)),
+      qkv_(shared, heads_, {}) {
   if (o.feature_map == FeatureMap::kElementwiseProduct) {
-    const SplitDim features = share(options.tensor, o.key_dim);
+    const SplitDim features = share(shared.tensor, o.heads.key_dim);
     for (ProductMap* map : {&map_q_, &map_k_}) {
-      map->layer1 = Linear(o.key_dim, features, options.init_stddev, Linear::Bias::kYes);
-      map->layer2 = Linear(o.key_dim, features, options.init_stddev, Linear::Bias::kYes);
+      map->layer1 = Linear(o.heads.key_dim, features, shared.linear, Linear::Bias::kYes);
+      map->layer2 = Linear(o.heads.key_dim, features, shared.linear, Linear::Bias::kYes);
     }
   }
-  norm_ = NormWeight(share(options.tensor, o.value_dim));
-  o_proj_ = Linear(split_over_ranks(options).values.times(o.value_dim), options.hidden, options.init_stddev);
+  norm_ = NormWeight(share(shared.tensor, o.heads.value_dim));
+  o_proj_ = Linear(heads_.value_channels(), shared.hidden, shared.linear);
 }
 
-Var LinearAttention::feature_map(Tape& tape, const Var& x, const ProductMap& map) const {
-  switch (options_.linear.feature_map) {
+Var LinearAttention::mapped(Tape& tape, const Var& x, const ProductMap& map) const {
+  switch (feature_map_) {
+    case FeatureMap::kIdentity:
+      return x;
     case FeatureMap::kElementwiseProduct:
       return multiply(tape, map.layer1(tape, x), map.layer2(tape, x));
     case FeatureMap::kElu:
       return activation(tape, x, Activation::kEluPlusOne);
     case FeatureMap::kRelu:
       return activation(tape, x, Activation::kReLU);
-    case FeatureMap::kIdentity:
-      return x;
   }
-  SPANWISE_FAIL("unknown feature map {}", int(options_.linear.feature_map));
+  SPANWISE_FAIL("unknown feature map {}", int(feature_map_));
 }
 
-Var LinearAttention::forward(Tape& tape, const Var& x, const MixerContext& context) const {
+Var LinearAttention::forward(Tape& tape, const Var& x, const LayerContext& context) const {
   QkvProjection::Heads heads = qkv_(tape, x, context);
-  heads.q = feature_map(tape, heads.q, map_q_);
-  heads.k = feature_map(tape, heads.k, map_k_);
-  const Var o = run_scalar_decay(tape, heads, {}, context,
-                                 {.scale = 1.0 / std::sqrt(double(options_.linear.key_dim)),
-                                  .chunk = options_.linear.chunk,
-                                  .recompute = options_.recompute});
-  return o_proj_(tape, merge_heads(tape, rms_norm(tape, o, norm_.var(), options_.norm_eps)));
+  heads.q = mapped(tape, heads.q, map_q_);
+  heads.k = mapped(tape, heads.k, map_k_);
+  const Var o = run_scalar_decay(tape, heads, {}, context, family_);
+  return o_proj_(tape, merge_heads(tape, rms_norm(tape, o, norm_.var(), norm_eps_)));
 }
 
 void LinearAttention::visit(const std::string& prefix, const ParamVisitor& visitor) {

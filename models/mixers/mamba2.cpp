@@ -8,30 +8,39 @@
 
 namespace spanwise {
 
-Mamba2::Mamba2(const MixerOptions& options) : options_(options), inner_split_(0) {
-  const LinearMixerOptions& o = options.linear;
-  const SplitDim heads = divide(options.tensor, o.num_value_heads, "model.linear.num_heads");
-  const SplitDim groups = divide_or_share(options.tensor, o.num_heads, "model.linear.num_groups");
-  const SplitDim inner = heads.times(o.value_dim), group_columns = groups.times(o.key_dim);
+Mamba2::Mamba2(const Mamba2Options& o, const SharedOptions& shared)
+    : num_groups_(o.num_groups),
+      norm_eps_(shared.norm_eps),
+      tensor_(shared.tensor),
+      family_(family_options(shared, o.kName, 1.0, o.chunk)),
+      inner_split_(0) {
+  require_sizes(o.kName, {{"num_heads", o.num_heads},
+                          {"num_groups", o.num_groups},
+                          {"state_size", o.state_size},
+                          {"head_dim", o.head_dim},
+                          {"conv_size", o.conv_size}});
+  const SplitDim heads = divide(shared.tensor, o.num_heads, "mamba2.num_heads");
+  const SplitDim groups = divide_or_share(shared.tensor, o.num_groups, "mamba2.num_groups");
+  const SplitDim inner = heads.times(o.head_dim), group_columns = groups.times(o.state_size);
   heads_ = heads.size();
   groups_ = groups.size();
   inner_ = inner.size();
   group_columns_ = group_columns.size();
-  in_proj_ = Linear(options.hidden, concatenate({inner, inner, group_columns, group_columns, heads}),
-                    options.init_stddev);
-  conv_ = ShortConv(concatenate({inner, group_columns, group_columns}), o.conv_size, options.init_stddev,
-                    Activation::kSiLU, o.conv_bias ? Linear::Bias::kYes : Linear::Bias::kNo);
+  in_proj_ =
+      Linear(shared.hidden, concatenate({inner, inner, group_columns, group_columns, heads}), shared.linear);
+  conv_ =
+      ShortConv(concatenate({inner, group_columns, group_columns}), o.conv_size, shared.linear.init_stddev,
+                Activation::kSiLU, o.conv_bias ? Linear::Bias::kYes : Linear::Bias::kNo);
   A_log_ = split_param({0}, 0, heads, init::log_uniform_range(1, 16), false);
   D_ = split_param({0}, 0, heads, init::constant(1), false);
   dt_bias_ = split_param({0}, 0, heads, init::dt_bias(), false);
   norm_ = NormWeight(inner);
   inner_split_ = inner;
-  norm_groups_ = std::max<int64_t>(1, inner_ * o.num_heads / inner.whole);
-  out_proj_ = Linear(inner, options.hidden, options.init_stddev);
+  norm_groups_ = std::max<int64_t>(1, inner_ * o.num_groups / inner.whole);
+  out_proj_ = Linear(inner, shared.hidden, shared.linear);
 }
 
-Var Mamba2::forward(Tape& tape, const Var& u, const MixerContext& context) const {
-  const LinearMixerOptions& o = options_.linear;
+Var Mamba2::forward(Tape& tape, const Var& u, const LayerContext& context) const {
   const std::vector<Var> zxbcdt =
       split_columns(tape, in_proj_(tape, u), {inner_, inner_ + 2 * group_columns_, heads_});
   if (context.state) context.state->conv.resize(1);
@@ -41,14 +50,13 @@ Var Mamba2::forward(Tape& tape, const Var& u, const MixerContext& context) const
   const Mamba2Gates gates = mamba2_gates(tape, x, zxbcdt[2], A_log_, dt_bias_);
   const QkvProjection::Heads heads{split_heads(tape, parts[2], groups_), split_heads(tape, parts[1], groups_),
                                    gates.v};
-  Var y = run_scalar_decay(tape, heads, {.per_token = gates.g}, context,
-                           {.scale = 1.0, .chunk = o.chunk, .recompute = options_.recompute});
+  Var y = run_scalar_decay(tape, heads, {.per_token = gates.g}, context, family_);
   // Each group's heads are normalised together.
   const DimPart norm_part =
-      grouped_dim_part(tape.context(), options_.tensor, inner_split_, o.num_heads, "norm over heads");
+      grouped_dim_part(tape.context(), tensor_, inner_split_, num_groups_, "norm over heads");
   const Shape merged = zxbcdt[0].shape(), grouped{u.dim(0), u.dim(1), norm_groups_, inner_ / norm_groups_};
   y = reshape(tape, head_skip(tape, y, x, D_), grouped);
-  y = gated_rms_norm(tape, y, reshape(tape, zxbcdt[0], grouped), norm_.var(), options_.norm_eps,
+  y = gated_rms_norm(tape, y, reshape(tape, zxbcdt[0], grouped), norm_.var(), norm_eps_,
                      {.order = GateOrder::kGateThenNorm, .part = norm_part});
   return out_proj_(tape, reshape(tape, y, merged));
 }

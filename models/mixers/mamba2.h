@@ -6,23 +6,37 @@
 //   S_t = e^{g_t} S_{t-1} + B_t (Δ_t x_t)ᵀ,   y_t = C_tᵀ S_t + D_skip x_t
 //   out = out_proj(RMSNorm(y ∘ silu(z))), each group's heads normalised apart
 //
-// H = num_value_heads heads of P = value_dim; num_heads groups share B and C of N = key_dim (n_groups and
-// state_size in published configs). Parameters: in_proj [2HP + 2GN + H, D], conv1d {weight [HP + 2GN, 1, W],
-// bias}, A_log, D, dt_bias [H], norm [HP], out_proj [D, HP]. Reads num_heads, num_value_heads, key_dim,
-// value_dim, conv_size, conv_bias, chunk.
+// H = num_heads of P = head_dim; G = num_groups share B and C of N = state_size. Parameters: in_proj
+// [2HP + 2GN + H, D], conv1d {weight [HP + 2GN, 1, W], bias}, A_log, D, dt_bias [H], norm [HP],
+// out_proj [D, HP].
 
-#include "models/mixers/heads.h"
+#include "models/mixers/linear_mixer.h"
 
 namespace spanwise {
 
+struct Mamba2Options {
+  static constexpr std::string_view kName = "mamba2";
+  using Layer = class Mamba2;
+  int64_t num_heads = 0;   ///< a multiple of num_groups
+  int64_t num_groups = 0;  ///< of heads that share B and C
+  int64_t state_size = 0;  ///< N
+  int64_t head_dim = 0;    ///< P
+  int64_t conv_size = 0;   ///< W
+  bool conv_bias = false;
+  int64_t chunk = 0;
+};
+
 class Mamba2 : public Mixer {
  public:
-  explicit Mamba2(const MixerOptions& options);
-  Var forward(Tape& tape, const Var& x, const MixerContext& context) const override;
+  Mamba2(const Mamba2Options& options, const SharedOptions& shared);
+  Var forward(Tape& tape, const Var& x, const LayerContext& context) const override;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
 
  private:
-  MixerOptions options_;
+  int64_t num_groups_;  // of all ranks
+  double norm_eps_;
+  TensorGroup tensor_;
+  LinearStateOptions family_;
   int64_t heads_, groups_;         // of this rank
   int64_t inner_, group_columns_;  // H·P and G·N columns, of this rank
   Linear in_proj_, out_proj_;

@@ -12,23 +12,23 @@ std::vector<double> Retention::log_decays(int64_t num_heads) {
   return g;
 }
 
-Retention::Retention(const MixerOptions& options)
-    : options_(options),
-      heads_(split_over_ranks(options).values),
-      qkv_(options, Activation::kNone, QkvConv::kNone),
-      out_(options, "g_norm_swish_gate.", "g_norm.") {}
+Retention::Retention(const RetentionOptions& o, const SharedOptions& shared)
+    : rope_theta_(o.rope_theta),
+      family_(family_options(shared, o.kName, 1.0 / std::sqrt(double(o.heads.key_dim)), o.chunk)),
+      log_decays_(log_decays(o.heads.num_value_heads)),
+      heads_(split_over_ranks(shared.tensor, o.heads, o.kName)),
+      qkv_(shared, heads_, {}),
+      out_(shared, heads_,
+           {.gate = o.output_gate, .gated_norm_name = "g_norm_swish_gate.", .plain_norm_name = "g_norm."}) {
+  SPANWISE_CHECK(o.rope_theta > 0, "retention.rope_theta is {}, but positions need a base", o.rope_theta);
+}
 
-Var Retention::forward(Tape& tape, const Var& x, const MixerContext& context) const {
-  const LinearMixerOptions& o = options_.linear;
+Var Retention::forward(Tape& tape, const Var& x, const LayerContext& context) const {
   QkvProjection::Heads heads = qkv_(tape, x, context);
-  heads.q = rope(tape, heads.q, context.layout.positions(), o.rope_theta, 0);
-  heads.k = rope(tape, heads.k, context.layout.positions(), o.rope_theta, 0);
-  const Tensor decay =
-      per_head_tensor(tape.context(), x.value().dtype(), log_decays(o.num_value_heads), heads_);
-  const Var y = run_scalar_decay(
-      tape, heads, {.per_head = decay}, context,
-      {.scale = 1.0 / std::sqrt(double(o.key_dim)), .chunk = o.chunk, .recompute = options_.recompute});
-  return out_(tape, y, x);
+  heads.q = rope(tape, heads.q, context.layout.positions(), rope_theta_, 0);
+  heads.k = rope(tape, heads.k, context.layout.positions(), rope_theta_, 0);
+  const Tensor decay = per_head_tensor(tape.context(), x.value().dtype(), log_decays_, heads_.values);
+  return out_(tape, run_scalar_decay(tape, heads, {.per_head = decay}, context, family_), x);
 }
 
 void Retention::visit(const std::string& prefix, const ParamVisitor& visitor) {

@@ -2,6 +2,7 @@
 
 #include "parallel/gradient_reducer.h"
 #include "tests/testing/op_testing.h"
+#include "tests/testing/small_mixers.h"
 
 namespace spanwise::testing {
 namespace {
@@ -28,11 +29,11 @@ struct Planned {
   }
 
   static LanguageModelOptions options(bool tied) {
-    LanguageModelOptions options{
-        .vocab_size = 50, .num_layers = kLayers, .intermediate = 40, .tie_embeddings = tied};
-    options.mixer.hidden = 32;
-    options.mixer.linear = {.num_heads = 2};
-    return options;
+    const MixerSizes sizes{.heads = {.num_heads = 2, .num_value_heads = 4, .key_dim = 64, .value_dim = 64}};
+    return {.vocab_size = 50,
+            .tie_embeddings = tied,
+            .layers = layers_of("L", kLayers, "gated_delta_net", sizes, SwigluOptions{.intermediate = 40}),
+            .shared = {.hidden = 32, .norm_eps = 1e-6, .linear = {.init_stddev = 0.02}}};
   }
   /// Bytes of the buckets with a parameter of any of these names.
   int64_t bytes_with(const std::vector<std::string>& prefixes) const {

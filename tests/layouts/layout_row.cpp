@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "core/rng.h"
+#include "tests/testing/small_mixers.h"
 
 namespace spanwise::testing {
 
@@ -44,24 +45,19 @@ const char* name_of(AttentionExchange attention) {
   SPANWISE_FAIL("attention exchange {}", int(attention));
 }
 
-std::string_view name_of(MixerKind kind) {
-  for (const MixerName& mixer : mixer_names()) {
-    if (mixer.kind == kind) return mixer.name;
-  }
-  SPANWISE_FAIL("mixer {}", int(kind));
-}
+const std::string_view kAttention = AttentionOptions::kName;
 
 bool has_linear(const Task& task) {
-  return task.pattern.find('L') != std::string::npos && task.mixer != MixerKind::kAttention;
+  return task.pattern.find('L') != std::string::npos && task.mixer != kAttention;
 }
 bool has_softmax(const Task& task) {
-  return task.pattern.find('N') != std::string::npos || task.mixer == MixerKind::kAttention;
+  return task.pattern.find('N') != std::string::npos || task.mixer == kAttention;
 }
 
 /// Each mixer alone.
 std::vector<Task> mixer_tasks() {
   std::vector<Task> tasks;
-  for (const MixerName& mixer : mixer_names()) tasks.push_back({.mixer = mixer.kind});
+  for (const std::string& mixer : mixer_names()) tasks.push_back({.mixer = mixer});
   return tasks;
 }
 
@@ -88,7 +84,7 @@ void add_every_mixer(std::vector<Row>& rows) {
 void add_exchanges(std::vector<Row>& rows) {
   Task delta = kHybrid, decay = kHybrid, window = kHybrid;
   delta.text = Task::Text::kShort;
-  decay.mixer = MixerKind::kMamba2;
+  decay.mixer = Mamba2Options::kName;
   window.window = 5;
   for (const Partition partition : kPartitions) {
     for (const StateExchange exchange : kExchanges) {
@@ -176,8 +172,8 @@ void add_sharded_norms(std::vector<Row>& rows) {
 }  // namespace
 
 std::string Task::str() const {
-  return fmt::format("{} pattern {}{} {} {}{}", name_of(mixer), pattern, tied ? " tied" : "",
-                     spanwise::name_of(dtype), text == Text::kShort ? "short" : "packed",
+  return fmt::format("{} pattern {}{} {} {}{}", mixer, pattern, tied ? " tied" : "", spanwise::name_of(dtype),
+                     text == Text::kShort ? "short" : "packed",
                      window > 0 ? fmt::format(" window {}", window) : "") +
          (wide ? " wide" : "");
 }
@@ -189,7 +185,7 @@ std::string Row::str() const {
       mesh.data, mesh.sequence, mesh.tensor, zero_stage,
       partition == Partition::kZigzag ? "zigzag" : "contiguous", name_of(exchange), name_of(attention),
       checkpointing ? "on"
-      : recompute   ? "of mixers and MLPs"
+      : recompute   ? "of mixers and feed-forwards"
                     : "off",
       shard_norms ? "sharded norms, " : "", passes, task.str());
 }
@@ -310,7 +306,7 @@ void add_gpu_rows(std::vector<Row>& rows, DType dtype) {
   }
   const Task delta = wide(kHybrid);
   Task decay = delta, window = delta, tied = delta;
-  decay.mixer = MixerKind::kMamba2;
+  decay.mixer = Mamba2Options::kName;
   window.window = 5;
   tied.tied = true;
   tied.text = Task::Text::kShort;

@@ -19,8 +19,8 @@ struct Task {
     kPacked,  ///< 29 tokens: documents of one token, on and beside borders, one over all ranks
     kShort,   ///< 9 tokens: some ranks have padding alone, and one row has no labels
   };
-  MixerKind mixer = MixerKind::kGatedDeltaNet;
-  std::string pattern = "L";  ///< as LanguageModelOptions::layer_pattern
+  std::string mixer = "gated_delta_net";
+  std::string pattern = "L";  ///< repeated over the layers: L is `mixer`, N softmax attention
   DType dtype = DType::kF64;
   Text text = Text::kPacked;
   bool tied = false;

@@ -5,6 +5,7 @@
 #include "core/host_context.h"
 #include "core/optim/clip.h"
 #include "parallel/whole_params.h"
+#include "tests/testing/small_mixers.h"
 
 namespace spanwise::testing {
 
@@ -17,36 +18,34 @@ constexpr double kLearningRate = 3e-3;
 
 LanguageModelOptions model_options(const Row& row, const Mesh& mesh) {
   const bool wide = row.task.wide;
+  const MixerSizes sizes{.attention = {.num_heads = kHeads,
+                                       .num_kv_heads = kKvHeads,
+                                       .head_dim = wide ? 64 : 8,
+                                       .window = row.task.window,
+                                       .qk_norm = true,
+                                       .output_gate = true},
+                         .heads = {.num_heads = kLinearHeads,
+                                   .num_value_heads = kLinearValueHeads,
+                                   .key_dim = wide ? 64 : 4,
+                                   .value_dim = wide ? 64 : 6},
+                         // Products of two maps have either sign, and a norm turns a small sum of them about:
+                         // in BF16 such gradients tell nothing.
+                         .feature_map = wide ? FeatureMap::kElu : FeatureMap::kElementwiseProduct,
+                         .chunk = wide ? 64 : 4};
   LanguageModelOptions options{.vocab_size = wide ? kWideVocab : kVocab,
-                               .num_layers = 2,
-                               .intermediate = wide ? 320 : 40,
                                .tie_embeddings = row.task.tied,
-                               .layer_pattern = row.task.pattern,
-                               .linear_mixer = row.task.mixer,
+                               .layers = layers_of(row.task.pattern, 2, row.task.mixer, sizes,
+                                                   SwigluOptions{.intermediate = wide ? 320 : 40}),
+                               .shared = {.hidden = wide ? 256 : 32,
+                                          .norm_eps = 1e-6,
+                                          // Large weights, so that every path carries a visible gradient.
+                                          .linear = {.init_stddev = wide ? 0.07 : 0.2},
+                                          .tensor = {mesh.tensor().size() > 1 ? &mesh.tensor() : nullptr},
+                                          .recompute_mixers = row.recompute},
                                .loss_chunk_rows = wide ? 64 : 7,
-                               .activation_checkpointing = row.checkpointing,
-                               .recompute_mlp_layers = row.recompute ? 1 : 0};
-  options.shard_norms = row.shard_norms;
-  options.mixer.hidden = wide ? 256 : 32;
-  options.mixer.init_stddev =
-      wide ? 0.07 : 0.2;  // large weights, so that every path carries a visible gradient
-  options.mixer.attention = {.num_heads = kHeads,
-                             .num_kv_heads = kKvHeads,
-                             .head_dim = wide ? 64 : 8,
-                             .window = row.task.window,
-                             .qk_norm = true,
-                             .output_gate = true};
-  options.mixer.linear = {.num_heads = kLinearHeads,
-                          .num_value_heads = kLinearValueHeads,
-                          .key_dim = wide ? 64 : 4,
-                          .value_dim = wide ? 64 : 6,
-                          .conv_bias = true,
-                          // Products of two maps have either sign, and a norm turns a small sum of them
-                          // about: in BF16 such gradients tell nothing.
-                          .feature_map = wide ? FeatureMap::kElu : FeatureMap::kElementwiseProduct,
-                          .chunk = wide ? 64 : 4};
-  options.mixer.recompute = row.recompute;
-  options.mixer.tensor = {mesh.tensor().size() > 1 ? &mesh.tensor() : nullptr};
+                               .shard_norms = row.shard_norms,
+                               .activation_checkpointing = row.checkpointing};
+  std::get<SwigluOptions>(options.layers[0].feed_forward).recompute = row.recompute;
   return options;
 }
 

@@ -1,67 +1,56 @@
 // Every mixer, from its table: gradients of all parameters, documents kept apart, generation equal to the
 // whole.
 
-#include "models/mixers/mixer.h"
+#include "models/layer_options.h"
 
 #include <cmath>
 #include <set>
 
-#include "models/mixers/lightning.h"
-#include "models/mixers/retention.h"
 #include "parallel/param_store.h"
 #include "tests/testing/op_testing.h"
+#include "tests/testing/small_mixers.h"
 
 namespace spanwise::testing {
 namespace {
 
 constexpr int64_t kHidden = 12;
 
-MixerOptions small_options() {
-  MixerOptions options;
-  options.hidden = kHidden;
-  options.layer = 1;
-  options.num_layers = 3;
-  options.init_stddev = 0.4;  // large weights, so that every path carries a visible gradient
-  options.attention = {.num_heads = 4,
-                       .num_kv_heads = 2,
-                       .head_dim = 4,
-                       .qk_norm = true,
-                       .qkv_bias = true,
-                       .output_gate = true};
-  options.linear = {.num_heads = 2,
-                    .num_value_heads = 4,
-                    .key_dim = 4,
-                    .value_dim = 6,
-                    .conv_bias = true,
-                    .allow_neg_eigval = true,
-                    .chunk = 4};
-  return options;
+// Large weights, so that every path carries a visible gradient.
+const SharedOptions kShared{.hidden = kHidden, .norm_eps = 1e-6, .linear = {.init_stddev = 0.4}};
+const LayerPlace kPlace{.layer = 1, .num_layers = 3};
+
+MixerSizes small_sizes() {
+  return {.attention = {.num_heads = 4,
+                        .num_kv_heads = 2,
+                        .head_dim = 4,
+                        .qk_norm = true,
+                        .qkv_bias = true,
+                        .output_gate = true},
+          .heads = {.num_heads = 2, .num_value_heads = 4, .key_dim = 4, .value_dim = 6},
+          .allow_neg_eigval = true};
 }
 
 struct MixerCase {
   std::string name;
-  MixerKind kind;
   MixerOptions options;
   friend void PrintTo(const MixerCase& c, std::ostream* out) { *out << c.name; }
 };
 
 std::vector<MixerCase> mixer_cases() {
   std::vector<MixerCase> cases;
-  for (const MixerName& m : mixer_names()) cases.push_back({std::string(m.name), m.kind, small_options()});
-  MixerCase window{"attention_window", MixerKind::kAttention, small_options()};
-  window.options.attention.window = 3;
-  cases.push_back(window);
+  for (const MixerOptions& m : every_mixer(small_sizes())) cases.push_back({std::string(name_of(m)), m});
+  MixerSizes window = small_sizes();
+  window.attention.window = 3;
+  cases.push_back({"attention_window", mixer_named("attention", window)});
   for (const FeatureMap map : {FeatureMap::kElu, FeatureMap::kRelu, FeatureMap::kIdentity}) {
-    MixerCase linear{fmt::format("linear_attn_map_{}", int(map)), MixerKind::kLinearAttention,
-                     small_options()};
-    linear.options.linear.feature_map = map;
-    cases.push_back(linear);
+    MixerSizes sizes = small_sizes();
+    sizes.feature_map = map;
+    cases.push_back(
+        {fmt::format("linear_attention_map_{}", int(map)), mixer_named("linear_attention", sizes)});
   }
-  MixerCase plain{"gated_deltanet_plain", MixerKind::kGatedDeltaNet, small_options()};
-  plain.options.linear.short_conv = false;
-  plain.options.linear.output_gate = false;
-  plain.options.linear.allow_neg_eigval = false;
-  cases.push_back(plain);
+  MixerSizes plain = small_sizes();
+  plain.short_conv = plain.output_gate = plain.allow_neg_eigval = false;
+  cases.push_back({"gated_delta_net_plain", mixer_named("gated_delta_net", plain)});
   return cases;
 }
 
@@ -73,7 +62,7 @@ SequenceLayout packed_layout(int64_t length) {
 class Mixers : public ::testing::TestWithParam<MixerCase> {
  protected:
   Mixers()
-      : mixer_(make_mixer(GetParam().kind, GetParam().options)),
+      : mixer_(make_mixer(GetParam().options, kShared, kPlace)),
         params_(test_context(), *mixer_, DType::kF64, 7) {}
 
   Tensor forward(const Tensor& x, const SequenceLayout& layout, MixerState* state = nullptr) const {
@@ -147,8 +136,7 @@ TEST_P(Mixers, GeneratingTokenByTokenEqualsTheWhole) {
   size_t bytes = state.bytes();
   for (int64_t t = prompt; t < length; ++t) {
     EXPECT_TRUE(near(part(t, t + 1), whole.row_range(t, t + 1), kTolerance64.value)) << "token " << t;
-    EXPECT_TRUE(GetParam().kind == MixerKind::kAttention || state.bytes() == bytes)
-        << "a linear mixer's state grew";
+    EXPECT_TRUE(is_attention(GetParam().options) || state.bytes() == bytes) << "a linear mixer's state grew";
   }
 }
 
@@ -175,20 +163,20 @@ INSTANTIATE_TEST_SUITE_P(All, Mixers, ::testing::ValuesIn(mixer_cases()),
                          [](const auto& info) { return info.param.name; });
 
 TEST(MixerParameters, HaveTheNamesOfPublishedCheckpoints) {
-  const auto names = [](MixerKind kind, MixerOptions options) {
+  const auto names = [](std::string_view mixer) {
     std::set<std::string> all;
-    make_mixer(kind, options)->visit("", [&](const std::string& name, Param&) { all.insert(name); });
+    make_mixer(mixer_named(mixer, small_sizes()), kShared)->visit("", [&](const std::string& name, Param&) {
+      all.insert(name);
+    });
     return all;
   };
-  const MixerOptions options = small_options();
-  EXPECT_EQ(names(MixerKind::kGatedDeltaNet, options),
+  EXPECT_EQ(names("gated_delta_net"),
             (std::set<std::string>{"q_proj.weight", "k_proj.weight", "v_proj.weight", "q_conv1d.weight",
                                    "k_conv1d.weight", "v_conv1d.weight", "a_proj.weight", "b_proj.weight",
                                    "A_log", "dt_bias", "g_proj.weight", "o_norm.weight", "o_proj.weight"}));
-  EXPECT_EQ(names(MixerKind::kMamba2, options),
-            (std::set<std::string>{"in_proj.weight", "conv1d.weight", "conv1d.bias", "A_log", "D", "dt_bias",
-                                   "norm.weight", "out_proj.weight"}));
-  EXPECT_EQ(names(MixerKind::kRetention, options),
+  EXPECT_EQ(names("mamba2"), (std::set<std::string>{"in_proj.weight", "conv1d.weight", "conv1d.bias", "A_log",
+                                                    "D", "dt_bias", "norm.weight", "out_proj.weight"}));
+  EXPECT_EQ(names("retention"),
             (std::set<std::string>{"q_proj.weight", "k_proj.weight", "v_proj.weight", "g_proj.weight",
                                    "g_norm_swish_gate.weight", "o_proj.weight"}));
 }
@@ -196,7 +184,7 @@ TEST(MixerParameters, HaveTheNamesOfPublishedCheckpoints) {
 TEST(Mamba2, NormalisesEachGroupApart) {
   // 4 heads of 6 channels in 2 groups. With the second group's columns of out_proj at zero, the output is the
   // first group's alone, and what the second group's heads do must not reach it through the norm.
-  const std::unique_ptr<Mixer> mixer = make_mixer(MixerKind::kMamba2, small_options());
+  const std::unique_ptr<Mixer> mixer = make_mixer(mixer_named("mamba2", small_sizes()), kShared);
   const ParamStore params(test_context(), *mixer, DType::kF64, 7);
   Tensor skip;
   for (const ParamEntry& entry : params.entries()) {

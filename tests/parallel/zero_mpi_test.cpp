@@ -11,6 +11,7 @@
 #include "parallel/sharded_adamw.h"
 #include "parallel/whole_params.h"
 #include "tests/testing/op_testing.h"
+#include "tests/testing/small_mixers.h"
 
 namespace spanwise::testing {
 namespace {
@@ -30,14 +31,14 @@ constexpr double kClipNorm = 0.5;
 constexpr int kNumStages = 4;
 
 LanguageModelOptions model_options(bool tied, bool checkpointing) {
-  LanguageModelOptions options{
-      .vocab_size = kVocab, .num_layers = 2, .intermediate = 24, .tie_embeddings = tied};
-  options.activation_checkpointing = checkpointing;
-  options.layer_pattern = "LN";
-  options.mixer.hidden = 16;
-  options.mixer.attention = {.num_heads = 2, .num_kv_heads = 1};
-  options.mixer.linear.num_heads = 2;
-  return options;
+  const MixerSizes sizes{.attention = {.num_heads = 2, .num_kv_heads = 1, .head_dim = 64},
+                         .heads = {.num_heads = 2, .num_value_heads = 4, .key_dim = 64, .value_dim = 64},
+                         .chunk = 64};
+  return {.vocab_size = kVocab,
+          .tie_embeddings = tied,
+          .layers = layers_of("LN", 2, "gated_delta_net", sizes, SwigluOptions{.intermediate = 24}),
+          .shared = {.hidden = 16, .norm_eps = 1e-6, .linear = {.init_stddev = 0.02}},
+          .activation_checkpointing = checkpointing};
 }
 
 std::vector<int32_t> tokens_of(int step, int row, int shift) {

@@ -1,5 +1,5 @@
 #pragma once
-// What a mixer knows about the tokens it is given, beside the tokens.
+// What a mixer or a feed-forward knows about the tokens it is given, beside the tokens.
 
 #include <vector>
 
@@ -20,7 +20,7 @@ struct MixerState {
   size_t bytes() const;
 };
 
-struct MixerContext {
+struct LayerContext {
   const SequenceLayout& layout;
   /// Generation: goes on from this state and updates it (inference only); T = 1 is the single-token step.
   MixerState* state = nullptr;
