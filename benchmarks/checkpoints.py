@@ -24,7 +24,7 @@ from spanwise_run import ROOT, exit_for, metrics_of, train_command
 
 SMALL = {"device": "CPU", "train.precision": "F32", "train.sequence_length": 256, "train.global_batch": 2,
          "train.micro_batch": 2, "model.hidden_size": 512, "model.num_layers": 8, "model.intermediate_size": 1408,
-         "model.linear.num_heads": 4}
+         "model.layer.L.gated_delta_net.num_heads": 4}
 
 
 def prepare(args):

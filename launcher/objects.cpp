@@ -4,102 +4,13 @@
 #include <numeric>
 
 #include "launcher/config/derived.h"
+#include "launcher/config/layer_list.h"
+#include "launcher/config/layers.h"
 
 namespace spanwise {
 
-using config::LinearConfig;
 using config::ModelConfig;
 using config::TrainConfig;
-
-namespace {
-
-FeatureMap feature_map(LinearConfig::FeatureMap map) {
-  switch (map) {
-    case LinearConfig::ELEMENTWISE_PRODUCT:
-      return FeatureMap::kElementwiseProduct;
-    case LinearConfig::ELU:
-      return FeatureMap::kElu;
-    case LinearConfig::RELU:
-      return FeatureMap::kRelu;
-    case LinearConfig::IDENTITY:
-      return FeatureMap::kIdentity;
-  }
-  SPANWISE_FAIL("model.linear.feature_map {} is not in the table", int(map));
-}
-
-AttentionOptions attention_options(const ModelConfig& model) {
-  const config::AttentionConfig& a = model.attention();
-  return {.num_heads = a.num_heads(),
-          .num_kv_heads = attention_kv_heads(a),
-          .head_dim = attention_head_dim(model),
-          .window = a.window(),
-          .rope_theta = a.rope_theta(),
-          .qk_norm = a.qk_norm(),
-          .qkv_bias = a.qkv_bias(),
-          .output_gate = a.output_gate()};
-}
-
-Mamba2Options mamba2_options(const ModelConfig& model) {
-  const LinearShape shape = linear_shape(model);
-  return {.num_heads = shape.value_heads,
-          .num_groups = shape.key_heads,
-          .state_size = shape.key_dim,
-          .head_dim = shape.value_dim,
-          .conv_size = model.linear().conv_size(),
-          .conv_bias = model.linear().conv_bias(),
-          .chunk = model.chunk_size()};
-}
-
-template <class Options>
-Options delta_options(const ModelConfig& model, const LinearHeads& heads) {
-  const LinearConfig& l = model.linear();
-  return {.heads = heads,
-          .conv_size = l.short_conv() ? l.conv_size() : 0,
-          .allow_neg_eigval = l.allow_neg_eigval(),
-          .output_gate = l.output_gate(),
-          .chunk = model.chunk_size()};
-}
-
-MixerOptions linear_options(const ModelConfig& model) {
-  const LinearConfig& l = model.linear();
-  const LinearShape shape = linear_shape(model);
-  const LinearHeads heads{.num_heads = shape.key_heads,
-                          .num_value_heads = shape.value_heads,
-                          .key_dim = shape.key_dim,
-                          .value_dim = shape.value_dim};
-  const int64_t chunk = model.chunk_size();
-  switch (model.linear_mixer()) {
-    case ModelConfig::LINEAR_ATTENTION:
-      return LinearAttentionOptions{
-          .heads = heads, .feature_map = feature_map(l.feature_map()), .chunk = chunk};
-    case ModelConfig::LIGHTNING:
-      return LightningOptions{.heads = heads, .output_gate = l.output_gate(), .chunk = chunk};
-    case ModelConfig::RETENTION:
-      return RetentionOptions{
-          .heads = heads, .rope_theta = 10000, .output_gate = l.output_gate(), .chunk = chunk};
-    case ModelConfig::MAMBA2:
-      return mamba2_options(model);
-    case ModelConfig::DELTA_NET:
-      return delta_options<DeltaNetOptions>(model, heads);
-    case ModelConfig::GATED_DELTA_NET:
-      return delta_options<GatedDeltaNetOptions>(model, heads);
-  }
-  SPANWISE_FAIL("model.linear_mixer {} is not in the table", int(model.linear_mixer()));
-}
-
-std::vector<LayerOptions> layer_options(const ModelConfig& model, int64_t recompute_mlp_layers) {
-  std::vector<LayerOptions> layers;
-  const std::string& pattern = model.layer_pattern();
-  for (int64_t i = 0; i < model.num_layers(); ++i) {
-    const bool linear = pattern[size_t(i) % pattern.size()] == 'L';
-    layers.push_back({.mixer = linear ? linear_options(model) : MixerOptions(attention_options(model)),
-                      .feed_forward = SwigluOptions{.intermediate = intermediate_size(model),
-                                                    .recompute = i < recompute_mlp_layers}});
-  }
-  return layers;
-}
-
-}  // namespace
 
 DType compute_dtype(const config::RunConfig& config) {
   switch (config.train().precision()) {
@@ -193,12 +104,25 @@ ParamStoreOptions param_store_options(const config::RunConfig& config, const Lan
           .parts = model.parts()};
 }
 
+namespace {
+
+std::vector<LayerOptions> layers_of(const config::RunConfig& config) {
+  std::vector<LayerOptions> layers;
+  for (const config::LayerConfig* layer : layers_in_depth(config.model())) {
+    const bool recompute = int64_t(layers.size()) < config.train().recompute_mlp_layers();
+    layers.push_back(layer_options(config.model(), *layer, recompute));
+  }
+  return layers;
+}
+
+}  // namespace
+
 LanguageModelOptions language_model_options(const config::RunConfig& config, int64_t vocab_size,
                                             const Mesh& mesh) {
   const ModelConfig& model = config.model();
   return {.vocab_size = model.vocab_size() > 0 ? model.vocab_size() : vocab_size,
           .tie_embeddings = model.tie_embeddings(),
-          .layers = layer_options(model, config.train().recompute_mlp_layers()),
+          .layers = layers_of(config),
           .shared = {.hidden = model.hidden_size(),
                      .norm_eps = model.norm_eps(),
                      .linear = {.init_stddev = model.initializer_range()},

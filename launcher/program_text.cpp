@@ -8,6 +8,7 @@
 #include "core/terminal.h"
 #include "launcher/build_info.h"
 #include "launcher/config/config.h"
+#include "launcher/config/layer_list.h"
 #include "launcher/verb.h"
 #include "launcher/words.h"
 #include "parallel/stop_request.h"
@@ -89,13 +90,28 @@ std::string man_verb(const Verb& verb) {
   return text;
 }
 
-void add_field_paths(const google::protobuf::Descriptor& message, const std::string& path,
+// Of a choice the fields of what `message` has chosen.
+void add_field_paths(const google::protobuf::Message& message, const std::string& path,
                      std::vector<std::string>& paths) {
-  for (int i = 0; i < message.field_count(); ++i) {
-    const auto& field = *message.field(i);
+  const auto& reflection = *message.GetReflection();
+  for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
+    const auto& field = *message.GetDescriptor()->field(i);
+    if (field.real_containing_oneof() && !reflection.HasField(message, &field)) continue;
     paths.push_back(path + field.name());
     if (field.message_type() && !field.is_repeated())
-      add_field_paths(*field.message_type(), path + field.name() + ".", paths);
+      add_field_paths(reflection.GetMessage(message, &field), path + field.name() + ".", paths);
+  }
+}
+
+// Every config has the letters L and N.
+void add_layer_paths(std::vector<std::string>& paths) {
+  for (const char* letter : {"L", "N"}) {
+    const std::string path = fmt::format("model.layer.{}", letter);
+    paths.push_back(path);
+    std::vector<std::string> own;
+    add_field_paths(*default_layer(letter), path + ".", own);
+    std::erase(own, path + ".letter");
+    paths.insert(paths.end(), own.begin(), own.end());
   }
 }
 
@@ -129,7 +145,8 @@ std::string bash_completion() {
     for (const ActionSpec& action : usage.actions) actions += fmt::format(" {}", action.name);
     cases += fmt::format("    {}) options='{}' actions=\"{}\" ;;\n", verb.name, options, actions);
   }
-  add_field_paths(*RunConfig::descriptor(), "", fields);
+  add_field_paths(RunConfig::default_instance(), "", fields);
+  add_layer_paths(fields);
   std::string text =
       "# Completion for spanwise: source <(spanwise completion bash)\n"
       "_spanwise() {{\n"

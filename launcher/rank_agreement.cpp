@@ -1,6 +1,5 @@
 #include "launcher/rank_agreement.h"
 
-#include <google/protobuf/text_format.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -9,16 +8,14 @@
 #include "core/blas_core.h"
 #include "core/dispatch.h"
 #include "core/file_io.h"
-
 #include "core/rng.h"
 #include "launcher/build_info.h"
+#include "launcher/config/layer_list.h"
+#include "launcher/config/values.h"
 
 namespace spanwise {
 
 namespace {
-
-using google::protobuf::FieldDescriptor;
-using google::protobuf::Message;
 
 constexpr const char* kSameConfig = "start all ranks with the same config and the same --set options";
 constexpr const char* kSameCall = "start all ranks with the same command";
@@ -27,44 +24,6 @@ constexpr size_t kShownBytes = 120;
 // Places that may differ: what lies there is compared.
 const std::set<std::string, std::less<>> kFree{"run.dir", "train.threads"};
 const std::set<std::string, std::less<>> kPaths{"data.tokenizer.model", "data.train.path", "data.validation"};
-
-/// Adds the fields of a message whose place is `path`, "data.train[0]."; `schema` is the same without
-/// numbers.
-void add_fields(const Message& message, const std::string& path, const std::string& schema,
-                std::vector<Fact>& facts) {
-  const auto& reflection = *message.GetReflection();
-  const google::protobuf::TextFormat::Printer printer;
-  const auto value_of = [&](const FieldDescriptor& field, int index) {
-    std::string text;
-    printer.PrintFieldValueToString(message, &field, index, &text);
-    return text;
-  };
-  for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
-    const FieldDescriptor& field = *message.GetDescriptor()->field(i);
-    const std::string name = path + field.name(), schema_name = schema + field.name();
-    if (kFree.contains(schema_name)) continue;
-    if (field.is_repeated()) {
-      const int size = reflection.FieldSize(message, &field);
-      facts.push_back({name + "'s number of entries", std::to_string(size), kSameConfig});
-      for (int entry = 0; entry < size; ++entry) {
-        const std::string entry_name = fmt::format("{}[{}]", name, entry);
-        if (field.message_type()) {
-          add_fields(reflection.GetRepeatedMessage(message, &field, entry), entry_name + ".",
-                     schema_name + ".", facts);
-        } else {
-          facts.push_back({entry_name, value_of(field, entry), kSameConfig});
-        }
-      }
-    } else if (field.message_type()) {
-      add_fields(reflection.GetMessage(message, &field), name + ".", schema_name + ".", facts);
-    } else if (kPaths.contains(schema_name)) {
-      const bool given = !reflection.GetString(message, &field).empty();
-      facts.push_back({name, given ? "given" : "empty", kSameConfig});
-    } else {
-      facts.push_back({name, value_of(field, -1), kSameConfig});
-    }
-  }
-}
 
 Fact tokenizer_fact(const config::TokenizerConfig& tokenizer) {
   Fact fact{.field = "data.tokenizer", .value = "BYTES", .remedy = "give all ranks the same tokenizer"};
@@ -184,8 +143,15 @@ void require_agreement(Comm& world, std::string_view name, const std::vector<Fac
 }
 
 std::vector<Fact> config_facts(const RunConfig& config) {
+  // Letters without a place in the model are nobody's affair.
+  RunConfig used = config;
+  *used.mutable_model() = with_used_layers(config.model());
   std::vector<Fact> facts;
-  add_fields(config, "", "", facts);
+  for (const ConfigValue& value : config_values(used)) {
+    if (kFree.contains(value.field)) continue;
+    const std::string given = value.text == "\"\"" ? "empty" : "given";
+    facts.push_back({value.path, kPaths.contains(value.field) ? given : value.text, kSameConfig});
+  }
   return facts;
 }
 

@@ -1,8 +1,7 @@
 #include "launcher/run_config.h"
 
-#include <google/protobuf/util/message_differencer.h>
-
 #include <filesystem>
+#include <map>
 #include <optional>
 
 #include "core/check.h"
@@ -10,6 +9,9 @@
 #include "launcher/build_info.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
 #include "launcher/config/derived.h"
+#include "launcher/config/layer_list.h"
+#include "launcher/config/upgrade.h"
+#include "launcher/config/values.h"
 #include "launcher/metrics/history.h"
 #include "launcher/run_dir.h"
 
@@ -25,42 +27,45 @@ std::string file_text(RunConfig config) {
   return fmt::format("# Resolved config; built from commit {}.\n{}", git_hash(), print_config(config));
 }
 
-/// With every default set, as it is printed.
-RunConfig written_out(const RunConfig& config) {
-  return parse_config(print_config(config), "config");
+/// What starts may differ in: not in places of the run and of its tokenizer, of which RUN_DIR has its own,
+/// nor in letters without a place in the model.
+std::map<std::string, std::string> compared_values(RunConfig config) {
+  *config.mutable_model() = with_used_layers(config.model());
+  config.mutable_checkpoint()->clear_accept_changed();
+  config.mutable_run()->clear_dir();
+  config.mutable_data()->mutable_tokenizer()->clear_model();
+  std::map<std::string, std::string> values;
+  for (const ConfigValue& value : config_values(config)) values[value.path] = value.text;
+  return values;
 }
 
-/// "train.steps: 240 -> 480, …": from the run's config to this start's. Places of the run and of its
-/// tokenizer are not compared: RUN_DIR has its own.
+/// "train.steps: 240 -> 480, …": from the run's config to this start's.
 std::string differences(const RunConfig& recorded, const RunConfig& config) {
-  google::protobuf::util::MessageDifferencer differencer;
-  std::string report;
-  differencer.ReportDifferencesToString(&report);
-  RunConfig before = written_out(recorded), now = written_out(config);
-  for (RunConfig* each : {&before, &now}) each->mutable_checkpoint()->clear_accept_changed();
-  before.mutable_run()->set_dir(config.run().dir());
-  now.mutable_run()->set_dir(config.run().dir());
-  before.mutable_data()->mutable_tokenizer()->set_model(now.data().tokenizer().model());
-  if (now.data().tokenizer().kind() != config::TokenizerConfig::SENTENCEPIECE) {
-    before.mutable_data()->mutable_tokenizer()->clear_model();
-    now.mutable_data()->mutable_tokenizer()->clear_model();
-  }
-  if (differencer.Compare(before, now)) return "";
-  constexpr std::string_view kModified = "modified: ";
+  const auto before = compared_values(recorded), now = compared_values(config);
   std::string text;
-  for (size_t begin = 0, end = 0; (end = report.find('\n', begin)) != report.npos; begin = end + 1) {
-    std::string_view line(report.data() + begin, end - begin);
-    if (line.starts_with(kModified)) line.remove_prefix(kModified.size());
-    text += (text.empty() ? "" : ", ") + std::string(line);
+  const auto add = [&](const std::string& change) { text += (text.empty() ? "" : ", ") + change; };
+  for (const auto& [path, value] : now) {
+    const auto former = before.find(path);
+    if (former == before.end()) {
+      add(fmt::format("added: {}: {}", path, value));
+    } else if (former->second != value) {
+      add(fmt::format("{}: {} -> {}", path, former->second, value));
+    }
+  }
+  for (const auto& [path, value] : before) {
+    if (!now.count(path)) add(fmt::format("deleted: {}: {}", path, value));
   }
   return text;
 }
 
-/// What the file holds; nothing if it cannot be read, which is said as `problem`.
+/// What the file holds; nothing if it cannot be read, which is said as `problem`. OldConfig if it is of an
+/// older form.
 std::optional<RunConfig> recorded_config(const fs::path& file, const std::string& run_dir,
                                          std::string& problem) {
   try {
     return load_config(file.string(), {"run.dir=" + run_dir});
+  } catch (const OldConfig&) {
+    throw OldConfig(run_dir);
   } catch (const UserError& error) {
     problem = error.what();
     return std::nullopt;

@@ -6,6 +6,7 @@
 #include "core/file_io.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
 #include "launcher/config/derived.h"
+#include "launcher/config/upgrade.h"
 #include "launcher/metrics/history.h"
 
 namespace spanwise {
@@ -27,6 +28,14 @@ bool overrides_tokenizer(const std::vector<std::string>& overrides) {
     if (text.starts_with("data.tokenizer")) return true;
   }
   return false;
+}
+
+RunConfig recorded_config(const fs::path& run_dir, const std::vector<std::string>& overrides) {
+  try {
+    return load_config((run_dir / kConfigName).string(), overrides);
+  } catch (const OldConfig&) {
+    throw OldConfig(run_dir);
+  }
 }
 
 }  // namespace
@@ -58,7 +67,7 @@ fs::path run_of_checkpoint(const fs::path& checkpoint) {
 RunConfig load_run_dir(const fs::path& run_dir, const std::vector<std::string>& overrides) {
   std::vector<std::string> all = {"run.dir=" + run_dir.string()};
   all.insert(all.end(), overrides.begin(), overrides.end());
-  RunConfig config = load_config((run_dir / kConfigName).string(), all);
+  RunConfig config = recorded_config(run_dir, all);
   config::TokenizerConfig& tokenizer = *config.mutable_data()->mutable_tokenizer();
   const fs::path copy = run_dir / kTokenizerName;
   if (tokenizer.kind() == config::TokenizerConfig::SENTENCEPIECE && !overrides_tokenizer(overrides) &&

@@ -31,9 +31,16 @@ bool names_checkpoint(const std::string& where, Comm& world) {
 
 RunConfig load_run_config(const std::string& where, const Arguments& arguments, Comm& world) {
   const std::vector<std::string> overrides = arguments.all("set");
-  if (names_checkpoint(where, world)) return load_run_dir(run_of_checkpoint(where), overrides);
-  if (fs::is_directory(where)) return load_run_dir(where, overrides);
-  return load_config(where, overrides);
+  const RunConfig config = names_checkpoint(where, world) ? load_run_dir(run_of_checkpoint(where), overrides)
+                           : fs::is_directory(where)      ? load_run_dir(where, overrides)
+                                                          : load_config(where, overrides);
+  say_warnings(config, world);
+  return config;
+}
+
+void say_warnings(const RunConfig& config, Comm& world) {
+  if (world.rank() > 0) return;
+  for (const std::string& warning : config_warnings(config)) fmt::print(stderr, "warning: {}\n", warning);
 }
 
 std::string checkpoint_argument(const std::string& where, const Arguments& arguments, Comm& world) {

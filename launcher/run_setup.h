@@ -21,6 +21,9 @@ namespace spanwise {
 /// Whether it is one is rank 0's to see. Collective, as the next two.
 RunConfig load_run_config(const std::string& where, const Arguments& arguments, Comm& world);
 
+/// Rank 0 prints config_warnings, as load_run_config does.
+void say_warnings(const RunConfig& config, Comm& world);
+
 /// --checkpoint, or `where` if that is a checkpoint; empty for the run's newest.
 std::string checkpoint_argument(const std::string& where, const Arguments& arguments, Comm& world);
 

@@ -17,7 +17,7 @@ struct SamplingOptions {
   double top_p = 0.95;  ///< nucleus: the fewest tokens that hold this much probability (arXiv 1904.09751)
   uint64_t seed = 1;
   std::optional<int32_t> document_start =
-      {};  ///< the token before the prompt: start_token() of the run's rule
+      {};                           ///< the token before the prompt: start_token() of the run's rule
   std::function<bool()> stop = {};  ///< asked before each token; true ends the text there
 };
 

@@ -25,6 +25,7 @@ int edit_distance(std::string_view a, std::string_view b) {
 }
 
 std::string nearest_word(const std::string& word, const std::vector<std::string>& candidates) {
+  constexpr size_t kBeginning = 3;  // of so many letters a longer word can be told
   std::string best;
   int best_distance = std::max<int>(2, word.size() / 3) + 1;
   for (const std::string& candidate : candidates) {
@@ -37,7 +38,11 @@ std::string nearest_word(const std::string& word, const std::vector<std::string>
       best = candidate;
     }
   }
-  return best;
+  if (!best.empty() || word.size() < kBeginning) return best;
+  for (const std::string& candidate : candidates) {
+    if (candidate.starts_with(word)) return candidate;
+  }
+  return "";
 }
 
 size_t columns_of(std::string_view text) {

@@ -1,6 +1,6 @@
 #pragma once
 // What the GPU's kernels take: read by their dispatch and, before any work and on any machine, by a config's
-// checks (launcher/config/gpu.cpp). No CUDA types.
+// checks (launcher/config/check_gpu.cpp). No CUDA types.
 
 #include <cstdint>
 #include <string>

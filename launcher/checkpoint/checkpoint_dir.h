@@ -28,7 +28,7 @@ namespace spanwise {
 
 inline constexpr std::string_view kManifestName = "manifest.textproto";
 /// What is written; every version from the oldest on is read.
-inline constexpr uint32_t kCheckpointFormatVersion = 2, kOldestCheckpointFormatVersion = 1;
+inline constexpr uint32_t kCheckpointFormatVersion = 3, kOldestCheckpointFormatVersion = 1;
 
 class CheckpointWriter {
  public:

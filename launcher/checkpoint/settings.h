@@ -19,8 +19,9 @@ struct Setting {
 };
 
 /// All fields of `model` that have an effect, but for those that change speed and rounding or the first
-/// weights alone, with what 0 and empty stand for; the tokenizer by its content; run.init_seed.
-/// `tokenizer` is the config's, `vocab_size` the model's.
+/// weights alone, with what 0 and empty stand for; layers by their letters, or each of a list that is like
+/// none before it by its place; the tokenizer by its content; run.init_seed. `tokenizer` is the config's,
+/// `vocab_size` the model's.
 std::vector<Setting> settings_of(const RunConfig& config, const Tokenizer& tokenizer, int64_t vocab_size);
 
 void put_settings(const std::vector<Setting>& settings, Manifest& manifest);
@@ -30,9 +31,10 @@ enum class CheckpointUse {
   kWeightsOnly,  ///< evaluation, generation, a new run: how the weights began does not matter
 };
 
-/// Compares with `now` what `manifest` of `directory` says. A setting that an older manifest lacks had the
-/// schema's default. UserError naming every difference that is not in checkpoint.accept_changed. Returns what
-/// is to be said, a line each: the accepted ones, and that a manifest has no settings at all.
+/// Compares with `now` what `manifest` of `directory` says: layer by layer, so that letters are but names. A
+/// setting that an older manifest lacks had the schema's default. UserError naming every difference that is
+/// not in checkpoint.accept_changed. Returns what is to be said, a line each: the accepted ones, and that a
+/// manifest has no settings at all.
 std::vector<std::string> compare_settings(const std::string& directory, const Manifest& manifest,
                                           const std::vector<Setting>& now, const RunConfig& config,
                                           CheckpointUse use);

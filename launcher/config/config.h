@@ -7,11 +7,18 @@
 // Overrides, the text after `--set`:
 //   train.steps=20                        any single field by its path
 //   train.sample_prompt=Once upon a time  text needs no quotes; quoted text takes textproto's escapes
-//   model.attention={num_heads: 8}        a group: these fields are set, its others stay
+//   parallel={sequence: 2}                a group: these fields are set, its others stay
 //   data.train={path: "x" weight: 2}      a list: the first use drops the file's entries, each use adds one
-//   optimizer.decay_steps=                back to the default (an empty text for a text field, no entry for a
-//   list)
+//   optimizer.decay_steps=                back to the default (an empty text, no entry of a list)
 //
+// Layers are addressed by their letters; L and N begin as their defaults:
+//   model.layer.L.gated_delta_net.num_heads=8       the layer must have that mixer
+//   model.layer.L={gated_delta_net {num_heads: 8}}  the same; another mixer, or feed-forward, takes its place
+//   model.layer.M={mamba2 {} swiglu {}}             a new letter, which model.layer_pattern must have
+//   model.layer.L.swiglu=                           without a feed-forward
+//   model.layer.L=                                  no definition: L is what it is by default
+//
+// A config of an older form is refused with one sentence (upgrade.h).
 // Every error is a UserError that holds all problems found, one line each.
 
 #include <cstdint>
@@ -45,28 +52,30 @@ std::vector<std::string> config_problems(const RunConfig& config, int world_size
                                          std::optional<int64_t> tokenizer_vocab_size = std::nullopt,
                                          ConfigUse use = ConfigUse::kRun);
 
-/// What the GPU's kernels do not take of a config's sizes (core/ops/gpu_limits.h): of those problems, where
-/// the config computes on a GPU and its model and layout have no others.
-std::vector<std::string> gpu_problems(const RunConfig& config);
-
 /// Throws UserError with all of config_problems.
 void validate(const RunConfig& config, int world_size,
               std::optional<int64_t> tokenizer_vocab_size = std::nullopt, ConfigUse use = ConfigUse::kRun);
 
 struct UnusedField {
-  std::string path;    // "model.linear.state_size", or a whole group, "model.linear"
-  std::string reason;  // "only MAMBA2 takes it and model.linear_mixer is DELTA_NET"
+  std::string path;    // "optimizer.decay_steps"
+  std::string reason;  // "optimizer.schedule is COSINE"
+  bool is_set;
 };
-/// Fields that other fields' values leave without any effect, set or not. validate refuses them where they
-/// are set.
+/// Single fields that other fields' values leave without any effect, set or not. validate refuses them where
+/// they are set.
 std::vector<UnusedField> unused_fields(const RunConfig& config);
 
-/// The config as textproto with every default written out, except fields without effect. Loading it gives a
-/// config that means and prints the same.
+/// What a run does not mind and its user may: definitions of letters that are not in model.layer_pattern, a
+/// sentence each.
+std::vector<std::string> config_warnings(const RunConfig& config);
+
+/// The config as textproto with every default written out, layers included, except fields without effect and
+/// letters without a place. Loading it gives a config that means and prints the same.
 std::string print_config(const RunConfig& config);
 
 /// Fields with type, default and documentation from the schema, for a terminal of 100 columns. `path` narrows
-/// it to one group or field ("train", "train.steps"); UserError if there is none of that name.
+/// it to one group or field ("train", "train.steps", "model.layer.L.mamba2"); UserError if there is none of
+/// that name.
 std::string config_help(std::string_view path = "");
 
 }  // namespace spanwise

@@ -1,12 +1,14 @@
 #include "launcher/config/derived.h"
 
 #include <algorithm>
-#include <cmath>
 #include <set>
 
 #include "core/check.h"
 #include "core/ops/linear_cross_entropy.h"
 #include "launcher/config/config.h"
+#include "launcher/config/layer_list.h"
+#include "launcher/config/layers.h"
+#include "launcher/config/values.h"
 #include "launcher/runtime.h"
 
 namespace spanwise {
@@ -30,29 +32,14 @@ int64_t intermediate_size(const ModelConfig& model) {
   return (two_thirds + 255) / 256 * 256;
 }
 
-int64_t attention_kv_heads(const config::AttentionConfig& attention) {
-  return attention.num_kv_heads() > 0 ? attention.num_kv_heads() : attention.num_heads();
-}
-
-int64_t attention_head_dim(const ModelConfig& model) {
-  const auto& attention = model.attention();
-  return attention.head_dim() > 0 ? attention.head_dim() : model.hidden_size() / attention.num_heads();
-}
-
-LinearShape linear_shape(const ModelConfig& model) {
-  const auto& linear = model.linear();
-  const int64_t heads = linear.num_heads();
-  if (model.linear_mixer() == ModelConfig::MAMBA2) {
-    return {.key_heads = linear.num_groups(),
-            .value_heads = heads,
-            .key_dim = linear.state_size(),
-            .value_dim = model.hidden_size() * linear.expand() / heads};
+ModelConfig resolved_model(const ModelConfig& model, int64_t vocab_size) {
+  ModelConfig whole = with_used_layers(model);
+  if (model.vocab_size() == 0) whole.set_vocab_size(vocab_size);
+  whole.set_intermediate_size(intermediate_size(model));
+  for (config::LayerConfig& layer : *whole.mutable_layer()) {
+    if (const MixerRow* row = mixer_row(layer)) row->resolve(model, layer);
   }
-  const int64_t key_dim = linear.head_dim() > 0 ? linear.head_dim() : model.hidden_size() / heads;
-  return {.key_heads = heads,
-          .value_heads = linear.num_value_heads() > 0 ? linear.num_value_heads() : heads,
-          .key_dim = key_dim,
-          .value_dim = std::llround(key_dim * linear.expand_v())};
+  return whole;
 }
 
 uint64_t init_seed(const RunConfig& config) {
@@ -83,19 +70,29 @@ std::string checkpoint_dir(const RunConfig& config) {
   return config.checkpoint().dir().empty() ? config.run().dir() + "/checkpoints" : config.checkpoint().dir();
 }
 
+namespace {
+
+/// What differs between a model and its resolved form: sizes that are 0.
+void add_derived_sizes(const ModelConfig& model, const std::set<std::string>& skip,
+                       std::vector<DerivedValue>& values) {
+  const std::vector<ConfigValue> given = config_values(with_used_layers(model), "model"),
+                                 resolved = config_values(resolved_model(model, 0), "model");
+  for (size_t i = 0; i < given.size(); ++i) {
+    if (given[i].text != resolved[i].text && !skip.count(given[i].path))
+      values.push_back({resolved[i].path, resolved[i].text});
+  }
+}
+
+}  // namespace
+
 std::vector<DerivedValue> derived_values(const RunConfig& config, int world_size, int threads,
                                          std::optional<int64_t> vocab_size) {
   const auto& model = config.model();
-  const auto& linear = model.linear();
   const auto& optimizer = config.optimizer();
-  const LinearShape shape = linear_shape(model);
   std::set<std::string> skip;
   for (const UnusedField& field : unused_fields(config)) skip.insert(field.path);
   std::vector<DerivedValue> values;
   const auto add = [&](const std::string& path, bool stands_for_another, const auto& value) {
-    for (size_t dot = path.find('.'); dot != path.npos; dot = path.find('.', dot + 1)) {
-      if (skip.count(path.substr(0, dot))) return;
-    }
     if (stands_for_another && !skip.count(path)) values.push_back({path, fmt::format("{}", value)});
   };
   add("run.init_seed", config.run().init_seed() == 0, config.run().seed());
@@ -106,12 +103,7 @@ std::vector<DerivedValue> derived_values(const RunConfig& config, int world_size
   add("model.vocab_size", model.vocab_size() == 0 && vocab_size, vocabulary);
   add("train.loss_chunk_tokens", config.train().loss_chunk_tokens() == 0 && vocabulary > 0,
       loss_chunk_tokens(config, std::max<int64_t>(vocabulary, 1)));
-  add("model.intermediate_size", model.intermediate_size() == 0, intermediate_size(model));
-  add("model.attention.num_kv_heads", model.attention().num_kv_heads() == 0,
-      attention_kv_heads(model.attention()));
-  add("model.attention.head_dim", model.attention().head_dim() == 0, attention_head_dim(model));
-  add("model.linear.num_value_heads", linear.num_value_heads() == 0, shape.value_heads);
-  add("model.linear.head_dim", linear.head_dim() == 0, shape.key_dim);
+  add_derived_sizes(model, skip, values);
   add("optimizer.schedule_steps", optimizer.schedule_steps() == 0, schedule_steps(config));
   add("optimizer.decay_steps", optimizer.decay_steps() == 0, decay_steps(config));
   add("checkpoint.dir", config.checkpoint().dir().empty(), checkpoint_dir(config));

@@ -15,18 +15,11 @@ int64_t data_ranks(const config::ParallelConfig& parallel, int world_size);
 /// Forward and backward passes of one optimizer step on one rank.
 int64_t accumulation_passes(const config::RunConfig& config, int world_size);
 
-/// Channels inside the MLP.
+/// Channels inside SwiGLU.
 int64_t intermediate_size(const config::ModelConfig& model);
 
-int64_t attention_kv_heads(const config::AttentionConfig& attention);
-/// Channels per head of softmax attention.
-int64_t attention_head_dim(const config::ModelConfig& model);
-
-struct LinearShape {
-  int64_t key_heads, value_heads;  // MAMBA2: groups and heads
-  int64_t key_dim, value_dim;      // channels per head
-};
-LinearShape linear_shape(const config::ModelConfig& model);
+/// The model with used_layers (layer_list.h) alone, and what the zeros of its sizes stand for.
+config::ModelConfig resolved_model(const config::ModelConfig& model, int64_t vocab_size);
 
 uint64_t init_seed(const config::RunConfig& config);
 uint64_t data_seed(const config::RunConfig& config);

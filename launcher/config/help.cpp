@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "launcher/config/config.h"
+#include "launcher/config/layer_list.h"
 #include "launcher/config/text.h"
 
 namespace spanwise {
@@ -22,8 +23,10 @@ using google::protobuf::Descriptor;
 using google::protobuf::DescriptorPool;
 using google::protobuf::EnumDescriptor;
 using google::protobuf::FieldDescriptor;
+using google::protobuf::OneofDescriptor;
 
 constexpr size_t kWidth = 100;
+constexpr const char* kAnyLetter = "LETTER";
 
 std::unique_ptr<DescriptorPool> load_schema() {
   google::protobuf::FileDescriptorSet files;
@@ -90,30 +93,51 @@ void help_values(const EnumDescriptor& type, std::string& text) {
 
 void help_field(const FieldDescriptor& field, const std::string& path, std::string& text);
 
+/// "  mixer: one of attention, gated_delta_net, …"; each has its own heading below.
+void help_choice(const OneofDescriptor& choice, std::string& text) {
+  std::string names;
+  for (int i = 0; i < choice.field_count(); ++i) names += (i == 0 ? "" : ", ") + choice.field(i)->name();
+  text += wrap_words("  ", fmt::format("{}: none or one of {}", choice.name(), names), 6, kWidth);
+  text += wrap("      ", comment(choice));
+}
+
 void help_fields(const Descriptor& message, const std::string& path, std::string& text) {
+  const auto path_of = [&](const FieldDescriptor& field) {
+    return path.empty() ? field.name() : path + "." + field.name();
+  };
   // Single fields first, so that each stands under the heading of its own group.
-  for (const bool groups : {false, true}) {
-    for (int i = 0; i < message.field_count(); ++i) {
-      const FieldDescriptor& field = *message.field(i);
-      if ((field.message_type() != nullptr) != groups) continue;
-      help_field(field, path.empty() ? field.name() : path + "." + field.name(), text);
-    }
+  for (int i = 0; i < message.field_count(); ++i) {
+    if (!message.field(i)->message_type()) help_field(*message.field(i), path_of(*message.field(i)), text);
   }
+  for (int i = 0; i < message.real_oneof_decl_count(); ++i) help_choice(*message.oneof_decl(i), text);
+  for (int i = 0; i < message.field_count(); ++i) {
+    if (message.field(i)->message_type()) help_field(*message.field(i), path_of(*message.field(i)), text);
+  }
+}
+
+/// Entries of model.layer are addressed by their letters.
+bool is_layers(const FieldDescriptor& field) {
+  return field.message_type() &&
+         field.message_type()->full_name() == config::LayerConfig::descriptor()->full_name() &&
+         field.is_repeated();
 }
 
 void help_field(const FieldDescriptor& field, const std::string& path, std::string& text) {
   if (field.message_type()) {
-    text += fmt::format("\n{} {}\n", path,
-                        field.is_repeated() ? "{ ... } (a list: any number of these)" : "{ ... }");
+    const char* kind = is_layers(field)      ? "{ ... } (a list: one for each letter, or for each layer)"
+                       : field.is_repeated() ? "{ ... } (a list: any number of these)"
+                                             : "{ ... }";
+    text += fmt::format("\n{} {}\n", path, kind);
     text += wrap("  ", comment(field));
     text += "\n";
-    return help_fields(*field.message_type(), path, text);
+    return help_fields(*field.message_type(), is_layers(field) ? path + "." + kAnyLetter : path, text);
   }
   text += fmt::format("  {}: {}, default {}\n", path, type_name(field), default_text(field));
   text += wrap("      ", comment(field));
   if (field.enum_type()) help_values(*field.enum_type(), text);
 }
 
+/// The field that `path` names; the letter of a layer may be left out.
 const FieldDescriptor& find_field(const Descriptor& root, std::string_view path) {
   const Descriptor* message = &root;
   const FieldDescriptor* field = nullptr;
@@ -121,6 +145,10 @@ const FieldDescriptor& find_field(const Descriptor& root, std::string_view path)
   std::istringstream names{std::string(path)};
   for (std::string name; std::getline(names, name, '.');) {
     if (!message) fail_user("config help {}: {} is a single value and has no fields of its own", path, group);
+    if (field && is_layers(*field) && (is_letter(name) || name == kAnyLetter)) {
+      group += "." + name;
+      continue;
+    }
     field = message->FindFieldByName(name);
     if (!field) fail_user("config help {}: {}", path, unknown_field(*message, group, name, root));
     message = field->message_type();

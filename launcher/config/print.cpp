@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "launcher/config/config.h"
+#include "launcher/config/layer_list.h"
 
 namespace spanwise {
 
@@ -33,7 +34,8 @@ void set_default(Message& message, const FieldDescriptor& field) {
   }
 }
 
-/// Sets every unset field of `message`, whose place is `path`, to its default, save those in `skip`.
+/// Sets every unset field of `message`, whose place is `path`, to its default, save those in `skip`. Of a
+/// choice only what is chosen has fields, and a layer of a list has no letter.
 void write_defaults(Message& message, const std::string& path, const std::set<std::string>& skip) {
   const auto& reflection = *message.GetReflection();
   for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
@@ -42,13 +44,18 @@ void write_defaults(Message& message, const std::string& path, const std::set<st
     if (field.is_repeated() && !field.message_type()) continue;
     if (field.is_repeated()) {
       for (int entry = 0; entry < reflection.FieldSize(message, &field); ++entry) {
-        write_defaults(*reflection.MutableRepeatedMessage(&message, &field, entry), field_path + ".", skip);
+        Message& group = *reflection.MutableRepeatedMessage(&message, &field, entry);
+        const auto* layer = dynamic_cast<const config::LayerConfig*>(&group);
+        write_defaults(group, (layer ? layer_path(*layer, entry) : field_path) + ".", skip);
       }
     } else if (skip.count(field_path)) {
       continue;
+    } else if (field.real_containing_oneof() && !reflection.HasField(message, &field)) {
+      continue;
     } else if (field.message_type()) {
       write_defaults(*reflection.MutableMessage(&message, &field), field_path + ".", skip);
-    } else if (!reflection.HasField(message, &field)) {
+    } else if (!reflection.HasField(message, &field) &&
+               field.containing_type() != config::LayerConfig::descriptor()) {
       set_default(message, field);
     }
   }
@@ -60,6 +67,7 @@ std::string print_config(const RunConfig& config) {
   std::set<std::string> skip;
   for (const UnusedField& field : unused_fields(config)) skip.insert(field.path);
   RunConfig whole = config;
+  *whole.mutable_model() = with_used_layers(config.model());
   write_defaults(whole, "", skip);
   google::protobuf::TextFormat::Printer printer;
   printer.SetUseUtf8StringEscaping(true);

@@ -5,6 +5,8 @@
 
 #include "core/check.h"
 #include "launcher/config/derived.h"
+#include "launcher/config/layer_list.h"
+#include "launcher/config/layers.h"
 
 namespace spanwise {
 
@@ -25,52 +27,54 @@ double product(std::initializer_list<double> factors) {
   return size;
 }
 
-/// A mixer's channels over all heads, and what its fields are called.
+/// A layer's channels inside, and what its fields are called.
 struct Width {
   std::string fields;
   double channels;
 };
 
-std::vector<Width> mixer_widths(const ModelConfig& model) {
-  std::vector<Width> widths;
-  if (model.layer_pattern().find('N') != std::string::npos) {
-    const int64_t heads = model.attention().num_heads(), channels = attention_head_dim(model);
-    widths.push_back({fmt::format("model.attention.num_heads {} x {} channels a head", heads, channels),
-                      product({double(heads), double(channels)})});
-  }
-  if (model.layer_pattern().find('L') != std::string::npos) {
-    const LinearShape shape = linear_shape(model);
-    for (const auto& [name, heads, channels] :
-         {std::tuple{"key", shape.key_heads, shape.key_dim}, {"value", shape.value_heads, shape.value_dim}}) {
-      widths.push_back(
-          {fmt::format("model.linear's {0} {1} heads x {2} {1} channels a head", heads, name, channels),
-           product({double(heads), double(channels)})});
-    }
-  }
-  return widths;
-}
+/// A linear mixer, which has states.
+struct States {
+  std::string path;
+  MixerHeads heads;
+};
 
 class Products {
  public:
   Products(const RunConfig& config, int world_size, int64_t vocab)
       : config_(config), model_(config.model()), train_(config.train()), vocab_(vocab) {
     add_tokens(world_size);
-    widths_ = mixer_widths(model_);
-    const int64_t inner = intermediate_size(model_);
-    widths_.push_back({fmt::format("an MLP width of {} (model.intermediate_size, or model.hidden_size x "
-                                   "model.hidden_ratio)",
-                                   inner),
-                       double(inner)});
+    for (const UsedLayer& layer : used_layers(model_)) add_mixer(layer);
+    if (has_swiglu(model_)) {
+      const int64_t inner = intermediate_size(model_);
+      widths_.push_back({fmt::format("a SwiGLU width of {} (model.intermediate_size, or model.hidden_size x "
+                                     "model.hidden_ratio)",
+                                     inner),
+                         double(inner)});
+    }
     for (const Width& width : widths_)
       products_.push_back({width.fields, width.channels, double(kMostWidth), "channels"});
     add_parameters();
     add_activations();
-    add_states();
+    for (const States& states : states_) add_states(states);
   }
 
   const std::vector<Product>& all() const { return products_; }
 
  private:
+  void add_mixer(const UsedLayer& layer) {
+    const MixerRow* row = mixer_row(*layer.config);
+    if (!row) return;
+    const std::string path = layer.path + "." + mixer_name(*layer.config);
+    const MixerHeads heads = row->heads(model_, *layer.config);
+    for (const HeadGroup& group : {heads.keys, heads.values}) {
+      widths_.push_back(
+          {fmt::format("{}.{} {} x {} channels a head", path, group.field, group.count, group.channels),
+           product({double(group.count), double(group.channels)})});
+    }
+    if (row->is_linear) states_.push_back({path, heads});
+  }
+
   void add_tokens(int world_size) {
     const double length = double(train_.sequence_length()), rows = double(train_.micro_batch());
     tokens_ = rows * length;
@@ -96,8 +100,10 @@ class Products {
                          size * passes_, kMostElementsAStep, what});
   }
 
-  std::string layers() const { return fmt::format("model.num_layers {}", model_.num_layers()); }
-  double num_layers() const { return double(model_.num_layers()); }
+  std::string layers() const {
+    return fmt::format("{} {}", lists_layers(model_) ? "the layers of model.layer," : "model.num_layers",
+                       num_layers_);
+  }
 
   void add_parameters() {
     const double hidden = double(model_.hidden_size());
@@ -105,7 +111,7 @@ class Products {
     add(fmt::format("{} x a vocabulary of {}", name, vocab_), hidden * double(vocab_), "parameters");
     for (const Width& width : widths_) {
       add(fmt::format("{} x {} x {}", layers(), name, width.fields),
-          product({num_layers(), hidden, width.channels}), "parameters");
+          product({num_layers_, hidden, width.channels}), "parameters");
     }
   }
 
@@ -115,7 +121,7 @@ class Products {
         {fmt::format("model.hidden_size {}", model_.hidden_size()), double(model_.hidden_size())});
     for (const Width& width : widths) {
       add(fmt::format("{} x {} x {}", row_tokens_, layers(), width.fields),
-          product({tokens_, num_layers(), width.channels}), "activations");
+          product({tokens_, num_layers_, width.channels}), "activations");
     }
     const double chunk = std::min(tokens_, double(train_.loss_chunk_tokens()));
     add(fmt::format("train.loss_chunk_tokens {} x a vocabulary of {}", train_.loss_chunk_tokens(), vocab_),
@@ -124,20 +130,19 @@ class Products {
 
   /// A state, and its transition, of every chunk and head; those of all sequence ranks' rows; and a chunk's
   /// products of tokens with tokens.
-  void add_states() {
-    if (model_.layer_pattern().find('L') == std::string::npos) return;
-    const LinearShape shape = linear_shape(model_);
+  void add_states(const States& mixer) {
+    const int64_t value_heads = mixer.heads.values.count;
     const double chunk = std::min(double(model_.chunk_size()), double(train_.sequence_length())),
-                 heads = double(shape.value_heads), K = double(shape.key_dim), V = double(shape.value_dim),
+                 heads = double(value_heads), K = double(mixer.heads.keys.channels),
+                 V = double(mixer.heads.values.channels),
                  rows = 2.0 * double(train_.micro_batch()) * double(config_.parallel().sequence()),
                  states = tokens_ / std::min(chunk, 64.0) + rows;
-    const std::string of_heads =
-        fmt::format("{} value heads of {} x {} channels", shape.value_heads, shape.key_dim, shape.value_dim);
-    add(fmt::format("{} x states of {}, one a model.chunk_size {}, x {}", row_tokens_, of_heads,
-                    model_.chunk_size(), layers()),
-        product({num_layers(), states, heads, K, K + V}), "elements");
-    add(fmt::format("{} x model.chunk_size {} x {} value heads", row_tokens_, model_.chunk_size(),
-                    shape.value_heads),
+    add(fmt::format("{} x states of {}'s {} value heads of {} x {} channels, one a model.chunk_size {}, x {}",
+                    row_tokens_, mixer.path, value_heads, mixer.heads.keys.channels,
+                    mixer.heads.values.channels, model_.chunk_size(), layers()),
+        product({num_layers_, states, heads, K, K + V}), "elements");
+    add(fmt::format("{} x model.chunk_size {} x {}'s {} value heads", row_tokens_, model_.chunk_size(),
+                    mixer.path, value_heads),
         product({tokens_, chunk, heads}), "elements");
   }
 
@@ -145,9 +150,11 @@ class Products {
   const ModelConfig& model_;
   const config::TrainConfig& train_;
   const int64_t vocab_;
+  const double num_layers_ = double(num_layers(model_));
   double tokens_ = 0, passes_ = 0;  ///< of whole rows: sequence ranks gather keys and values of all
   std::string row_tokens_;
   std::vector<Width> widths_;
+  std::vector<States> states_;
   std::vector<Product> products_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <google/protobuf/text_format.h>
 #include <spdlog/fmt/fmt.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@ namespace {
 using google::protobuf::Descriptor;
 using google::protobuf::EnumDescriptor;
 using google::protobuf::FieldDescriptor;
+using google::protobuf::OneofDescriptor;
 using google::protobuf::io::Tokenizer;
 
 std::string join(const std::vector<std::string>& words, std::string_view separator) {
@@ -33,7 +35,19 @@ void find_by_name(const Descriptor& message, const std::string& path, const std:
   for (int i = 0; i < message.field_count(); ++i) {
     const FieldDescriptor& field = *message.field(i);
     if (field.name() == name) found.push_back(fmt::format("'{}'", join_path(path, name)));
-    if (field.message_type()) find_by_name(*field.message_type(), join_path(path, field.name()), name, found);
+    if (field.message_type() && !field.real_containing_oneof())
+      find_by_name(*field.message_type(), join_path(path, field.name()), name, found);
+  }
+  for (int i = 0; i < message.real_oneof_decl_count(); ++i) {
+    const OneofDescriptor& choice = *message.oneof_decl(i);
+    std::vector<std::string> in_choice;
+    for (int j = 0; j < choice.field_count(); ++j) {
+      const FieldDescriptor& field = *choice.field(j);
+      if (field.message_type())
+        find_by_name(*field.message_type(), join_path(path, field.name()), name, in_choice);
+    }
+    if (in_choice.size() > 1) in_choice = {fmt::format("'{}' of a {} in '{}'", name, choice.name(), path)};
+    found.insert(found.end(), in_choice.begin(), in_choice.end());
   }
 }
 
@@ -114,12 +128,14 @@ class Checker : private google::protobuf::io::ErrorCollector {
     const FieldDescriptor* field = message.FindFieldByName(name.text);
     if (!field) {
       AddError(name.line, name.column, unknown_field(message, path, name.text, root_));
+      problems_.back().of_older_form = message.IsReservedName(name.text);
       take(":");
       skip_value();
     } else {
       const std::string field_path = join_path(path, field->name()),
                         field_place = join_path(place, field->name());
       if (!field->is_repeated() && !field->message_type()) check_set_once(name, field_path, field_place);
+      if (const auto* choice = field->real_containing_oneof()) check_choice(name, *choice, path, place);
       // Only groups and lists of groups go without a colon.
       if (!take(":") && !field->message_type()) {
         stop(fmt::format("{} needs ':' before its value, got {}", field_path, got()));
@@ -134,6 +150,16 @@ class Checker : private google::protobuf::io::ErrorCollector {
     if (is_new) return;
     AddError(name.line, name.column,
              fmt::format("{} is already set at line {}; keep one of them", path, first->second));
+  }
+
+  void check_choice(const Tokenizer::Token& name, const OneofDescriptor& choice, const std::string& path,
+                    const std::string& place) {
+    const auto [first, is_new] =
+        choices_.emplace(join_path(place, choice.name()), std::pair(name.text, name.line + 1));
+    if (is_new || first->second.first == name.text) return;
+    AddError(name.line, name.column,
+             fmt::format("{} has one {} and it is {}, at line {}; keep one of them", path, choice.name(),
+                         first->second.first, first->second.second));
   }
 
   void check_values(const FieldDescriptor& field, const std::string& path, const std::string& place) {
@@ -266,8 +292,9 @@ class Checker : private google::protobuf::io::ErrorCollector {
   Tokenizer tokenizer_;
   const Descriptor& root_;
   std::vector<TextProblem> problems_;
-  std::map<std::string, int> lines_;    // where a single field was first set
-  std::map<std::string, int> entries_;  // entries of a list so far
+  std::map<std::string, int> lines_;                            // where a single field was first set
+  std::map<std::string, int> entries_;                          // entries of a list so far
+  std::map<std::string, std::pair<std::string, int>> choices_;  // what was chosen, and at which line
 };
 
 }  // namespace
@@ -286,8 +313,38 @@ std::vector<TextProblem> check_value_text(const std::string& text, const FieldDe
   return checker.take_problems();
 }
 
+namespace {
+
+/// Takes what TextFormat finds in text that check_message_text accepts.
+class Collector : public google::protobuf::io::ErrorCollector {
+ public:
+  void AddError(int line, int column, const std::string& message) override {
+    problems.push_back({line + 1, column + 1, message});
+  }
+  std::vector<TextProblem> problems;
+};
+
+}  // namespace
+
+std::vector<TextProblem> merge_text(const std::string& text, const std::string& path, const Descriptor& root,
+                                    google::protobuf::Message& message) {
+  auto problems = check_message_text(text, *message.GetDescriptor(), path, root);
+  if (!problems.empty()) return problems;
+  Collector collector;
+  google::protobuf::TextFormat::Parser parser;
+  parser.RecordErrorsTo(&collector);
+  parser.MergeFromString(text, &message);
+  return collector.problems;
+}
+
 std::string unknown_field(const Descriptor& message, const std::string& path, const std::string& name,
                           const Descriptor& root) {
+  if (message.IsReservedName(name)) {
+    return fmt::format(
+        "{} has no field '{}' any more; model.layer says what layers are made of: see `spanwise config "
+        "help model.layer`",
+        path, name);
+  }
   const std::string head = fmt::format("{} has no field '{}'; ", path.empty() ? "the config" : path, name);
   std::vector<std::string> fields, elsewhere;
   for (int i = 0; i < message.field_count(); ++i) fields.push_back(message.field(i)->name());

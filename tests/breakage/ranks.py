@@ -12,7 +12,7 @@ FIELDS = {
     "optimizer.clip_norm": "0.5", "optimizer.warmup_steps": "1", "run.seed": "2", "train.steps": "3",
     "train.sequence_length": "16", "train.global_batch": "8", "train.micro_batch": "2",
     "train.eval_sequences": "4", "model.hidden_size": "32", "model.num_layers": "3", "model.norm_eps": "1e-3",
-    "model.linear_mixer": "RETENTION", "model.attention.rope_theta": "5000", "parallel.sequence": "2",
+    "model.layer.L": "{retention {num_heads: 2}}", "model.layer.N.attention.rope_theta": "5000", "parallel.sequence": "2",
     "parallel.zero_stage": "1", "checkpoint.every": "3", "data.validation": "",
 }
 

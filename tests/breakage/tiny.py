@@ -15,7 +15,8 @@ run {{ dir: "run" }}
 train {{ steps: {STEPS} sequence_length: 32 global_batch: 4 precision: F64 threads: 1 eval_sequences: 8 eval_every: 4 }}
 model {{
   hidden_size: 16 num_layers: 4 intermediate_size: 24 chunk_size: 8
-  attention {{ num_heads: 2 }} linear {{ num_heads: 2 }}
+  layer {{ letter: "L" gated_delta_net {{ num_heads: 2 }} swiglu {{}} }}
+  layer {{ letter: "N" attention {{ num_heads: 2 }} swiglu {{}} }}
 }}
 data {{
   tokenizer {{ kind: SENTENCEPIECE model: "words.model" }}

@@ -32,18 +32,22 @@ struct TooLarge {
 TEST(ConfigSizes, AProductThatIntegersDoNotHoldIsOneSentenceNamingItsFields) {
   for (const TooLarge& c : std::vector<TooLarge>{
            // 2^27 x 2^27: a matrix with hidden 1024 has 2^64 elements, which is none.
-           {{"model.layer_pattern=N", "model.attention.num_heads=1000000", "model.attention.num_kv_heads=1",
-             "model.attention.head_dim=18014398"},
-            "model.attention.num_heads 1000000 x 18014398 channels a head"},
-           {{"model.linear.num_heads=1000000", "model.linear.head_dim=1000000"},
-            "model.linear's 1000000 key heads x 1000000 key channels a head"},
-           {{"model.linear.num_heads=4", "model.linear.head_dim=64", "model.linear.expand_v=100000000"},
-            "model.linear's 4 value heads x 6400000000 value channels a head"},
-           {{"model.hidden_size=1000000000", "model.linear.head_dim=64"}, "an MLP width of "},
-           {{"model.hidden_size=100000000", "model.linear.head_dim=64", "model.intermediate_size=1000000000"},
+           {{"model.layer_pattern=N", "model.layer.N.attention.num_heads=1000000",
+             "model.layer.N.attention.num_kv_heads=1", "model.layer.N.attention.head_dim=18014398"},
+            "model.layer.N.attention.num_heads 1000000 x 18014398 channels a head"},
+           {{"model.layer.L.gated_delta_net.num_heads=1000000",
+             "model.layer.L.gated_delta_net.head_dim=1000000"},
+            "model.layer.L.gated_delta_net.num_heads 1000000 x 1000000 channels a head"},
+           {{"model.layer.L.gated_delta_net.num_heads=4", "model.layer.L.gated_delta_net.head_dim=64",
+             "model.layer.L.gated_delta_net.expand_v=100000000"},
+            "model.layer.L.gated_delta_net.num_heads 4 x 6400000000 channels a head"},
+           {{"model.hidden_size=1000000000", "model.layer.L.gated_delta_net.head_dim=64"},
+            "a SwiGLU width of "},
+           {{"model.hidden_size=100000000", "model.layer.L.gated_delta_net.head_dim=64",
+             "model.intermediate_size=1000000000"},
             "model.num_layers 8 x model.hidden_size 100000000 x "},
-           {{"model.hidden_size=1048576", "model.linear.head_dim=64", "model.intermediate_size=64",
-             "model.vocab_size=1000000000"},
+           {{"model.hidden_size=1048576", "model.layer.L.gated_delta_net.head_dim=64",
+             "model.intermediate_size=64", "model.vocab_size=1000000000"},
             "model.hidden_size 1048576 x a vocabulary of 1000000000"},
            {{"train.sequence_length=1000000000", "train.micro_batch=1000000", "train.global_batch=1000000",
              "train.steps=1"},
@@ -53,8 +57,8 @@ TEST(ConfigSizes, AProductThatIntegersDoNotHoldIsOneSentenceNamingItsFields) {
            {{"train.global_batch=1000000000", "train.sequence_length=100000", "train.steps=1"},
             "in each of the 1000000000 passes of a step"},
            {{"train.sequence_length=50000000", "model.chunk_size=1000000000"}, "model.chunk_size 1000000000"},
-           {{"model.linear.head_dim=10000000", "model.linear.num_heads=10"},
-            "states of 10 value heads of 10000000 x 10000000 channels"},
+           {{"model.layer.L.gated_delta_net.head_dim=10000000", "model.layer.L.gated_delta_net.num_heads=10"},
+            "states of model.layer.L.gated_delta_net's 10 value heads of 10000000 x 10000000 channels"},
        }) {
     const std::vector<std::string> said = problems(c.settings);
     ASSERT_EQ(said.size(), 1) << c.named;
@@ -66,8 +70,9 @@ TEST(ConfigSizes, AProductThatIntegersDoNotHoldIsOneSentenceNamingItsFields) {
 // A GPU's limits are products as well.
 TEST(ConfigSizes, AreJudgedBeforeTheLimitsOfAGpu) {
   const std::vector<std::string> said =
-      problems({"device=CUDA", "train.precision=BF16", "model.linear.num_heads=1000000",
-                "model.linear.head_dim=1000000000", "model.linear.expand_v=1000000000"});
+      problems({"device=CUDA", "train.precision=BF16", "model.layer.L.gated_delta_net.num_heads=1000000",
+                "model.layer.L.gated_delta_net.head_dim=1000000000",
+                "model.layer.L.gated_delta_net.expand_v=1000000000"});
   ASSERT_EQ(said.size(), 1);
   EXPECT_NE(said[0].find("is 1e+15 channels"), std::string::npos) << said[0];
 }
@@ -76,8 +81,8 @@ TEST(ConfigSizes, CountsOfThingsThatAreMadeAreBounded) {
   for (const auto& [setting, sentence] : std::vector<std::pair<std::string, std::string>>{
            {"train.threads=100000", "train.threads is 100000; it must be at most 1024"},
            {"model.num_layers=100000000", "model.num_layers is 100000000; it must be at most 10000"},
-           {"model.linear.num_heads=134217728",
-            "model.linear.num_heads is 134217728; it must be at most 1000000"},
+           {"model.layer.L.gated_delta_net.num_heads=134217728",
+            "model.layer.L.gated_delta_net.num_heads is 134217728; it must be at most 1000000"},
            {"parallel.tensor=1000000000", "parallel.tensor is 1000000000; it must be at most 1000000"}}) {
     EXPECT_EQ(problems({setting}), std::vector<std::string>{sentence});
   }
@@ -85,11 +90,11 @@ TEST(ConfigSizes, CountsOfThingsThatAreMadeAreBounded) {
 }
 
 TEST(ConfigSizes, TheLargestModelsThatAnyoneTrainsAreFarBelow) {
-  EXPECT_EQ(
-      problems({"model.num_layers=200", "model.layer_pattern=LN", "model.hidden_size=65536",
-                "model.vocab_size=1000000", "model.attention.num_heads=512", "model.linear.num_heads=512",
-                "train.sequence_length=500000", "train.global_batch=1000", "train.steps=1000000"}),
-      std::vector<std::string>{});
+  EXPECT_EQ(problems({"model.num_layers=200", "model.layer_pattern=LN", "model.hidden_size=65536",
+                      "model.vocab_size=1000000", "model.layer.N.attention.num_heads=512",
+                      "model.layer.L.gated_delta_net.num_heads=512", "train.sequence_length=500000",
+                      "train.global_batch=1000", "train.steps=1000000"}),
+            std::vector<std::string>{});
 }
 
 /// A number from 1 to `most`, small ones as often as large ones.
@@ -106,22 +111,23 @@ TEST(ConfigSizes, WhateverPassesIsPlannedInPositiveNumbers) {
     const int64_t micro = any(random, at, 1e4);
     const std::vector<std::string> settings{
         fmt::format("model.layer_pattern={}", draw % 2 == 0 ? "L" : "N"),
-        fmt::format("model.linear_mixer={}", draw % 4 == 0 ? "GATED_DELTA_NET" : "LINEAR_ATTENTION"),
         fmt::format("model.num_layers={}", any(random, at, 20)),
         fmt::format("model.hidden_size={}", any(random, at, 1e9)),
         fmt::format("model.intermediate_size={}", any(random, at, 1e9)),
         fmt::format("model.vocab_size={}", kVocab + any(random, at, 9e8)),
         fmt::format("model.chunk_size={}", any(random, at, 1e9)),
-        fmt::format("model.{}.num_heads={}", draw % 2 == 0 ? "linear" : "attention", any(random, at, 1e4)),
-        fmt::format("model.{}.head_dim={}", draw % 2 == 0 ? "linear" : "attention", 2 * any(random, at, 4e8)),
+        fmt::format("model.layer.{}={{{} {{num_heads: {} head_dim: {}}}}}", draw % 2 == 0 ? "L" : "N",
+                    draw % 4 == 0   ? "gated_delta_net"
+                    : draw % 2 == 0 ? "linear_attention"
+                                    : "attention",
+                    any(random, at, 1e4), 2 * any(random, at, 4e8)),
         fmt::format("train.micro_batch={}", micro),
         fmt::format("train.global_batch={}", micro * any(random, at, 1e9 / double(micro))),
         fmt::format("train.sequence_length={}", any(random, at, 1e5 / double(micro))),
         fmt::format("train.steps={}", any(random, at, 1e9))};
     std::vector<std::string> usable;
     for (const std::string& setting : settings) {
-      if (draw % 2 == 1 && (setting.starts_with("model.linear_mixer") || setting.starts_with("model.chunk")))
-        continue;
+      if (draw % 2 == 1 && setting.starts_with("model.chunk")) continue;
       usable.push_back(setting);
     }
     const RunConfig config = parse_config(kGood, "x", usable);

@@ -1,6 +1,5 @@
 #include "launcher/config/config.h"
 
-#include <google/protobuf/util/message_differencer.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -16,14 +15,16 @@
 #include "core/dispatch.h"
 #include "launcher/build_info.h"
 #include "launcher/config/derived.h"
-#include "launcher/config/text.h"
+#include "launcher/config/layer_list.h"
+#include "launcher/config/layers.h"
+#include "launcher/config/values.h"
+#include "launcher/words.h"
 
 namespace spanwise {
 namespace {
 
 using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
-using google::protobuf::util::MessageDifferencer;
 
 constexpr const char* kName = "configs/x.textproto";
 
@@ -56,6 +57,14 @@ std::vector<std::string> problems(const std::vector<std::string>& overrides, int
 
 using Lines = std::vector<std::string>;
 
+/// The names of all mixers.
+Lines mixers() {
+  Lines names;
+  const auto* choice = config::LayerConfig::descriptor()->FindOneofByName("mixer");
+  for (int i = 0; i < choice->field_count(); ++i) names.push_back(choice->field(i)->name());
+  return names;
+}
+
 /// Every field of a message and the messages inside it, by path.
 void all_fields(const Descriptor& message, const std::string& path,
                 std::vector<const FieldDescriptor*>& fields, Lines& paths) {
@@ -72,10 +81,9 @@ TEST(ConfigText, UnknownFieldIsPlacedAndTheNearestNamed) {
             (Lines{"configs/x.textproto:3:3: model has no field 'num_layer'; did you mean 'num_layers'?"}));
   EXPECT_EQ(parse_errors("trian { steps: 4 }"),
             (Lines{"configs/x.textproto:1:1: the config has no field 'trian'; did you mean 'train'?"}));
-  EXPECT_EQ(
-      parse_errors("model { attention { num_head: 4 } }"),
-      (Lines{
-          "configs/x.textproto:1:21: model.attention has no field 'num_head'; did you mean 'num_heads'?"}));
+  EXPECT_EQ(parse_errors("model { layer { attention { num_head: 4 } } }"),
+            (Lines{"configs/x.textproto:1:29: model.layer.attention has no field 'num_head'; did you mean "
+                   "'num_heads'?"}));
 }
 
 TEST(ConfigText, FieldOfAnotherGroupIsPointedTo) {
@@ -84,7 +92,10 @@ TEST(ConfigText, FieldOfAnotherGroupIsPointedTo) {
                    "did you mean 'optimizer.warmup_steps'?"}));
   EXPECT_EQ(parse_errors("model { num_heads: 4 }"),
             (Lines{"configs/x.textproto:1:9: model has no field 'num_heads'; "
-                   "did you mean 'model.attention.num_heads' or 'model.linear.num_heads'?"}));
+                   "did you mean 'num_heads' of a mixer in 'model.layer'?"}));
+  EXPECT_EQ(parse_errors("model { window: 4 }"),
+            (Lines{"configs/x.textproto:1:9: model has no field 'window'; did you mean "
+                   "'model.layer.attention.window'?"}));
 }
 
 TEST(ConfigText, FieldLikeNoOtherListsWhatThereIs) {
@@ -145,25 +156,25 @@ TEST(ConfigText, EveryErrorOfFileAndOverridesIsReportedAtOnce) {
       "# comment\n"
       "model {\n"
       "  num_layer: [1, {a: 2}]\n"
-      "  linear_mixer: GATED_DELTANET  # comment\n"
+      "  layer { linear_attention { feature_map: RELO } }  # comment\n"
       "\thidden_size: 1e3\n"
       "  unheard_of_thing { deep { x: 1 } }\n"
       "}\n"
       "device: TPU\n";
   EXPECT_EQ(
       parse_errors(text, {"train.steps=x", "run.sed=1"}),
-      (Lines{"configs/x.textproto:3:3: model has no field 'num_layer'; did you mean 'num_layers'?",
-             "configs/x.textproto:4:17: model.linear_mixer has no value 'GATED_DELTANET'; did you mean "
-             "'GATED_DELTA_NET'? it is one of LINEAR_ATTENTION, LIGHTNING, RETENTION, MAMBA2, DELTA_NET, "
-             "GATED_DELTA_NET",
-             "configs/x.textproto:5:22: model.hidden_size takes an integer, got '1e3'",
-             "configs/x.textproto:6:3: model has no field 'unheard_of_thing'; it has vocab_size, "
-             "hidden_size, num_layers, intermediate_size, hidden_ratio, layer_pattern, linear_mixer, "
-             "norm_eps, tie_embeddings, initializer_range, chunk_size, attention, linear",
-             "configs/x.textproto:8:9: device has no value 'TPU'; did you mean 'CPU'? it is one of AUTO, "
-             "CPU, CUDA",
-             "--set train.steps=x: train.steps takes an integer, got 'x'",
-             "--set run.sed=1: run has no field 'sed'; did you mean 'seed'?"}));
+      (Lines{
+          "configs/x.textproto:3:3: model has no field 'num_layer'; did you mean 'num_layers'?",
+          "configs/x.textproto:4:43: model.layer.linear_attention.feature_map has no value 'RELO'; did you "
+          "mean 'RELU'? it is one of ELEMENTWISE_PRODUCT, ELU, RELU, IDENTITY",
+          "configs/x.textproto:5:22: model.hidden_size takes an integer, got '1e3'",
+          "configs/x.textproto:6:3: model has no field 'unheard_of_thing'; it has vocab_size, "
+          "hidden_size, num_layers, intermediate_size, hidden_ratio, layer_pattern, norm_eps, "
+          "tie_embeddings, initializer_range, chunk_size, layer",
+          "configs/x.textproto:8:9: device has no value 'TPU'; did you mean 'CPU'? it is one of AUTO, "
+          "CPU, CUDA",
+          "--set train.steps=x: train.steps takes an integer, got 'x'",
+          "--set run.sed=1: run has no field 'sed'; did you mean 'seed'?"}));
 }
 
 TEST(ConfigText, EditDistanceCountsEditsAndSwaps) {
@@ -212,11 +223,11 @@ TEST(ConfigOverride, SetsEveryKindOfField) {
 }
 
 TEST(ConfigOverride, OfAGroupKeepsItsOtherFields) {
-  const RunConfig config = parse_config("model { attention { num_heads: 8 window: 64 } }", kName,
-                                        {"model.attention={num_heads: 2 qk_norm: true}"});
-  EXPECT_EQ(config.model().attention().num_heads(), 2);
-  EXPECT_EQ(config.model().attention().window(), 64);
-  EXPECT_TRUE(config.model().attention().qk_norm());
+  const RunConfig config =
+      parse_config("train { steps: 8 global_batch: 64 }", kName, {"train={steps: 2 recompute_mixers: true}"});
+  EXPECT_EQ(config.train().steps(), 2);
+  EXPECT_EQ(config.train().global_batch(), 64);
+  EXPECT_TRUE(config.train().recompute_mixers());
 }
 
 TEST(ConfigOverride, OfAListReplacesTheFilesEntriesOnce) {
@@ -293,27 +304,35 @@ TEST(ConfigValidate, EveryCrossFieldErrorNamesItsFieldsAndTheWayOut) {
        "train.eval_every is 5 and data.validation is empty; name a held-out dataset or set train.eval_every: "
        "0"},
       {{"train.recompute_mlp_layers=9", "model.num_layers=8"},
-       "train.recompute_mlp_layers is 9; it must be from 0 to model.num_layers, 8"},
+       "train.recompute_mlp_layers is 9; it must be from 0 to the number of layers, 8"},
       {{"train.recompute_mixers=true", "model.layer_pattern=N"},
-       "train.recompute_mixers is true and model.layer_pattern 'N' has no linear layer; set it to false"},
+       "train.recompute_mixers is true and no layer has a linear mixer; set it to false"},
       {{"train.recompute_mixers=true", "train.activation_checkpointing=true"},
        "train.activation_checkpointing recomputes whole blocks; leave out train.recompute_mixers and "
        "train.recompute_mlp_layers"},
       {{"parallel.zero_stage=4"}, "parallel.zero_stage is 4; it must be from 0 to 3"},
       {{"parallel.exchange=HEAD_SPLIT", "parallel.sequence=3"},
-       "model.linear's value heads (a tensor rank) 4 cannot be divided over parallel.sequence 3; set "
-       "parallel.sequence: 2",
+       "model.layer.L.gated_delta_net.num_heads (a tensor rank) 4 cannot be divided over parallel.sequence "
+       "3; "
+       "set parallel.sequence: 2",
        3},
-      {{"parallel.attention=ULYSSES", "parallel.sequence=3", "model.attention.num_heads=12",
-        "model.attention.num_kv_heads=2", "model.attention.head_dim=64"},
-       "model.attention.num_kv_heads (a tensor rank) 2 cannot be divided over parallel.sequence 3; set "
+      {{"parallel.attention=ULYSSES", "parallel.sequence=3", "model.layer.N.attention.num_heads=12",
+        "model.layer.N.attention.num_kv_heads=2", "model.layer.N.attention.head_dim=64"},
+       "model.layer.N.attention.num_kv_heads (a tensor rank) 2 cannot be divided over parallel.sequence 3; "
+       "set "
        "parallel.sequence: 2",
        3},
       {{"parallel.attention=ULYSSES", "parallel.sequence=2", "parallel.tensor=2", "train.global_batch=8",
-        "model.attention.num_heads=12", "model.attention.num_kv_heads=6", "model.attention.head_dim=64"},
-       "model.attention.num_kv_heads (a tensor rank) 3 cannot be divided over parallel.sequence 2; set "
+        "model.layer.N.attention.num_heads=12", "model.layer.N.attention.num_kv_heads=6",
+        "model.layer.N.attention.head_dim=64"},
+       "model.layer.N.attention.num_kv_heads (a tensor rank) 3 cannot be divided over parallel.sequence 2; "
+       "set "
        "parallel.sequence: 1",
        4},
+      {{"parallel.tensor=8", "model.layer.L={mamba2 {num_heads: 16 num_groups: 16}}",
+        "model.layer.N.attention.num_kv_heads=2", "model.layer.N.attention.num_heads=4"},
+       "model.layer.N.attention.num_heads 4 cannot be divided over parallel.tensor 8; set parallel.tensor: 4",
+       8},
       {{"parallel.data=4"},
        "parallel.data 4 x parallel.sequence 1 x parallel.tensor 1 is not the number of ranks, 2; "
        "start 4 ranks or set parallel.data: 0",
@@ -330,54 +349,78 @@ TEST(ConfigValidate, EveryCrossFieldErrorNamesItsFieldsAndTheWayOut) {
        "model.num_layers 6 is not a multiple of the 4 layers of model.layer_pattern \"LLLN\"; set "
        "model.num_layers: 8"},
       {{"model.layer_pattern=LLXN"},
-       "model.layer_pattern is \"LLXN\"; it must be letters L (model.linear_mixer) and N (softmax "
-       "attention), "
-       "e.g. \"LLLN\""},
-      {{"model.attention.num_heads=3"},
-       "model.hidden_size 256 is not a multiple of model.attention.num_heads 3; change either or set "
-       "model.attention.head_dim"},
-      {{"model.attention.num_kv_heads=3"},
-       "model.attention.num_heads 4 is not a multiple of model.attention.num_kv_heads 3; "
-       "set model.attention.num_kv_heads: 2"},
-      {{"model.attention.head_dim=33"},
-       "model.attention has 33 channels per head and rotary positions need an even number; set "
-       "model.attention.head_dim or model.attention.num_heads"},
-      {{"model.linear.num_heads=3"},
-       "model.hidden_size 256 is not a multiple of model.linear.num_heads 3; change either or set "
-       "model.linear.head_dim"},
-      {{"model.linear.num_value_heads=6"},
-       "model.linear.num_value_heads 6 is not a multiple of model.linear.num_heads 4; set "
-       "model.linear.num_value_heads: 8"},
-      {{"model.linear.expand_v=0.51"},
-       "model.linear.expand_v 0.51 x 64 key channels per head is not a whole number of value channels; set "
-       "model.linear.expand_v: 0.515625"},
-      {{"model.linear_mixer=RETENTION", "model.linear.head_dim=7"},
-       "model.linear has 7 channels per head and rotary positions need an even number; set "
-       "model.linear.head_dim or "
-       "model.linear.num_heads"},
-      {{"model.linear_mixer=MAMBA2", "model.linear.num_heads=3"},
-       "model.hidden_size 256 x model.linear.expand 2 is not a multiple of model.linear.num_heads 3; change "
-       "one of "
-       "them"},
-      {{"model.linear_mixer=MAMBA2", "model.linear.num_groups=3"},
-       "model.linear.num_heads 4 is not a multiple of model.linear.num_groups 3; set "
-       "model.linear.num_groups: 2"},
-      {{"model.linear.state_size=64"},
-       "model.linear.state_size has no effect: model.linear_mixer GATED_DELTA_NET does not take it (taken by "
-       "MAMBA2); "
-       "remove it, or add --set model.linear.state_size="},
-      {{"model.layer_pattern=L", "model.attention.window=64"},
-       "model.attention has no effect: model.layer_pattern has no N layer; remove it, or add --set "
-       "model.attention="},
-      {{"model.layer_pattern=N", "model.linear.num_heads=8"},
-       "model.linear has no effect: model.layer_pattern has no L layer; remove it, or add --set "
-       "model.linear="},
+       "model.layer_pattern \"LLXN\" has X, which is not defined; add layer { letter: \"X\" ... } to model, "
+       "or "
+       "take L (Gated DeltaNet) or N (softmax attention)"},
+      {{"model.layer_pattern=LL N"},
+       "model.layer_pattern is \"LL N\"; it must be letters, A to Z or a to z, e.g. \"LLLN\""},
+      {{"model.layer_pattern="
+        "\"\""},
+       "model.layer_pattern is \"\"; it must be the letters of layers, e.g. \"LLLN\""},
+      {{"model.layer.L.gated_delta_net=", "model.layer.L.swiglu=", "model.layer_pattern=LN"},
+       "model.layer.L has neither a mixer nor a feed-forward; give it one of them"},
+      {{"model.layer={letter: \"L\" swiglu {}}", "model.layer={letter: \"L\" attention {}}"},
+       "model.layer defines the letter L twice; keep one of them"},
+      {{"model.layer={letter: \"LL\" swiglu {}}"},
+       "model.layer has the letter \"LL\"; it must be one letter, A to Z or a to z"},
+      {{"model.layer={letter: \"L\" swiglu {}}", "model.layer={attention {}}"},
+       "model.layer has 1 entries with a letter and 1 without; give all of them one, for "
+       "model.layer_pattern, or "
+       "none, which lists the model's layers"},
+      {{"model.layer={attention {} swiglu {}}", "model.num_layers=4"},
+       "model.num_layers has no effect: model.layer lists the 1 layers; remove it, or add --set "
+       "model.num_layers="},
+      {{"model.layer={attention {} swiglu {}}", "model.layer_pattern=N"},
+       "model.layer_pattern has no effect: model.layer lists the 1 layers; remove it, or add --set "
+       "model.layer_pattern="},
+      {{"model.layer={gated_delta_net {short_conv: false conv_size: 3}}"},
+       "model.layer[0].gated_delta_net.conv_size has no effect: model.layer[0].gated_delta_net.short_conv is "
+       "false; "
+       "remove it"},
+      {{"model.layer.N.attention.num_heads=3"},
+       "model.hidden_size 256 is not a multiple of model.layer.N.attention.num_heads 3; change either or set "
+       "head_dim"},
+      {{"model.layer.N.attention.num_kv_heads=3"},
+       "model.layer.N.attention.num_heads 4 is not a multiple of num_kv_heads 3; set num_kv_heads: 2"},
+      {{"model.layer.N.attention.head_dim=33"},
+       "model.layer.N.attention has 33 channels per head and rotary positions need an even number; set "
+       "head_dim or "
+       "num_heads"},
+      {{"model.layer.L.gated_delta_net.num_heads=3"},
+       "model.hidden_size 256 is not a multiple of model.layer.L.gated_delta_net.num_heads 3; change either "
+       "or set "
+       "head_dim"},
+      {{"model.layer.L.gated_delta_net.num_value_heads=6"},
+       "model.layer.L.gated_delta_net.num_value_heads 6 is not a multiple of num_heads 4; set "
+       "num_value_heads: 8"},
+      {{"model.layer.L.gated_delta_net.expand_v=0.51"},
+       "model.layer.L.gated_delta_net.expand_v 0.51 x 64 key channels per head is not a whole number of "
+       "value "
+       "channels; set expand_v: 0.515625"},
+      {{"model.layer.L={retention {head_dim: 7}}"},
+       "model.layer.L.retention has 7 channels per head and rotary positions need an even number; set "
+       "head_dim or "
+       "num_heads"},
+      {{"model.layer.L={mamba2 {num_heads: 3}}"},
+       "model.hidden_size 256 x model.layer.L.mamba2.expand 2 is not a multiple of num_heads 3; change one "
+       "of them"},
+      {{"model.layer.L={mamba2 {num_groups: 3}}"},
+       "model.layer.L.mamba2.num_heads 4 is not a multiple of num_groups 3; set num_groups: 2"},
+      {{"model.layer.L={delta_net {conv_size: 5}}"},
+       "model.layer.L.delta_net.conv_size is 5; short convolutions of 2, 3 and 4 tokens exist"},
+      {{"model.layer_pattern=N", "model.chunk_size=32"},
+       "model.chunk_size has no effect: no layer has a linear mixer; remove it, or add --set "
+       "model.chunk_size="},
+      {{"model.layer.L.swiglu=", "model.layer_pattern=L", "model.intermediate_size=64"},
+       "model.intermediate_size has no effect: no layer has swiglu; remove it, or add --set "
+       "model.intermediate_size="},
       {{"model.intermediate_size=512", "model.hidden_ratio=3"},
        "model.hidden_ratio has no effect: model.intermediate_size gives the size; remove it, or add --set "
        "model.hidden_ratio="},
-      {{"model.linear.short_conv=false", "model.linear.conv_size=3"},
-       "model.linear.conv_size has no effect: model.linear.short_conv is false; remove it, or add --set "
-       "model.linear.conv_size="},
+      {{"model.layer.L.gated_delta_net.short_conv=false", "model.layer.L.gated_delta_net.conv_size=3"},
+       "model.layer.L.gated_delta_net.conv_size has no effect: model.layer.L.gated_delta_net.short_conv is "
+       "false; "
+       "remove it, or add --set model.layer.L.gated_delta_net.conv_size="},
       {{"data.tokenizer.model=x"},
        "data.tokenizer.model has no effect: data.tokenizer.kind is BYTES; remove it, or add --set "
        "data.tokenizer.model="},
@@ -396,8 +439,8 @@ TEST(ConfigValidate, EveryCrossFieldErrorNamesItsFieldsAndTheWayOut) {
       {{"optimizer.min_learning_rate_ratio=1.5"},
        "optimizer.min_learning_rate_ratio is 1.5; it must be from 0 to 1"},
       {{"train.steps=1000000001"}, "train.steps is 1000000001; it must be at most 1000000000"},
-      {{"model.linear.expand_v=inf"},
-       "model.linear.expand_v is inf; it must be above 0 and at most 1000000000"},
+      {{"model.layer.L.gated_delta_net.expand_v=inf"},
+       "model.layer.L.gated_delta_net.expand_v is inf; it must be above 0 and at most 1000000000"},
       {{"optimizer.learning_rate=nan"}, "optimizer.learning_rate is nan; it must be above 0 and finite"},
       {{"optimizer.clip_norm=-1"}, "optimizer.clip_norm is -1; it must be 0 or above and finite"},
       {{"checkpoint.every=-1"}, "checkpoint.every is -1; it must be at least 0"},
@@ -412,16 +455,16 @@ TEST(ConfigValidate, EveryCrossFieldErrorNamesItsFieldsAndTheWayOut) {
 }
 
 TEST(ConfigValidate, ReportsEverythingAtOnce) {
-  const RunConfig config =
-      parse_config("", kName,
-                   {"device=CPU", "train.precision=BF16", "model.num_layers=7", "model.attention.num_heads=5",
-                    "model.linear.num_heads=3", "train.global_batch=7", "model.vocab_size=10"});
+  const RunConfig config = parse_config(
+      "", kName,
+      {"device=CPU", "train.precision=BF16", "model.num_layers=7", "model.layer.N.attention.num_heads=5",
+       "model.layer.L.gated_delta_net.num_heads=3", "train.global_batch=7", "model.vocab_size=10"});
   const Lines lines = errors([&] { validate(config, 2, 256); });
   ASSERT_EQ(lines.size(), 8u);
   EXPECT_EQ(lines, config_problems(config, 2, 256));
-  for (const char* field :
-       {"run.dir", "train.precision", "train.global_batch", "model.num_layers", "model.attention.num_heads",
-        "model.linear.num_heads", "data.train", "model.vocab_size"}) {
+  for (const char* field : {"run.dir", "train.precision", "train.global_batch", "model.num_layers",
+                            "model.layer.N.attention.num_heads", "model.layer.L.gated_delta_net.num_heads",
+                            "data.train", "model.vocab_size"}) {
     EXPECT_EQ(
         std::count_if(lines.begin(), lines.end(),
                       [&](const std::string& line) { return line.find(field) != std::string::npos; }) > 0,
@@ -435,22 +478,37 @@ TEST(ConfigValidate, ValuesOutOfRangeNeverCrash) {
   std::vector<const FieldDescriptor*> fields;
   Lines paths;
   all_fields(*RunConfig::descriptor(), "", fields, paths);
+  const auto try_values = [&](const std::string& path, const Lines& first) {
+    for (const char* value : {"0", "-1", "-9223372036854775808", "1000000000", "9223372036854775807"}) {
+      Lines overrides = first;
+      overrides.push_back(path + "=" + value);
+      problems(overrides);
+      overrides.push_back("device=CUDA");
+      problems(overrides);
+    }
+  };
+  int in_layers = 0;
   for (size_t i = 0; i < fields.size(); ++i) {
     if (paths[i].rfind("data.train", 0) == 0 || fields[i]->cpp_type() != FieldDescriptor::CPPTYPE_INT64)
       continue;
-    for (const char* mixer : {"GATED_DELTA_NET", "MAMBA2", "RETENTION"}) {
-      for (const char* value : {"0", "-1", "-9223372036854775808", "1000000000", "9223372036854775807"}) {
-        problems({std::string("model.linear_mixer=") + mixer, paths[i] + "=" + value});
-      }
+    if (paths[i].rfind("model.layer.", 0) != 0) {
+      for (const Lines& layer :
+           {Lines{}, Lines{"model.layer.L={mamba2 {}}"}, Lines{"model.layer.L={retention {}}"}})
+        try_values(paths[i], layer);
+      continue;
     }
+    ++in_layers;
+    const std::string rest = paths[i].substr(std::string("model.layer.").size());
+    try_values("model.layer.L." + rest, {"model.layer.L={" + rest.substr(0, rest.find('.')) + " {}}"});
   }
+  EXPECT_GT(in_layers, 20);
 }
 
 TEST(ConfigValidate, EveryMixerRunsWithTheQuickstartsShapes) {
   const std::string path = std::string(SPANWISE_SOURCE_DIR) + "/configs/quickstart.textproto";
-  for (const char* mixer :
-       {"LINEAR_ATTENTION", "LIGHTNING", "RETENTION", "MAMBA2", "DELTA_NET", "GATED_DELTA_NET"}) {
-    const RunConfig config = load_config(path, {std::string("model.linear_mixer=") + mixer, "train.steps=2"});
+  for (const std::string& mixer : mixers()) {
+    const RunConfig config = load_config(path, {"model.layer.L={" + mixer + " {}}", "train.steps=2"});
+    EXPECT_NE(mixer_row(*find_layer(config.model(), "L")), nullptr) << mixer;
     for (const int world_size : {1, 2, 4})
       EXPECT_EQ(config_problems(config, world_size, 4096), Lines{}) << mixer;
   }
@@ -460,25 +518,36 @@ TEST(ConfigUnused, NamesOnlyFieldsOfTheSchema) {
   std::vector<const FieldDescriptor*> fields;
   Lines paths;
   all_fields(*RunConfig::descriptor(), "", fields, paths);
-  for (const char* mixer :
-       {"LINEAR_ATTENTION", "LIGHTNING", "RETENTION", "MAMBA2", "DELTA_NET", "GATED_DELTA_NET"}) {
-    for (const UnusedField& field : unused_fields(parse_config(
-             kGood, kName, {std::string("model.linear_mixer=") + mixer, "optimizer.schedule=CONSTANT"}))) {
+  for (const char* layer : {"gated_delta_net {short_conv: false}", "attention {}", "swiglu {}"}) {
+    for (UnusedField& field : unused_fields(parse_config(
+             kGood, kName,
+             {"model.layer_pattern=L", fmt::format("model.layer.L={{{}}}", layer), "optimizer.schedule=CONSTANT"}))) {
+      field.path = std::regex_replace(field.path, std::regex("model\\.layer\\.L"), "model.layer");
       EXPECT_NE(std::find(paths.begin(), paths.end(), field.path), paths.end()) << field.path;
     }
   }
 }
 
+/// With the layers that have a place, defaults included.
+std::map<std::string, std::string> values_of(RunConfig config) {
+  *config.mutable_model() = with_used_layers(config.model());
+  std::map<std::string, std::string> values;
+  for (const ConfigValue& value : config_values(config)) values[value.path] = value.text;
+  return values;
+}
+
 TEST(ConfigPrint, ReloadsToAnEqualConfigThatPrintsAlikeAndIsValid) {
   for (const Lines& overrides :
-       {Lines{}, Lines{"model.linear_mixer=MAMBA2", "optimizer.eps=1.2345678901234567e-9"},
+       {Lines{}, Lines{"model.layer.L={mamba2 {}}", "optimizer.eps=1.2345678901234567e-9"},
+        Lines{"model.layer_pattern=MLM", "model.num_layers=6", "model.layer.M={mamba2 {num_heads: 8}}"},
+        Lines{"model.layer={lightning {} swiglu {}}", "model.layer={swiglu {}}"},
         Lines{"model.layer_pattern=N", "model.num_layers=3", "train.sample_prompt=Caf\xc3\xa9 \"quoted\"\n"},
         Lines{"data.train={path: \"a\"}", "data.train={path: \"b\" weight: 0.1}",
               "optimizer.schedule=WSD"}}) {
     const RunConfig config = parse_config(kGood, kName, overrides);
     const std::string text = print_config(config);
     const RunConfig again = parse_config(text, "printed");
-    EXPECT_TRUE(MessageDifferencer::Equivalent(config, again)) << text;
+    EXPECT_EQ(values_of(config), values_of(again)) << text;
     EXPECT_EQ(print_config(again), text);
     EXPECT_EQ(config_problems(again, 1), Lines{});
   }
@@ -495,6 +564,7 @@ TEST(ConfigPrint, WritesEveryFieldThatHasAnEffect) {
       const FieldDescriptor* field = message.GetDescriptor()->field(i);
       const std::string name = path + field->name();
       if (field->is_repeated()) continue;
+      if (field->real_containing_oneof() && !message.GetReflection()->HasField(message, field)) continue;
       const bool is_unused = std::find(unused.begin(), unused.end(), name) != unused.end();
       EXPECT_EQ(message.GetReflection()->HasField(message, field), !is_unused) << name;
       if (field->message_type()) walk(message.GetReflection()->GetMessage(message, field), name + ".");
@@ -502,6 +572,9 @@ TEST(ConfigPrint, WritesEveryFieldThatHasAnEffect) {
   };
   walk(printed, "");
   EXPECT_EQ(printed.data().train(0).has_weight(), true);
+  ASSERT_EQ(printed.model().layer_size(), 2) << "L and N are written out";
+  for (const config::LayerConfig& layer : printed.model().layer())
+    walk(layer, "model.layer." + layer.letter() + ".");
 }
 
 TEST(ConfigHelp, NamesEveryFieldWithDocumentationWithin100Columns) {
@@ -510,15 +583,18 @@ TEST(ConfigHelp, NamesEveryFieldWithDocumentationWithin100Columns) {
   all_fields(*RunConfig::descriptor(), "", fields, paths);
   ASSERT_GT(paths.size(), 60u);
   for (size_t i = 0; i < paths.size(); ++i) {
-    std::istringstream text(config_help(paths[i]));
+    // Fields of layers have a letter in their paths.
+    const std::string path = std::regex_replace(paths[i], std::regex("model\\.layer\\."), "model.layer.L."),
+                      shown =
+                          std::regex_replace(paths[i], std::regex("model\\.layer\\."), "model.layer.LETTER.");
+    std::istringstream text(config_help(path));
     std::string head, doc;
     std::getline(text, head);
     std::getline(text, doc);
-    EXPECT_NE(head.find(paths[i]), std::string::npos);
-    EXPECT_TRUE(std::regex_match(doc, std::regex(" +\\S.*[.:,a-z]")))
+    EXPECT_NE(head.find(path), std::string::npos);
+    EXPECT_TRUE(std::regex_match(doc, std::regex(" +\\S.*[.:,a-z{}]")))
         << paths[i] << " is not documented: " << doc;
-    EXPECT_NE(config_help().find(fields[i]->message_type() ? paths[i] + " {" : paths[i] + ":"),
-              std::string::npos);
+    EXPECT_NE(config_help().find(fields[i]->message_type() ? shown + " {" : shown + ":"), std::string::npos);
     if (!fields[i]->enum_type()) continue;
     for (std::string line; std::getline(text, line);) {
       EXPECT_TRUE(std::regex_match(line, std::regex("      ([A-Z0-9_]+)? +\\S.*")))
@@ -541,6 +617,9 @@ TEST(ConfigHelp, ShowsTypeDefaultAndChoices) {
   EXPECT_NE(config_help("model.layer_pattern").find("text, default \"LLLN\""), std::string::npos);
   EXPECT_NE(config_help("optimizer.eps").find("number, default 1e-08"), std::string::npos);
   EXPECT_EQ(config_help("train").find("optimizer."), std::string::npos);
+  const std::string layer = config_help("model.layer");
+  EXPECT_NE(layer.find("  mixer: none or one of attention, gated_delta_net, "), std::string::npos) << layer;
+  EXPECT_NE(layer.find("\nmodel.layer.LETTER.mamba2 { ... }\n"), std::string::npos) << layer;
 }
 
 TEST(ConfigHelp, OfAnUnknownPathSuggests) {
@@ -557,22 +636,20 @@ TEST(ConfigDerived, ResolvesWhatZerosStandFor) {
   EXPECT_EQ(data_ranks(config.parallel(), 3), 3);
   EXPECT_EQ(accumulation_passes(config, 3), 4);
   EXPECT_EQ(intermediate_size(config.model()), 768);
-  EXPECT_EQ(attention_kv_heads(config.model().attention()), 4);
-  EXPECT_EQ(attention_head_dim(config.model()), 64);
   EXPECT_EQ(schedule_steps(config), 110);
   EXPECT_EQ(decay_steps(config), 20);
   EXPECT_EQ(checkpoint_dir(config), "runs/x/checkpoints");
-  LinearShape shape =
-      linear_shape(parse_config("model { linear { num_value_heads: 8 expand_v: 1.5 } }", kName).model());
-  EXPECT_EQ(shape.key_heads, 4);
-  EXPECT_EQ(shape.value_heads, 8);
-  EXPECT_EQ(shape.key_dim, 64);
-  EXPECT_EQ(shape.value_dim, 96);
-  shape = linear_shape(parse_config("model { linear_mixer: MAMBA2 linear { num_heads: 8 } }", kName).model());
-  EXPECT_EQ(shape.key_heads, 1);
-  EXPECT_EQ(shape.value_heads, 8);
-  EXPECT_EQ(shape.key_dim, 128);
-  EXPECT_EQ(shape.value_dim, 64);
+  const auto heads = [](const std::string& layer) {
+    const auto model = parse_config("model { layer { " + layer + " } }", kName).model();
+    const MixerHeads all = mixer_row(model.layer(0))->heads(model, model.layer(0));
+    return fmt::format("{}: {} x {}, {}: {} x {}", all.keys.field, all.keys.count, all.keys.channels,
+                       all.values.field, all.values.count, all.values.channels);
+  };
+  EXPECT_EQ(heads("attention {}"), "num_kv_heads: 4 x 64, num_heads: 4 x 64");
+  EXPECT_EQ(heads("gated_delta_net { num_value_heads: 8 expand_v: 1.5 }"),
+            "num_heads: 4 x 64, num_value_heads: 8 x 96");
+  EXPECT_EQ(heads("lightning { num_heads: 8 }"), "num_heads: 8 x 32, num_heads: 8 x 32");
+  EXPECT_EQ(heads("mamba2 { num_heads: 8 }"), "num_groups: 1 x 128, num_heads: 8 x 64");
 }
 
 TEST(BuildInfo, IsACommitOrUnknown) {

@@ -92,14 +92,14 @@ TEST(DerivedValues, SayWhatZeroStandsForAndLeaveOutWhatHasNoEffect) {
   const std::string text = derived({"parallel.sequence=2", "optimizer.schedule=WSD", "run.seed=7"});
   for (const char* line :
        {"run.data_seed: 7", "parallel.data: 2", "model.vocab_size: 300", "model.intermediate_size: 768",
-        "model.attention.num_kv_heads: 4", "optimizer.schedule_steps: 240", "optimizer.decay_steps: 48",
-        "checkpoint.dir: runs/a b/checkpoints"}) {
+        "model.layer.N.attention.num_kv_heads: 4", "optimizer.schedule_steps: 240",
+        "optimizer.decay_steps: 48", "checkpoint.dir: runs/a b/checkpoints"}) {
     EXPECT_TRUE(contains(text, line)) << line << " is missing in\n" << text;
   }
   const std::string other =
       derived({"model.intermediate_size=512", "run.data_seed=9", "model.layer_pattern=N"});
   for (const char* path :
-       {"optimizer.decay_steps", "model.intermediate_size", "run.data_seed", "model.linear"}) {
+       {"optimizer.decay_steps", "model.intermediate_size", "run.data_seed", "model.layer.L"}) {
     EXPECT_EQ(other.find(path), other.npos) << other;
   }
 }

@@ -39,9 +39,11 @@ TEST(PlanOnGpus, PeaksAreWithinThreePercentOfThoseMeasured) {
   const std::vector<std::string> again = {"train.recompute_mixers=true"},
                                  checkpoints = {"train.activation_checkpointing=true"},
                                  four_layers = with(checkpoints, {"model.num_layers=4"}),
-                                 narrow = with(four_layers, {"model.hidden_size=512", "model.vocab_size=4096",
-                                                             "model.intermediate_size=1408",
-                                                             "model.linear={num_heads: 4 head_dim: 128}"}),
+                                 narrow =
+                                     with(four_layers,
+                                          {"model.hidden_size=512", "model.vocab_size=4096",
+                                           "model.intermediate_size=1408",
+                                           "model.layer.L.gated_delta_net={num_heads: 4 head_dim: 128}"}),
                                  sequence = with(shape(1, 131072),
                                                  {"parallel.sequence=2", "train.recompute_mixers=true"});
   for (const MeasuredPeak& c : {

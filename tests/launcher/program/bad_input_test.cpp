@@ -151,7 +151,7 @@ TEST_F(ProgramBadInput, CheckpointOfAnotherRun) {
   for (const auto& [setting, named] : {
            std::pair{"model.hidden_size=64", "model.hidden_size 32"},
            {"model.num_layers=8", "model.num_layers 4"},
-           {"model.linear_mixer=DELTA_NET", "model.linear_mixer GATED_DELTA_NET"},
+           {"model.layer.L={delta_net {num_heads: 2}}", "model.layer.L.mixer gated_delta_net"},
            {"train.precision=F32", "train.precision"},
            {"train.sequence_length=16", "sequence length"},
            {"train.global_batch=8", "train.global_batch"},

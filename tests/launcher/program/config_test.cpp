@@ -26,9 +26,9 @@ TEST_F(ProgramConfig, PrintedConfigTrainsTheSame) {
 }
 
 TEST_F(ProgramConfig, RunKeepsItsResolvedConfigAndCommit) {
-  train("run", {"model.linear_mixer=LIGHTNING"});
+  train("run", {"model.layer.L={lightning {num_heads: 2}}"});
   const std::string saved = read_file(path("run/config.textproto"));
-  EXPECT_NE(saved.find("LIGHTNING"), std::string::npos) << saved;
+  EXPECT_NE(saved.find("lightning"), std::string::npos) << saved;
   EXPECT_NE(saved.find("commit"), std::string::npos) << saved;
   // The overrides of the training run are in it: without them the model would not fit.
   for (const char* where : {"run", "run/config.textproto"}) {
@@ -40,8 +40,8 @@ TEST_F(ProgramConfig, RunKeepsItsResolvedConfigAndCommit) {
 }
 
 TEST_F(ProgramConfig, TrainGoesOnWithARunDirectory) {
-  train("whole", {"model.linear_mixer=LIGHTNING"});
-  train("cut", {"model.linear_mixer=LIGHTNING", "train.steps=4"});
+  train("whole", {"model.layer.L={lightning {num_heads: 2}}"});
+  train("cut", {"model.layer.L={lightning {num_heads: 2}}", "train.steps=4"});
   const ProgramResult second = spanwise({"train", "cut"}, {"train.steps=8"});
   ASSERT_EQ(second.exit_code, 0) << second.output;
   EXPECT_TRUE(model_of("cut") == model_of("whole"));

@@ -71,55 +71,59 @@ TEST_F(ProgramPlanActivations, OfAHybridAreWithinATenthOfThoseMeasured) {
            {"wide_vocabulary", 1, {"model.vocab_size=3000", "train.loss_chunk_tokens=64"}},
            {"all_options",
             1,
-            {"model.attention={num_heads: 4 num_kv_heads: 2 qk_norm: true output_gate: true}",
-             "model.linear.num_value_heads=4", "train.precision=F32"}},
-           {"delta", 1, {"model.linear_mixer=DELTA_NET", "model.linear.output_gate=false"}},
-           {"linear_attention", 1, {"model.linear_mixer=LINEAR_ATTENTION"}},
-           {"elu", 1, {"model.linear_mixer=LINEAR_ATTENTION", "model.linear.feature_map=ELU"}},
-           {"lightning", 1, {"model.linear_mixer=LIGHTNING"}},
-           {"retention", 1, {"model.linear_mixer=RETENTION", "train.precision=F32"}},
-           {"mamba2", 1, {"model.linear_mixer=MAMBA2", "model.linear.state_size=16"}},
+            {"model.layer.N.attention={num_heads: 4 num_kv_heads: 2 qk_norm: true output_gate: true}",
+             "model.layer.L.gated_delta_net.num_value_heads=4", "train.precision=F32"}},
+           {"delta", 1, {"model.layer.L={delta_net {num_heads: 2 output_gate: false}}"}},
+           {"linear_attention", 1, {"model.layer.L={linear_attention {num_heads: 2}}"}},
+           {"elu", 1, {"model.layer.L={linear_attention {num_heads: 2 feature_map: ELU}}"}},
+           {"lightning", 1, {"model.layer.L={lightning {num_heads: 2}}"}},
+           {"retention", 1, {"model.layer.L={retention {num_heads: 2}}", "train.precision=F32"}},
+           {"mamba2", 1, {"model.layer.L={mamba2 {num_heads: 2 state_size: 16}}"}},
            {"tensor", 2, {"parallel.tensor=2"}},
            {"tensor_vocabulary",
             2,
             {"parallel.tensor=2", "model.vocab_size=3000", "train.loss_chunk_tokens=64"}},
-           {"tensor_linear_attention", 2, {"parallel.tensor=2", "model.linear_mixer=LINEAR_ATTENTION"}},
-           {"tensor_lightning", 2, {"parallel.tensor=2", "model.linear_mixer=LIGHTNING"}},
-           {"tensor_retention", 2, {"parallel.tensor=2", "model.linear_mixer=RETENTION"}},
+           {"tensor_linear_attention",
+            2,
+            {"parallel.tensor=2", "model.layer.L={linear_attention {num_heads: 2}}"}},
+           {"tensor_lightning", 2, {"parallel.tensor=2", "model.layer.L={lightning {num_heads: 2}}"}},
+           {"tensor_retention", 2, {"parallel.tensor=2", "model.layer.L={retention {num_heads: 2}}"}},
            {"tensor_mamba2",
             2,
-            {"parallel.tensor=2", "model.linear_mixer=MAMBA2", "model.linear.state_size=16"}},
+            {"parallel.tensor=2", "model.layer.L={mamba2 {num_heads: 2 state_size: 16}}"}},
            {"sharded_norms", 2, {"parallel.tensor=2", "parallel.shard_norms=true"}},
            {"sharded_norms_mamba2",
             2,
-            {"parallel.tensor=2", "parallel.shard_norms=true", "model.linear_mixer=MAMBA2",
-             "model.linear.state_size=16"}},
+            {"parallel.tensor=2", "parallel.shard_norms=true",
+             "model.layer.L={mamba2 {num_heads: 2 state_size: 16}}"}},
            {"sharded_norms_four",
             4,
-            {"parallel.tensor=4", "parallel.shard_norms=true", "model.attention.num_heads=4",
-             "model.linear.num_heads=4"}},
+            {"parallel.tensor=4", "parallel.shard_norms=true", "model.layer.N.attention.num_heads=4",
+             "model.layer.L.gated_delta_net.num_heads=4"}},
            {"sharded_norms_sequence",
             4,
             {"parallel.tensor=2", "parallel.sequence=2", "parallel.shard_norms=true"}},
            {"sequence", 2, {"parallel.sequence=2"}},
            {"zigzag", 2, {"parallel.sequence=2", "parallel.partition=ZIGZAG"}},
-           {"sequence_delta", 2, {"parallel.sequence=2", "model.linear_mixer=DELTA_NET"}},
-           {"sequence_linear_attention", 2, {"parallel.sequence=2", "model.linear_mixer=LINEAR_ATTENTION"}},
-           {"sequence_lightning", 2, {"parallel.sequence=2", "model.linear_mixer=LIGHTNING"}},
-           {"sequence_retention", 2, {"parallel.sequence=2", "model.linear_mixer=RETENTION"}},
+           {"sequence_delta", 2, {"parallel.sequence=2", "model.layer.L={delta_net {num_heads: 2}}"}},
+           {"sequence_linear_attention",
+            2,
+            {"parallel.sequence=2", "model.layer.L={linear_attention {num_heads: 2}}"}},
+           {"sequence_lightning", 2, {"parallel.sequence=2", "model.layer.L={lightning {num_heads: 2}}"}},
+           {"sequence_retention", 2, {"parallel.sequence=2", "model.layer.L={retention {num_heads: 2}}"}},
            {"sequence_mamba2",
             2,
-            {"parallel.sequence=2", "model.linear_mixer=MAMBA2", "model.linear.state_size=16"}},
+            {"parallel.sequence=2", "model.layer.L={mamba2 {num_heads: 2 state_size: 16}}"}},
            {"tensor_sequence", 4, {"parallel.tensor=2", "parallel.sequence=2"}},
            {"tensor_chain_ring",
             4,
             {"parallel.tensor=2", "parallel.sequence=2", "parallel.exchange=CHAIN",
              "parallel.attention=RING"}},
            // AUTO divides the heads of large states.
-           {"auto_head_split", 2, {"parallel.sequence=2", "model.linear.head_dim=384"}},
+           {"auto_head_split", 2, {"parallel.sequence=2", "model.layer.L.gated_delta_net.head_dim=384"}},
            {"uneven_window",
             4,
-            {"parallel.sequence=4", "train.sequence_length=250", "model.attention.window=70"}},
+            {"parallel.sequence=4", "train.sequence_length=250", "model.layer.N.attention.window=70"}},
        }) {
     expect_planned_activations(c);
   }
@@ -128,9 +132,9 @@ TEST_F(ProgramPlanActivations, OfAHybridAreWithinATenthOfThoseMeasured) {
 TEST_F(ProgramPlanActivations, OfRecomputedMixersAndMlpsAreWithinATenthOfThoseMeasured) {
   for (const PlanCase& c : {
            PlanCase{"again_gated_delta", 1, {}},
-           {"again_mamba2", 1, {"model.linear_mixer=MAMBA2", "model.linear.state_size=16"}},
+           {"again_mamba2", 1, {"model.layer.L={mamba2 {num_heads: 2 state_size: 16}}"}},
            {"again_tensor", 2, {"parallel.tensor=2"}},
-           {"again_lightning", 2, {"parallel.sequence=2", "model.linear_mixer=LIGHTNING"}},
+           {"again_lightning", 2, {"parallel.sequence=2", "model.layer.L={lightning {num_heads: 2}}"}},
        }) {
     expect_planned_activations(c, {"train.recompute_mixers=true", "train.recompute_mlp_layers=2",
                                    "train={recompute_mixers: true recompute_mlp_layers: 2}"});
@@ -166,14 +170,12 @@ TEST_F(ProgramPlanActivations, WithGradientsInManyBucketsAreWithinATenthAndALaye
 // take, and keys and values of other ranks as large.
 
 TEST_F(ProgramPlanActivations, OfEveryStateExchangeAreWithinATenthOfThoseMeasured) {
-  for (const char* mixer : {"GATED_DELTA_NET", "RETENTION"}) {  // dense transitions, and decays
+  for (const char* mixer : {"gated_delta_net", "retention"}) {  // dense transitions, and decays
     for (const std::string exchange : {"ALL_GATHER", "CHAIN", "HEAD_SPLIT", "TWO_LEVEL"}) {
-      std::vector<std::string> settings = {"model.layer_pattern=L",
-                                           "model.attention=",
-                                           "train.sequence_length=128",
-                                           "model.linear={num_heads: 4 head_dim: 64}",
-                                           fmt::format("model.linear_mixer={}", mixer),
-                                           fmt::format("parallel.exchange={}", exchange)};
+      std::vector<std::string> settings = {
+          "model.layer_pattern=L", "train.sequence_length=128",
+          fmt::format("model.layer.L={{{} {{num_heads: 4 head_dim: 64}}}}", mixer),
+          fmt::format("parallel.exchange={}", exchange)};
       if (exchange == "TWO_LEVEL") settings.push_back("parallel.ranks_per_node=2");
       expect_planned_over_ranks(fmt::format("{}_{}", mixer, exchange), settings);
     }
@@ -183,10 +185,10 @@ TEST_F(ProgramPlanActivations, OfEveryStateExchangeAreWithinATenthOfThoseMeasure
 TEST_F(ProgramPlanActivations, OfEveryAttentionExchangeAreWithinATenthOfThoseMeasured) {
   const auto attention = [&](const std::string& name, const char* window, const char* exchange) {
     expect_planned_over_ranks(
-        name,
-        {"model.layer_pattern=N", "model.linear=", "model.chunk_size=",
-         fmt::format("model.attention={{num_heads: 4 num_kv_heads: 2 head_dim: 64 window: {}}}", window),
-         fmt::format("parallel.attention={}", exchange)});
+        name, {"model.layer_pattern=N", "model.chunk_size=",
+               fmt::format("model.layer.N.attention={{num_heads: 4 num_kv_heads: 2 head_dim: 64 window: {}}}",
+                           window),
+               fmt::format("parallel.attention={}", exchange)});
   };
   attention("ring", "0", "RING");
   attention("ulysses", "0", "ULYSSES");

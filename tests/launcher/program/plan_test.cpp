@@ -48,11 +48,11 @@ TEST_F(ProgramPlan, CollectiveBytesOfAStepEqualThoseOfARun) {
             {"parallel.sequence=4", "parallel.exchange=TWO_LEVEL", "parallel.ranks_per_node=2"}},
            {"ring", 2, with(sequence, "parallel.attention=RING")},
            {"ulysses", 2, with(sequence, "parallel.attention=ULYSSES")},
-           {"window", 2, with(sequence, "model.attention.window=5")},
+           {"window", 2, with(sequence, "model.layer.N.attention.window=5")},
            {"tensor", 2, tensor},
            {"tensor_shared",
             2,
-            {"parallel.tensor=2", "model.attention.num_kv_heads=1", "train.precision=F32",
+            {"parallel.tensor=2", "model.layer.N.attention.num_kv_heads=1", "train.precision=F32",
              "train.activation_checkpointing=true", "train.loss_chunk_tokens=24"}},
            {"tensor_sequence", 4, {"parallel.tensor=2", "parallel.sequence=2"}},
            {"sharded_norms", 2, with(tensor, "parallel.shard_norms=true")},
@@ -156,7 +156,8 @@ TEST_F(ProgramPlan, VerbNamesTheDeviceAndNeedsNoGpu) {
   const auto has = [](const std::string& text, const char* part) { return text.find(part) != text.npos; };
   EXPECT_TRUE(has(output({"device=CPU"}), "Planned for device CPU.\n"));
   EXPECT_TRUE(has(output({"device=CUDA", "train.precision=F32"}), "Planned for device CUDA.\n"));
-  EXPECT_TRUE(has(output({"train.precision=BF16", "model.attention.head_dim=64", "model.linear.head_dim=64"}),
+  EXPECT_TRUE(has(output({"train.precision=BF16", "model.layer.N.attention.head_dim=64",
+                          "model.layer.L.gated_delta_net.head_dim=64"}),
                   "Planned for device CUDA, which AUTO is in BF16"));
   EXPECT_TRUE(has(output({"train.precision=F64"}), "Planned for device CPU, which AUTO is on this machine"));
 }

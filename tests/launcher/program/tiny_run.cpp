@@ -21,7 +21,8 @@ run { dir: "run" }
 train { steps: 8 sequence_length: 32 global_batch: 4 precision: F64 threads: 1 eval_sequences: 8 }
 model {
   hidden_size: 32 num_layers: 4 intermediate_size: 48 chunk_size: 8
-  attention { num_heads: 2 } linear { num_heads: 2 }
+  layer { letter: "L" gated_delta_net { num_heads: 2 } swiglu {} }
+  layer { letter: "N" attention { num_heads: 2 } swiglu {} }
 }
 data { train { path: "train" } validation: "valid" }
 optimizer { learning_rate: 5e-3 warmup_steps: 2 schedule_steps: 8 }
@@ -111,12 +112,12 @@ fs::path TinyRunTest::checkpoint(const std::string& run) const {
 
 const std::vector<MixerCase>& mixer_cases() {
   static const std::vector<MixerCase> cases = {
-      {"LinearAttention", {"model.linear_mixer=LINEAR_ATTENTION"}},
-      {"Lightning", {"model.linear_mixer=LIGHTNING"}},
-      {"Retention", {"model.linear_mixer=RETENTION"}},
-      {"Mamba2", {"model.linear_mixer=MAMBA2", "model.linear.state_size=16"}},
-      {"DeltaNet", {"model.linear_mixer=DELTA_NET", "model.linear.allow_neg_eigval=true"}},
-      {"GatedDeltaNet", {"model.linear_mixer=GATED_DELTA_NET"}},
+      {"LinearAttention", {"model.layer.L={linear_attention {num_heads: 2}}"}},
+      {"Lightning", {"model.layer.L={lightning {num_heads: 2}}"}},
+      {"Retention", {"model.layer.L={retention {num_heads: 2}}"}},
+      {"Mamba2", {"model.layer.L={mamba2 {num_heads: 2 state_size: 16}}"}},
+      {"DeltaNet", {"model.layer.L={delta_net {num_heads: 2 allow_neg_eigval: true}}"}},
+      {"GatedDeltaNet", {}},
   };
   return cases;
 }

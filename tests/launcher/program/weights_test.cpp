@@ -45,14 +45,15 @@ class ProgramWeights : public TinyRunTest {
 
 // Each leaves every tensor its shape.
 TEST_F(ProgramWeights, AModelOfEqualShapesButAnotherMeaningIsRefusedWhereverItIsRead) {
-  const std::vector<std::string> common = {"model.linear_mixer=LINEAR_ATTENTION",
-                                           "model.linear.feature_map=ELU", "train.steps=1"};
+  const std::vector<std::string> common = {"model.layer.L={linear_attention {num_heads: 2 feature_map: ELU}}",
+                                           "train.steps=1"};
   train("run", common);
   for (const auto& [setting, path] : {
-           std::pair{"model.linear.feature_map=RELU", "model.linear.feature_map ELU"},
-           {"model.attention.num_heads=4", "model.attention.num_heads 2"},
-           {"model.attention.window=5", "model.attention.window 0"},
-           {"model.attention.rope_theta=500", "model.attention.rope_theta 10000"},
+           std::pair{"model.layer.L.linear_attention.feature_map=RELU",
+                     "model.layer.L.linear_attention.feature_map ELU"},
+           {"model.layer.N.attention.num_heads=4", "model.layer.N.attention.num_heads 2"},
+           {"model.layer.N.attention.window=5", "model.layer.N.attention.window 0"},
+           {"model.layer.N.attention.rope_theta=500", "model.layer.N.attention.rope_theta 10000"},
            {"model.norm_eps=1e-3", "model.norm_eps 1e-06"},
            {"run.init_seed=9", "run.init_seed 1"},
        }) {
@@ -66,7 +67,7 @@ TEST_F(ProgramWeights, AModelOfEqualShapesButAnotherMeaningIsRefusedWhereverItIs
   }
   refused({"train", "run"}, {"train.steps=2", "model.norm_eps=1e-3"}, {"model.norm_eps 1e-06"}, 2);
   // What changes speed alone, and what a 0 stands for, are not differences.
-  accepted({"eval", "run"}, {"model.chunk_size=16", "model.attention.num_kv_heads=2"});
+  accepted({"eval", "run"}, {"model.chunk_size=16", "model.layer.N.attention.num_kv_heads=2"});
 }
 
 TEST_F(ProgramWeights, AChangeThatIsMeantIsNamedAndSaid) {
