@@ -150,7 +150,11 @@ void Tape::record(std::vector<Var> inputs, std::vector<Adjoint> outputs, std::fu
 
 void Tape::recompute_by(const Var& result, std::function<Tensor()> recompute) const {
   SPANWISE_CHECK(result.value_ && !result.node_->is_parameter, "only an op's result is recomputed");
-  if (mode_ == Mode::kRecord) result.value_->cell->recompute = std::move(recompute);
+  if (mode_ != Mode::kRecord) return;
+  result.value_->cell->recompute = [&ctx = ctx_, recompute = std::move(recompute)] {
+    const Recomputation again(ctx);
+    return recompute();
+  };
 }
 
 Var Tape::view(const Var& x, std::function<Tensor(const Tensor&)> of) const {
@@ -250,7 +254,11 @@ std::vector<Var> checkpoint(Tape& tape, SectionFunction section, const std::vect
                                                  : Var());
         Tape again(ctx, Tape::Mode::kRecompute);
         again.replayed_ = received;
-        const std::vector<Var> recomputed = section(again, leaves);
+        std::vector<Var> recomputed;
+        {
+          const Recomputation scope(ctx);
+          recomputed = section(again, leaves);
+        }
         SPANWISE_CHECK(received->empty(), "a recomputed section receives less than its first forward did");
         std::vector<Tensor> grads;
         for (const Adjoint& output : outputs) grads.push_back(output.grad());

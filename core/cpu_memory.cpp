@@ -11,7 +11,7 @@ namespace spanwise {
 
 namespace {
 
-/// Caches freed blocks by size class (steps of 1/8 of a power of two, so at most 12.5% is wasted).
+/// Caches freed blocks by size class.
 class CpuMemory final : public Memory {
  public:
   explicit CpuMemory(bool poison) : poison_(poison) {}
@@ -20,7 +20,7 @@ class CpuMemory final : public Memory {
   Device device() const override { return Device::kCPU; }
 
   void* allocate(size_t bytes) override {
-    const size_t size = round_up(bytes);
+    const size_t size = allocation_bytes(Device::kCPU, bytes);
     void* data = nullptr;
     {
       std::lock_guard lock(mutex_);
@@ -44,7 +44,7 @@ class CpuMemory final : public Memory {
   }
 
   void free(void* data, size_t bytes) noexcept override {
-    const size_t size = round_up(bytes);
+    const size_t size = allocation_bytes(Device::kCPU, bytes);
     std::lock_guard lock(mutex_);
     stats_.live_bytes -= size;
     cache_[size].push_back(data);
@@ -92,14 +92,6 @@ class CpuMemory final : public Memory {
   void to_host(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
 
  private:
-  static size_t round_up(size_t bytes) {
-    const size_t size = std::max<size_t>(bytes, 512);
-    size_t power = 512;
-    while (power * 2 <= size) power *= 2;
-    const size_t step = std::max<size_t>(power / 8, 64);
-    return (size + step - 1) / step * step;
-  }
-
   mutable std::mutex mutex_;
   std::map<size_t, std::vector<void*>> cache_;
   MemoryStats stats_;
@@ -107,6 +99,15 @@ class CpuMemory final : public Memory {
 };
 
 }  // namespace
+
+size_t allocation_bytes(Device device, size_t bytes) {
+  if (device == Device::kCUDA) return std::max<size_t>(bytes, 256);
+  const size_t size = std::max<size_t>(bytes, 512);
+  size_t power = 512;
+  while (power * 2 <= size) power *= 2;
+  const size_t step = std::max<size_t>(power / 8, 64);
+  return (size + step - 1) / step * step;
+}
 
 std::shared_ptr<Memory> make_cpu_memory(bool poison) {
   return std::make_shared<CpuMemory>(poison);

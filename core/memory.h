@@ -52,6 +52,10 @@ class Memory {
   virtual void to_host(void* to, const void* from, size_t bytes) = 0;
 };
 
+/// What live_bytes counts for an allocation: on the CPU classes of 1/8 of a power of two, so that at most
+/// 12.5 % are wasted and freed blocks fit again; on a GPU at least 256 bytes.
+size_t allocation_bytes(Device device, size_t bytes);
+
 /// Caches freed blocks by size. `poison`: every allocation is filled with NaN bytes (0xFF).
 std::shared_ptr<Memory> make_cpu_memory(bool poison);
 

@@ -101,7 +101,7 @@ class CudaMemory final : public Memory {
   CUstream_st* stream() const override { return stream_; }
 
   void* allocate(size_t bytes) override {
-    const size_t size = std::max<size_t>(bytes, 256);
+    const size_t size = allocation_bytes(Device::kCUDA, bytes);
     void* data = nullptr;
     const cudaError_t error = cudaMallocFromPoolAsync(&data, size, pool_, stream_);
     if (error == cudaErrorMemoryAllocation) fail_out_of_memory(size);
@@ -118,7 +118,7 @@ class CudaMemory final : public Memory {
   void free(void* data, size_t bytes) noexcept override {
     cudaFreeAsync(data, stream_);  // fails only after an error that was reported before
     const std::lock_guard lock(mutex_);
-    stats_.live_bytes -= std::max<size_t>(bytes, 256);
+    stats_.live_bytes -= allocation_bytes(Device::kCUDA, bytes);
   }
 
   MemoryStats stats() const override {
