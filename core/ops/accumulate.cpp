@@ -4,6 +4,13 @@
 
 namespace spanwise {
 
+namespace work {
+constexpr Moves accumulate;
+}
+namespace dry {
+constexpr NoTemporaries accumulate;
+}
+
 void accumulate(Context& ctx, const Tensor& to, const Tensor& from) {
   SPANWISE_CHECK(to.numel() == from.numel() && to.contiguous() && from.contiguous(),
                  "cannot add a gradient of shape {} to one of {}", from.shape().str(), to.shape().str());

@@ -6,6 +6,27 @@
 
 namespace spanwise {
 
+namespace work {
+
+double moved_elems(const std::vector<MovedBlock>& blocks) {
+  double elems = 0;
+  for (const MovedBlock& b : blocks) elems += double(b.rows * b.width);
+  return elems;
+}
+Work copy_blocks(const Context&, const Tensor& source, const Tensor& target,
+                 const std::vector<MovedBlock>& blocks) {
+  return {.bytes = moved_elems(blocks) * double(size_of(source.dtype()) + size_of(target.dtype()))};
+}
+Work add_blocks(const Context&, const Tensor& source, const Tensor& target,
+                const std::vector<MovedBlock>& blocks) {
+  return {.bytes = moved_elems(blocks) * double(size_of(source.dtype()) + 2 * size_of(target.dtype()))};
+}
+
+}  // namespace work
+namespace dry {
+constexpr NoTemporaries copy_blocks, add_blocks;
+}
+
 namespace {
 
 void check(const Tensor& source, const Tensor& target, const std::vector<MovedBlock>& blocks) {

@@ -4,6 +4,13 @@
 
 namespace spanwise {
 
+namespace work {
+constexpr Moves convert;
+}
+namespace dry {
+constexpr NoTemporaries convert;
+}
+
 void convert(Context& ctx, const Tensor& from, const Tensor& to) {
   SPANWISE_CHECK(from.numel() == to.numel() && from.contiguous() && to.contiguous(),
                  "cannot convert a tensor of shape {} to one of {}", from.shape().str(), to.shape().str());

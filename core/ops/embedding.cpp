@@ -1,8 +1,39 @@
 #include "core/ops/embedding.h"
 
 #include "core/dispatch.h"
+#include "core/ops/cuda/common/embedding_runs.h"
+#include "core/upload.h"
 
 namespace spanwise {
+
+namespace work {
+Work embedding_fwd(const Context&, const std::vector<int32_t>&, const Tensor&, const Tensor& y) {
+  return {.bytes = 2 * bytes_of(y)};
+}
+Work embedding_bwd(const Context&, const Tensor& dy, const std::vector<int32_t>&, const Tensor& dweight,
+                   bool accumulate) {
+  const double rows = double(dy.numel()) * double(size_of(dweight.dtype()));
+  return {.bytes = bytes_of(dy) + (accumulate ? 2 * rows : bytes_of(dweight) + rows)};
+}
+}  // namespace work
+
+namespace dry {
+
+void embedding_fwd(Context& ctx, const std::vector<int32_t>& tokens, const Tensor&, const Tensor& y) {
+  if (ctx.device() == Device::kCUDA && y.numel() > 0) upload(ctx, tokens);
+}
+
+void embedding_bwd(Context& ctx, const Tensor&, const std::vector<int32_t>& tokens, const Tensor& dweight,
+                   bool) {
+  if (ctx.device() == Device::kCPU) return;
+  const cuda::SortedTokens sorted = cuda::sort_tokens(tokens, dweight.dim(0));
+  if (sorted.runs.empty() || dweight.dim(1) == 0) return;
+  const Tensor order = upload(ctx, sorted.order), runs = upload(ctx, sorted.runs),
+               folds = upload(ctx, sorted.folds);
+  Tensor::empty(ctx, {sorted.partials, dweight.dim(1)}, DType::kF32);
+}
+
+}  // namespace dry
 
 namespace {
 

@@ -4,22 +4,52 @@
 
 namespace spanwise {
 
+namespace work {
+Work gated_delta_step(const Context&, const LinearStateStep& step, const Tensor& out) {
+  return {
+      .flops = 6.0 * double(step.state.numel()),
+      .bytes = bytes_of(step.q, step.k, step.v, step.log_decay, step.beta, out) + 2 * bytes_of(step.state)};
+}
+}  // namespace work
+namespace dry {
+constexpr LinearStepTemporaries gated_delta_step;
+}
+
 namespace {
 
+LinearStateFlops gated_delta_flops(const LinearStateShape& s, const ChunkList& list) {
+  const double K = double(s.key_dim), V = double(s.value_dim), HV = double(s.value_heads);
+  LinearStateFlops flops{};
+  for (const ChunkList::Chunk& chunk : list.chunks()) {
+    const double n = double(chunk.length);
+    flops.forward += HV * (2 * n * n * (K + V) + 6 * n * K * V);
+    flops.summary += HV * (n * (n - 1) * (K + V) + 4 * n * K * V);
+  }
+  return flops;
+}
+
 LinearStateKernels gated_delta_kernels(const Context& ctx) {
-  if constexpr (kHasCuda) {
-    if (ctx.device() == Device::kCUDA)
-      return {.allocate_saved = cuda::gated_delta_saved,
-              .forward = cuda::gated_delta_fwd,
-              .backward = cuda::gated_delta_bwd,
-              .summarize = cuda::gated_delta_summarize,
-              .local = cuda::gated_delta_local,
-              .fold = cuda::gated_delta_fold,
-              .dstate = cuda::gated_delta_dstate,
-              .local_bwd = cuda::gated_delta_local_bwd,
-              .fold_bwd = cuda::gated_delta_fold_bwd};
+  if (ctx.device() == Device::kCUDA) {
+    LinearStateKernels kernels{.allocate_saved = cuda::gated_delta_saved,
+                               .allocate_passed = cuda::gated_delta_passed,
+                               .temporaries = cuda::gated_delta_temporaries,
+                               .flops = gated_delta_flops};
+    if constexpr (kHasCuda) {
+      kernels.forward = cuda::gated_delta_fwd;
+      kernels.backward = cuda::gated_delta_bwd;
+      kernels.summarize = cuda::gated_delta_summarize;
+      kernels.local = cuda::gated_delta_local;
+      kernels.fold = cuda::gated_delta_fold;
+      kernels.dstate = cuda::gated_delta_dstate;
+      kernels.local_bwd = cuda::gated_delta_local_bwd;
+      kernels.fold_bwd = cuda::gated_delta_fold_bwd;
+    }
+    return kernels;
   }
   return {.allocate_saved = allocate_chunk_states,
+          .allocate_passed = allocate_nothing,
+          .temporaries = cpu::gated_delta_temporaries,
+          .flops = gated_delta_flops,
           .forward = cpu::gated_delta_fwd,
           .backward = cpu::gated_delta_bwd,
           .summarize = cpu::gated_delta_summarize,

@@ -15,6 +15,10 @@
 //
 // Θ is never formed: both products are triangular solves. Backward solves for N again rather than saving it.
 // Shapes, segments and memory: linear_state.h.
+//
+// Work (core/work.h) of a chunk of n tokens and a value head: 2 n² (K + V) + 6 n K V: of the triangles KKᵀ,
+// QKᵀ, those times N and the solve, and of the products K S₀, Q S₀ and KᵀN. Backward: twice that. A step: 6 K
+// V.
 
 #include "core/ops/linear_state.h"
 
@@ -36,7 +40,7 @@ void gated_delta_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which
 void gated_delta_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                      const LinearStateCotangents& from, const LinearStateGradients& out);
 void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
-                           LinearStateForward& out);
+                           const LinearStateForward& out);
 void gated_delta_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
 void gated_delta_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
 void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
@@ -45,6 +49,8 @@ void gated_delta_local_bwd(Context& ctx, const LinearStateCall& call, const Line
                            const LinearStateGradients& out);
 void gated_delta_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
                           const LinearStateGradients& out);
+/// LinearStateKernels::temporaries.
+void gated_delta_temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input);
 void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
 }  // namespace cpu
 
@@ -55,12 +61,15 @@ LinearStateBytes gated_delta_bytes(const LinearStateShape& shape, const ChunkLis
 /// every chunk but a segment's first, and once more a row; where segments are cut (cuda/delta/pieces.h)
 /// 4·K·(K + V) + 4 a piece. F32: as the CPU. Temporaries: cuda/delta/sizes.h.
 std::vector<Tensor> gated_delta_saved(Context& ctx, const LinearStateCall& call);
+/// Without states and values.
+std::vector<Tensor> gated_delta_passed(Context& ctx, const LinearStateCall& call);
+void gated_delta_temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input);
 void gated_delta_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                      const LinearStateForward& out);
 void gated_delta_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                      const LinearStateCotangents& from, const LinearStateGradients& out);
 void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
-                           LinearStateForward& out);
+                           const LinearStateForward& out);
 void gated_delta_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
 void gated_delta_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
 void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,

@@ -1,9 +1,35 @@
 #include "core/ops/gated_rms_norm.h"
 
 #include "core/dispatch.h"
+#include "core/ops/dry_norm.h"
 #include "core/ops/operand_checks.h"
 
 namespace spanwise {
+
+namespace work {
+Work gated_rms_norm_fwd(const Context&, const GatedNormInputs& in, double, const Tensor& y,
+                        const Tensor& rstd) {
+  return {.bytes = bytes_of(in.x, in.gate, in.weight, y, rstd)};
+}
+Work gated_rms_norm_bwd(const Context&, const Tensor& dy, const GatedNormInputs& in, const Tensor& rstd,
+                        const GatedNormGradients& g) {
+  return {.bytes = bytes_of(dy, in.x, in.gate, in.weight, rstd, g.dx, g.dgate, g.dweight)};
+}
+}  // namespace work
+
+namespace dry {
+
+void gated_rms_norm_fwd(const Context&, const GatedNormInputs& in, double, const Tensor&,
+                        const Tensor& rstd) {
+  if (in.options.part.divided()) in.options.part.sum(rstd);
+}
+
+void gated_rms_norm_bwd(Context& ctx, const Tensor& dy, const GatedNormInputs& in, const Tensor& rstd,
+                        const GatedNormGradients& g) {
+  dry_norm_bwd(ctx, in.x, in.weight, rstd, {&dy, &in.x, &in.gate, &g.dx, &g.dgate}, in.options.part);
+}
+
+}  // namespace dry
 
 Var gated_rms_norm(Tape& tape, const Var& x, const Var& gate, const Var& weight, double eps,
                    GatedNormOptions options) {

@@ -1,9 +1,59 @@
 #include "core/ops/gates.h"
 
 #include "core/dispatch.h"
+#include "core/ops/cuda/common/temporaries.h"
 #include "core/ops/operand_checks.h"
 
 namespace spanwise {
+
+namespace work {
+constexpr Moves decay_gate_fwd, scaled_sigmoid_fwd, scaled_sigmoid_bwd, head_skip_fwd, head_skip_bwd;
+Work decay_gate_bwd(const Context&, const Tensor& dg, const Tensor& a, const Tensor& A_log,
+                    const Tensor& dt_bias, const Tensor& g, const DecayGateGradients& d) {
+  return {.bytes = bytes_of(dg, a, A_log, dt_bias, g, d.da, d.dA_log, d.ddt_bias)};
+}
+Work mamba2_gates_fwd(const Context&, const Mamba2GatesTensors& t) {
+  return {.bytes = bytes_of(t.x, t.dt, t.A_log, t.dt_bias, t.delta, t.v, t.g)};
+}
+Work mamba2_gates_bwd(const Context&, const Tensor& dv, const Tensor& dg, const Mamba2GatesTensors& t,
+                      const Mamba2GatesGradients& d) {
+  return {.bytes = bytes_of(dv, dg, t.x, t.dt, t.A_log, t.dt_bias, t.delta, t.g) +
+                   bytes_of(d.dx, d.ddt, d.dA_log, d.ddt_bias)};
+}
+}  // namespace work
+
+namespace dry {
+
+constexpr NoTemporaries decay_gate_fwd, scaled_sigmoid_fwd, scaled_sigmoid_bwd, mamba2_gates_fwd,
+    head_skip_fwd;
+
+/// On a GPU: partial sums over tokens, F32.
+void sum_over_tokens(Context& ctx, int num_sums, int64_t tokens, int64_t heads) {
+  if (ctx.device() == Device::kCUDA)
+    Tensor::empty(ctx, cuda::head_partials(num_sums, tokens, heads), DType::kF32);
+}
+
+void decay_gate_bwd(Context& ctx, const Tensor&, const Tensor& a, const Tensor&, const Tensor&, const Tensor&,
+                    const DecayGateGradients&) {
+  sum_over_tokens(ctx, 2, a.numel() / a.dim(-1), a.dim(-1));
+}
+
+void mamba2_gates_bwd(Context& ctx, const Tensor&, const Tensor&, const Mamba2GatesTensors& t,
+                      const Mamba2GatesGradients&) {
+  if (ctx.device() == Device::kCPU) return;
+  const Tensor dots = Tensor::empty(ctx, t.dt.shape(), DType::kF32);
+  sum_over_tokens(ctx, 2, t.dt.numel() / t.dt.dim(-1), t.dt.dim(-1));
+}
+
+void head_skip_bwd(Context& ctx, const Tensor&, const Tensor& x, const Tensor&, const Tensor&,
+                   const Tensor&) {
+  if (ctx.device() == Device::kCPU) return;
+  const int64_t heads = x.dim(2), tokens = x.numel() / (heads * x.dim(3));
+  const Tensor dots = Tensor::empty(ctx, {tokens, heads}, DType::kF32);
+  sum_over_tokens(ctx, 1, tokens, heads);
+}
+
+}  // namespace dry
 
 namespace {
 Tensor empty_like(Context& ctx, const Tensor& t) {

@@ -4,6 +4,13 @@
 
 namespace spanwise {
 
+namespace work {
+constexpr Moves l2_norm_fwd, l2_norm_bwd;
+}
+namespace dry {
+constexpr NoTemporaries l2_norm_fwd, l2_norm_bwd;
+}
+
 Var l2_norm(Tape& tape, const Var& x, double eps) {
   Context& ctx = tape.context();
   struct Result {

@@ -1,9 +1,57 @@
 #include "core/ops/linear.h"
 
 #include "core/dispatch.h"
-#include "core/ops/cuda/common/gemm.h"
+#include "core/ops/cuda/common/ceil_div.h"
+#include "core/ops/cuda/common/linear_calls.h"
 
 namespace spanwise {
+
+namespace work {
+
+double products(const Tensor& rows, const Tensor& matrix) {
+  return 2.0 * double(rows.numel() / rows.dim(-1)) * double(matrix.numel());
+}
+Work linear_fwd(const Context&, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y) {
+  return {.flops = products(x, weight), .bytes = bytes_of(x, weight, bias, y)};
+}
+Work linear_bwd_x(const Context&, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate) {
+  return {.flops = products(dy, weight), .bytes = bytes_of(dy, weight) + (accumulate ? 2 : 1) * bytes_of(dx)};
+}
+Work linear_bwd_weight(const Context&, const Tensor& dy, const Tensor& x, const Tensor& dweight,
+                       bool accumulate) {
+  return {.flops = products(dy, dweight),
+          .bytes = bytes_of(dy, x) + (accumulate ? 2 : 1) * bytes_of(dweight)};
+}
+constexpr Moves linear_bwd_bias;
+
+}  // namespace work
+
+namespace dry {
+
+void linear_fwd(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y) {
+  if (ctx.device() == Device::kCPU) return;
+  Tensor rounded = bias;
+  if (bias.defined() && bias.dtype() != y.dtype()) rounded = Tensor::empty(ctx, bias.shape(), y.dtype());
+  cuda::dry_gemm(ctx, cuda::linear_fwd_call(x, weight, rounded, y));
+}
+
+void linear_bwd_x(Context& ctx, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate) {
+  if (ctx.device() == Device::kCUDA) cuda::dry_gemm(ctx, cuda::linear_bwd_x_call(dy, weight, dx, accumulate));
+}
+
+void linear_bwd_weight(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& dweight,
+                       bool accumulate) {
+  if (ctx.device() == Device::kCUDA)
+    cuda::dry_gemm(ctx, cuda::linear_bwd_weight_call(dy, x, dweight, accumulate));
+}
+
+void linear_bwd_bias(Context& ctx, const Tensor& dy, const Tensor& dbias) {
+  if (ctx.device() == Device::kCPU) return;
+  const int64_t rows = dy.numel() / dbias.numel();
+  Tensor::empty(ctx, {cuda::ceil_div(rows, cuda::kBiasRowsPerBlock), dbias.numel()}, DType::kF32);
+}
+
+}  // namespace dry
 
 namespace {
 

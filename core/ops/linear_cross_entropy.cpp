@@ -1,11 +1,69 @@
 #include "core/ops/linear_cross_entropy.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/dispatch.h"
+#include "core/ops/cuda/common/linear_calls.h"
 #include "core/ops/operand_checks.h"
+#include "core/upload.h"
 
 namespace spanwise {
+
+namespace work {
+
+Work linear_cross_entropy_fwd(const Context&, const Tensor& x, const Tensor& weight,
+                              const std::vector<int32_t>& labels, const CrossEntropyOptions& options,
+                              const CrossEntropyGrads& grads, const Tensor&) {
+  const double rows = double(labels.size()), chunks = std::ceil(rows / double(options.chunk_rows)),
+               logits = rows * double(weight.dim(0)) * double(size_of(x.dtype()));
+  const int products = 1 + int(grads.dx.defined()) + int(grads.dweight.defined());
+  // The logits are written and read, then written again as gradients, which the products read.
+  const double passes = products == 1 ? 2 : 2 + products;
+  return {.flops = products * 2.0 * rows * double(weight.numel()),
+          .bytes = bytes_of(x, grads.dx) + chunks * bytes_of(weight) * (grads.dx.defined() ? 2 : 1) +
+                   passes * logits + 2 * chunks * bytes_of(grads.dweight)};
+}
+Work scale_in_place(const Context&, const Tensor& t, const Tensor&) {
+  return {.bytes = 2 * bytes_of(t)};
+}
+
+}  // namespace work
+
+namespace dry {
+
+constexpr NoTemporaries scale_in_place;
+
+/// A chunk's maxima and sums; what the parts of a divided vocabulary reduce.
+void reduce_chunk(Context& ctx, int64_t rows, DType dtype, const DimPart& part) {
+  const Tensor maxima = Tensor::empty(ctx, {rows}, dtype), sums = Tensor::empty(ctx, {2, rows}, dtype);
+  if (!part.divided()) return;
+  part.max(maxima);
+  part.sum(sums);
+}
+
+void linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weight,
+                              const std::vector<int32_t>& labels, const CrossEntropyOptions& options,
+                              const CrossEntropyGrads& grads, const Tensor& loss) {
+  const bool gpu = ctx.device() == Device::kCUDA;
+  const int64_t rows = int64_t(labels.size()), chunk = std::min(options.chunk_rows, rows),
+                vocab = weight.dim(0);
+  Tensor device_labels, losses;
+  if (gpu) {
+    device_labels = upload(ctx, labels);
+    losses = Tensor::empty(ctx, {rows}, DType::kF32);
+  }
+  const Tensor logits = Tensor::empty(ctx, {chunk, gpu ? cuda::logits_stride(vocab) : vocab}, x.dtype());
+  for (int64_t begin = 0; begin < rows; begin += chunk) {
+    const cuda::CrossEntropyChunk products{x, weight, logits, begin, std::min(chunk, rows - begin)};
+    if (gpu) cuda::dry_gemm(ctx, products.logits_call());
+    if (!gpu || options.part.divided()) reduce_chunk(ctx, products.rows, loss.dtype(), options.part);
+    if (gpu && grads.dx.defined()) cuda::dry_gemm(ctx, products.dx_call(grads.dx));
+    if (gpu && grads.dweight.defined()) cuda::dry_gemm(ctx, products.dweight_call(grads.dweight));
+  }
+}
+
+}  // namespace dry
 
 namespace {
 

@@ -4,6 +4,8 @@
 #include <memory>
 #include <optional>
 
+#include "core/dispatch.h"
+
 namespace spanwise {
 
 namespace {
@@ -70,6 +72,76 @@ SpanSummary make_summary(Context& ctx, const LinearStateCall& call) {
   return summary;
 }
 
+/// One call's stages: kernels, or on a dry Context what they take.
+class Stages {
+ public:
+  Stages(Context& ctx, const LinearStateKernels& kernels, const LinearStateCall& call)
+      : ctx_(ctx), kernels_(kernels), call_(call) {}
+
+  void forward(const LinearStateForward& f) const {
+    run({.stage = LinearStage::kForward, .saves = !f.saved.empty()}, kernels_.forward, SegmentSet::kAll, f);
+  }
+  void backward(const LinearStateCotangents& from, const LinearStateGradients& g) const {
+    run(backward_input(LinearStage::kBackward, from, g), kernels_.backward, SegmentSet::kAll, from, g);
+  }
+  void summarize(const SpanSummary* summary, const LinearStateForward& f) const {
+    run({.stage = LinearStage::kSummarize, .saves = !f.saved.empty(), .summary = summary != nullptr},
+        kernels_.summarize, summary, f);
+  }
+  void local(const LinearStateForward& f) const {
+    run({.stage = LinearStage::kLocal, .saves = !f.saved.empty()}, kernels_.local, f);
+  }
+  void fold(const LinearStateForward& f) const {
+    run({.stage = LinearStage::kFold, .saves = !f.saved.empty()}, kernels_.fold, f);
+  }
+  void dstate(const LinearStateCotangents& from, const Tensor& dstate_in) const {
+    run({.stage = LinearStage::kDstate}, kernels_.dstate, from, dstate_in);
+  }
+  void local_bwd(const LinearStateCotangents& from, const LinearStateGradients& g) const {
+    run(backward_input(LinearStage::kLocalBwd, from, g), kernels_.local_bwd, from, g);
+  }
+  void fold_bwd(const LinearStateCotangents& from, const LinearStateGradients& g) const {
+    run(backward_input(LinearStage::kFoldBwd, from, g), kernels_.fold_bwd, from, g);
+  }
+
+ private:
+  static LinearStageInput backward_input(LinearStage stage, const LinearStateCotangents& from,
+                                         const LinearStateGradients& g) {
+    return {
+        .stage = stage, .dlog_decay = g.dlog_decay.defined(), .dfinal_state = from.dfinal_state.defined()};
+  }
+  template <class Kernel, class... Arguments>
+  void run(const LinearStageInput& input, Kernel* kernel, const Arguments&... arguments) const {
+    if (ctx_.dry()) return kernels_.temporaries(ctx_, call_, input);
+    kernel(ctx_, call_, arguments...);
+  }
+
+  Context& ctx_;
+  const LinearStateKernels& kernels_;
+  const LinearStateCall& call_;
+};
+
+double operand_bytes(const LinearStateCall& c) {
+  return bytes_of(c.q, c.k, c.v, c.log_decay, c.beta, c.initial_state);
+}
+
+void count_forward(Context& ctx, const LinearStateKernels& kernels, const LinearStateCall& call,
+                   const LinearStateForward& f, bool summarized) {
+  const LinearStateFlops flops = kernels.flops(shape_of(call), call.chunks);
+  double bytes = operand_bytes(call) + bytes_of(f.out, f.final_state);
+  for (const Tensor& t : f.saved) bytes += bytes_of(t);
+  ctx.count({.flops = flops.forward, .recomputed_flops = summarized ? flops.summary : 0, .bytes = bytes});
+}
+
+void count_backward(Context& ctx, const LinearStateKernels& kernels, const LinearStateCall& call,
+                    const LinearStateCotangents& from, const LinearStateGradients& g, bool exchanged) {
+  const LinearStateFlops flops = kernels.flops(shape_of(call), call.chunks);
+  double bytes = operand_bytes(call) + bytes_of(from.dout, from.dfinal_state, g.dq, g.dk, g.dv, g.dlog_decay,
+                                                g.dbeta, g.dinitial_state);
+  for (const Tensor& t : from.saved) bytes += bytes_of(t);
+  ctx.count({.flops = 2 * flops.forward, .recomputed_flops = exchanged ? flops.summary : 0, .bytes = bytes});
+}
+
 LinearStateForward allocate_forward(Context& ctx, const LinearStateCall& call,
                                     const LinearStateKernels& kernels, bool save) {
   const DType dtype = call.q.dtype();
@@ -86,18 +158,22 @@ std::shared_ptr<const void> forward_spans(Tape& tape, const LinearStateKernels& 
                                           LinearStateForward& f) {
   Context& ctx = tape.context();
   std::unique_ptr<SpanExchange::Forward> started;
+  const Stages stages(ctx, kernels, call);
   if (tape.replays()) {
-    kernels.summarize(ctx, call, nullptr, f);
+    if (f.saved.empty()) f.saved = kernels.allocate_passed(ctx, call);
+    stages.summarize(nullptr, f);
   } else {
     const SpanSummary summary = make_summary(ctx, call);
-    kernels.summarize(ctx, call, &summary, f);
+    if (f.saved.empty()) f.saved = kernels.allocate_passed(ctx, call);
+    stages.summarize(&summary, f);
     started = exchange.start_forward(summary);
   }
-  kernels.local(ctx, call, f);
+  stages.local(f);
   IncomingState incoming = tape.once([&] { return started->wait(); });
   check_exchanged("incoming state", incoming.state, call);
   call.initial_state = std::move(incoming.state);
-  kernels.fold(ctx, call, f);
+  stages.fold(f);
+  count_forward(ctx, kernels, call, f, !tape.replays());
   return std::move(incoming.saved);
 }
 
@@ -133,18 +209,21 @@ class SavedCall {
   }
   /// Returns out, in the forward's bits, and keeps what it saved.
   Tensor forward_again(Context& ctx) {
+    const Recomputation again(ctx);
     LinearStateCall call = get();
     LinearStateForward f = allocate_forward(ctx, call, kernels_, /*save=*/true);
+    const Stages stages(ctx, kernels_, call);
     if (spans_) {  // as forward_spans does, which the incoming state reaches last
       const Tensor incoming = std::move(call.initial_state);
       call.initial_state = {};
-      kernels_.summarize(ctx, call, nullptr, f);
-      kernels_.local(ctx, call, f);
+      stages.summarize(nullptr, f);
+      stages.local(f);
       call.initial_state = incoming;
-      kernels_.fold(ctx, call, f);
+      stages.fold(f);
     } else {
-      kernels_.forward(ctx, call, SegmentSet::kAll, f);
+      stages.forward(f);
     }
+    count_forward(ctx, kernels_, call, f, /*summarized=*/false);
     keep(std::move(f.saved));
     return f.out;
   }
@@ -165,12 +244,13 @@ void backward_spans(Context& ctx, const LinearStateKernels& kernels, SpanExchang
       "the last state of a span has a gradient of its own; with an exchange only the next span may "
       "use that state");
   const Tensor dstate_in = Tensor::zeros(ctx, state_shape(call), accumulation_dtype(call.q.dtype()));
-  kernels.dstate(ctx, call, from, dstate_in);
+  const Stages stages(ctx, kernels, call);
+  stages.dstate(from, dstate_in);
   const std::unique_ptr<SpanExchange::Backward> started = exchange.start_backward(dstate_in, saved);
-  kernels.local_bwd(ctx, call, from, g);
+  stages.local_bwd(from, g);
   from.dfinal_state = started->wait();
   check_exchanged("gradient of the last state", from.dfinal_state, call);
-  kernels.fold_bwd(ctx, call, from, g);
+  stages.fold_bwd(from, g);
 }
 
 }  // namespace
@@ -256,7 +336,8 @@ LinearStateResult linear_state(Tape& tape, const LinearStateVars& x, const Seque
   if (exchange) {
     saved = forward_spans(tape, kernels, *exchange, call, f);
   } else {
-    kernels.forward(ctx, call, SegmentSet::kAll, f);
+    Stages(ctx, kernels, call).forward(f);
+    count_forward(ctx, kernels, call, f, /*summarized=*/false);
   }
 
   LinearStateResult result;
@@ -284,8 +365,9 @@ LinearStateResult linear_state(Tape& tape, const LinearStateVars& x, const Seque
                 if (exchange) {
                   backward_spans(ctx, kernels, *exchange, saved, call, from, g);
                 } else {
-                  kernels.backward(ctx, call, SegmentSet::kAll, from, g);
+                  Stages(ctx, kernels, call).backward(from, g);
                 }
+                count_backward(ctx, kernels, call, from, g, exchange != nullptr);
                 x.q.add_grad(ctx, g.dq);
                 x.k.add_grad(ctx, g.dk);
                 x.v.add_grad(ctx, g.dv);

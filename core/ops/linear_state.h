@@ -146,17 +146,38 @@ struct LinearStateVars {
   Tensor head_log_decay;
   Var beta, initial_state;
 };
+/// Which of a family's kernels.
+enum class LinearStage { kForward, kBackward, kSummarize, kLocal, kFold, kDstate, kLocalBwd, kFoldBwd };
+/// What a stage's temporaries depend on beside the call: whether its kernel is given a `saved` that is not
+/// empty, a summary to write, dlog_decay, dfinal_state. Forward and backward are of all segments.
+struct LinearStageInput {
+  LinearStage stage;
+  bool saves = false, summary = false, dlog_decay = false, dfinal_state = false;
+};
+/// Floating-point operations of a call, as the family's header counts them.
+struct LinearStateFlops {
+  double forward;  ///< backward's are twice as many
+  double summary;  ///< of a span's, and of D, the gradient of its incoming state
+};
+
 struct LinearStateKernels {
+  // Of the device, in every build and on dry Contexts.
   /// What forward of this call saves for backward, uninitialised.
   std::vector<Tensor> (*allocate_saved)(Context&, const LinearStateCall&);
+  /// What summarize() leaves for local() and fold() where nothing is saved; may be empty.
+  std::vector<Tensor> (*allocate_passed)(Context&, const LinearStateCall&);
+  /// Takes and gives back what a stage's kernel does beside operands, results and what is allocated above.
+  void (*temporaries)(Context&, const LinearStateCall&, const LinearStageInput&);
+  LinearStateFlops (*flops)(const LinearStateShape&, const ChunkList&);
+
+  // Kernels: none on a dry Context.
   void (*forward)(Context&, const LinearStateCall&, SegmentSet, const LinearStateForward&);
   void (*backward)(Context&, const LinearStateCall&, SegmentSet, const LinearStateCotangents&,
                    const LinearStateGradients&);
   // Forward of spans, in this order. summarize and local run without an initial_state, fold with the incoming
   // one; together they write what forward does.
-  /// Writes the summary, whose transition comes zeroed; nullptr when it is not needed. May allocate `saved`
-  /// for local() and fold().
-  void (*summarize)(Context&, const LinearStateCall&, const SpanSummary*, LinearStateForward&);
+  /// Writes the summary, whose transition comes zeroed; nullptr when it is not needed.
+  void (*summarize)(Context&, const LinearStateCall&, const SpanSummary*, const LinearStateForward&);
   void (*local)(Context&, const LinearStateCall&, const LinearStateForward&);
   void (*fold)(Context&, const LinearStateCall&, const LinearStateForward&);
   // Backward of spans, in this order. local_bwd runs without dfinal_state, fold_bwd with it; together they
@@ -171,11 +192,24 @@ struct LinearStateKernels {
 LinearStateResult linear_state(Tape& tape, const LinearStateVars& operands, const SequenceLayout& layout,
                                const LinearStateOptions& options, const LinearStateKernels& kernels);
 
+/// allocate_passed of kernels that pass nothing.
+inline std::vector<Tensor> allocate_nothing(Context&, const LinearStateCall&) {
+  return {};
+}
 /// {[num_states, HV, K, V]}: the state before every chunk but a segment's first, what the CPU saves.
 std::vector<Tensor> allocate_chunk_states(Context& ctx, const LinearStateCall& call);
 int64_t chunk_state_bytes(const LinearStateShape& shape, const ChunkList& chunks);
 /// A gradient of q or k as kernels keep it, per value head, before it is summed.
 int64_t value_head_gradient_bytes(const LinearStateShape& shape);
+
+/// What a step's kernel takes: on the CPU what is written to the state, as large as out.
+namespace dry {
+struct LinearStepTemporaries {
+  void operator()(Context& ctx, const LinearStateStep&, const Tensor& out) const {
+    if (ctx.device() == Device::kCPU) Tensor::empty(ctx, out.shape(), out.dtype());
+  }
+};
+}  // namespace dry
 
 /// Checks shapes and dtypes; returns out, allocated.
 Tensor check_linear_state_step(Context& ctx, const LinearStateStep& step);

@@ -5,6 +5,13 @@
 
 namespace spanwise {
 
+namespace work {
+constexpr Moves add, multiply, activation_fwd, activation_bwd;
+}
+namespace dry {
+constexpr NoTemporaries add, multiply, activation_fwd, activation_bwd;
+}
+
 namespace {
 Tensor empty_like(Context& ctx, const Tensor& t) {
   return Tensor::empty(ctx, t.shape(), t.dtype());

@@ -1,9 +1,35 @@
 #include "core/ops/rms_norm.h"
 
 #include "core/dispatch.h"
+#include "core/ops/dry_norm.h"
 #include "core/ops/operand_checks.h"
 
 namespace spanwise {
+
+namespace work {
+Work rms_norm_fwd(const Context&, const Tensor& x, const Tensor& residual, const Tensor& weight, double,
+                  const RmsNormForward& out, const DimPart&) {
+  return {.bytes = bytes_of(x, residual, weight, out.y, out.rstd, out.sum)};
+}
+Work rms_norm_bwd(const Context&, const Tensor& dy, const Tensor& dsum, const Tensor& x, const Tensor& weight,
+                  const Tensor& rstd, const RmsNormBackward& out, const DimPart&) {
+  return {.bytes = bytes_of(dy, dsum, x, weight, rstd, out.dx, out.dweight)};
+}
+}  // namespace work
+
+namespace dry {
+
+void rms_norm_fwd(const Context&, const Tensor&, const Tensor&, const Tensor&, double,
+                  const RmsNormForward& out, const DimPart& part) {
+  if (part.divided()) part.sum(out.rstd);
+}
+
+void rms_norm_bwd(Context& ctx, const Tensor& dy, const Tensor& dsum, const Tensor& x, const Tensor& weight,
+                  const Tensor& rstd, const RmsNormBackward& out, const DimPart& part) {
+  dry_norm_bwd(ctx, x, weight, rstd, {&dy, &dsum, &x, &out.dx}, part);
+}
+
+}  // namespace dry
 
 RmsNormForward rms_norm_fwd(Context& ctx, const Tensor& x, const Tensor& residual, const Tensor& weight,
                             double eps, const DimPart& part) {

@@ -8,6 +8,15 @@
 
 namespace spanwise {
 
+namespace work {
+Work rope_apply(const Context&, const Tensor& x, const RopeTable&, RopeDirection, const Tensor& y) {
+  return {.bytes = bytes_of(x, y)};
+}
+}  // namespace work
+namespace dry {
+constexpr NoTemporaries rope_apply;
+}
+
 namespace {
 
 // A batch needs one a model; a few batches of different lengths may take turns (training, evaluation).
@@ -21,7 +30,7 @@ void fill_cpu_table(Context& ctx, const std::vector<double>& frequencies, RopeTa
   for (int64_t p : table.positions)
     table.row.push_back(int32_t(std::lower_bound(distinct.begin(), distinct.end(), p) - distinct.begin()));
   table.cos_sin = Tensor::empty(ctx, {int64_t(distinct.size()), table.rotary_dim}, table.dtype);
-  cpu::rope_table(ctx, distinct, frequencies, table.cos_sin);
+  if (!ctx.dry()) cpu::rope_table(ctx, distinct, frequencies, table.cos_sin);
 }
 
 void fill_gpu_table(Context& ctx, const std::vector<double>& frequencies, RopeTable& table) {

@@ -4,23 +4,51 @@
 
 namespace spanwise {
 
+namespace work {
+Work scalar_decay_step(const Context&, const LinearStateStep& step, const Tensor& out) {
+  return {.flops = 4.0 * double(step.state.numel()),
+          .bytes = bytes_of(step.q, step.k, step.v, step.log_decay, out) + 2 * bytes_of(step.state)};
+}
+}  // namespace work
+namespace dry {
+constexpr LinearStepTemporaries scalar_decay_step;
+}
+
 namespace {
 
+LinearStateFlops scalar_decay_flops(const LinearStateShape& s, const ChunkList& list) {
+  const double K = double(s.key_dim), V = double(s.value_dim), HV = double(s.value_heads);
+  LinearStateFlops flops{};
+  for (const ChunkList::Chunk& chunk : list.chunks()) {
+    const double n = double(chunk.length);
+    flops.forward += HV * (n * (n + 1) * (K + V) + 4 * n * K * V);
+    flops.summary += HV * 2 * n * K * V;
+  }
+  return flops;
+}
+
 LinearStateKernels scalar_decay_kernels(const Context& ctx) {
-  if constexpr (kHasCuda) {
-    if (ctx.device() == Device::kCUDA) {
-      return {.allocate_saved = cuda::scalar_decay_saved,
-              .forward = cuda::scalar_decay_fwd,
-              .backward = cuda::scalar_decay_bwd,
-              .summarize = cuda::scalar_decay_summarize,
-              .local = cuda::scalar_decay_local,
-              .fold = cuda::scalar_decay_fold,
-              .dstate = cuda::scalar_decay_dstate,
-              .local_bwd = cuda::scalar_decay_local_bwd,
-              .fold_bwd = cuda::scalar_decay_fold_bwd};
+  if (ctx.device() == Device::kCUDA) {
+    LinearStateKernels kernels{.allocate_saved = cuda::scalar_decay_saved,
+                               .allocate_passed = allocate_nothing,
+                               .temporaries = cuda::scalar_decay_temporaries,
+                               .flops = scalar_decay_flops};
+    if constexpr (kHasCuda) {
+      kernels.forward = cuda::scalar_decay_fwd;
+      kernels.backward = cuda::scalar_decay_bwd;
+      kernels.summarize = cuda::scalar_decay_summarize;
+      kernels.local = cuda::scalar_decay_local;
+      kernels.fold = cuda::scalar_decay_fold;
+      kernels.dstate = cuda::scalar_decay_dstate;
+      kernels.local_bwd = cuda::scalar_decay_local_bwd;
+      kernels.fold_bwd = cuda::scalar_decay_fold_bwd;
     }
+    return kernels;
   }
   return {.allocate_saved = allocate_chunk_states,
+          .allocate_passed = allocate_chunk_states,
+          .temporaries = cpu::scalar_decay_temporaries,
+          .flops = scalar_decay_flops,
           .forward = cpu::scalar_decay_fwd,
           .backward = cpu::scalar_decay_bwd,
           .summarize = cpu::scalar_decay_summarize,

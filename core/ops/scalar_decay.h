@@ -14,6 +14,9 @@
 //
 // Only differences ≤ 0 are exponentiated, so no decay, however fast, overflows. Shapes, segments and memory:
 // linear_state.h.
+//
+// Work (core/work.h) of a chunk of n tokens and a value head: n (n + 1) (K + V) + 4 n K V: of the triangles
+// of QKᵀ and AV, and of the products Q S₀ and K̃ᵀV. Backward: twice that. A step: 4 K V.
 
 #include "core/ops/linear_state.h"
 
@@ -41,7 +44,7 @@ void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet whic
 void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                       const LinearStateCotangents& from, const LinearStateGradients& out);
 void scalar_decay_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
-                            LinearStateForward& out);
+                            const LinearStateForward& out);
 void scalar_decay_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
 void scalar_decay_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
 void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
@@ -50,6 +53,8 @@ void scalar_decay_local_bwd(Context& ctx, const LinearStateCall& call, const Lin
                             const LinearStateGradients& out);
 void scalar_decay_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
                            const LinearStateGradients& out);
+/// LinearStateKernels::temporaries.
+void scalar_decay_temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input);
 void scalar_decay_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
 }  // namespace cpu
 
@@ -60,12 +65,13 @@ void scalar_decay_step(Context& ctx, const LinearStateStep& step, const Tensor& 
 namespace cuda {
 LinearStateBytes scalar_decay_bytes(const LinearStateShape& shape, const ChunkList& chunks);
 std::vector<Tensor> scalar_decay_saved(Context& ctx, const LinearStateCall& call);
+void scalar_decay_temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input);
 void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                       const LinearStateForward& out);
 void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                       const LinearStateCotangents& from, const LinearStateGradients& out);
 void scalar_decay_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
-                            LinearStateForward& out);
+                            const LinearStateForward& out);
 void scalar_decay_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
 void scalar_decay_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
 void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,

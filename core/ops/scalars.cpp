@@ -4,6 +4,13 @@
 
 namespace spanwise {
 
+namespace work {
+constexpr Moves copy_scalar;
+}
+namespace dry {
+constexpr NoTemporaries copy_scalar;
+}
+
 std::vector<double> read_scalars(Context& ctx, const std::vector<Tensor>& scalars) {
   if (scalars.empty()) return {};
   const Tensor together = Tensor::empty(ctx, {int64_t(scalars.size())}, DType::kF64);

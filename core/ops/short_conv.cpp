@@ -1,11 +1,71 @@
 #include "core/ops/short_conv.h"
 
 #include "core/dispatch.h"
+#include "core/ops/cuda/common/alignment.h"
+#include "core/ops/cuda/common/conv_pieces.h"
+#include "core/ops/cuda/common/temporaries.h"
 #include "core/ops/l2_norm.h"
 #include "core/ops/operand_checks.h"
 #include "core/ops/views.h"
+#include "core/shared_upload.h"
 
 namespace spanwise {
+
+namespace work {
+
+Work short_conv_fwd(const Context&, const ShortConvInputs& in, const Tensor& out, const Tensor& final_state) {
+  return {.flops = 2.0 * double(in.x.numel()) * double(in.weight.dim(-1)),
+          .bytes = bytes_of(in.x, in.weight, in.bias, in.initial_state, out, final_state)};
+}
+Work short_conv_bwd(const Context&, const ShortConvInputs& in, const Tensor& dout, const Tensor& dfinal_state,
+                    const ShortConvGradients& g) {
+  return {.flops = 4.0 * double(in.x.numel()) * double(in.weight.dim(-1)),
+          .bytes = bytes_of(in.x, in.weight, in.bias, in.initial_state, dout, dfinal_state) +
+                   bytes_of(g.dx, g.dweight, g.dbias, g.dinitial_state)};
+}
+
+}  // namespace work
+
+namespace dry {
+
+/// At most so many blocks run at once: how a GPU cuts tokens follows what its kernels leave room for.
+int64_t resident_blocks() {
+  return cuda::most_resident_blocks(cuda::kConvThreads);
+}
+int64_t conv_tiles(const ShortConvInputs& in, std::initializer_list<const Tensor*> operands) {
+  const bool aligned = cuda::rows_are_aligned(operands, in.x.dim(-1), cuda::kWideConv);
+  return cuda::conv_tiles(in.x.dim(-1), aligned ? cuda::kWideConv : 1);
+}
+
+void short_conv_fwd(Context& ctx, const ShortConvInputs& in, const Tensor& out, const Tensor& final_state) {
+  if (ctx.device() == Device::kCPU || in.x.numel() == 0) return;
+  const int64_t tiles = conv_tiles(in, {&in.x, &in.initial_state, &out, &final_state}), length = in.x.dim(1);
+  const int64_t tokens = cuda::conv_tokens_per_block(in.x.dim(0) * length, tiles, resident_blocks());
+  shared_upload(ctx, cuda::cut_pieces(in.segments, length, tokens, nullptr));
+}
+
+void short_conv_bwd(Context& ctx, const ShortConvInputs& in, const Tensor& dout, const Tensor& dfinal_state,
+                    const ShortConvGradients& g) {
+  if (ctx.device() == Device::kCPU || in.x.numel() == 0) return;
+  std::vector<Tensor> held;
+  for (const Tensor* t : {&dout, &dfinal_state}) {
+    if (t->defined() && cuda::conv_copies(in, *t)) held.push_back(Tensor::empty(ctx, t->shape(), t->dtype()));
+  }
+  const int64_t tiles = conv_tiles(
+                    in, {&in.x, &in.initial_state, &dout, &dfinal_state, &g.dx, &g.dinitial_state}),
+                length = in.x.dim(1);
+  std::vector<int32_t> first;
+  const std::vector<cuda::ConvPiece> pieces =
+      cuda::cut_pieces(in.segments, length,
+                       cuda::conv_tokens_per_range(in.x.dim(0) * length, tiles, resident_blocks()), &first);
+  shared_upload(ctx, pieces);
+  shared_upload(ctx, first);
+  const int64_t ranges = int64_t(first.size()) - 1;
+  held.push_back(Tensor::empty(ctx, {ranges, g.dweight.numel()}, DType::kF32));
+  if (g.dbias.defined()) held.push_back(Tensor::empty(ctx, {ranges, g.dbias.numel()}, DType::kF32));
+}
+
+}  // namespace dry
 
 namespace {
 
@@ -52,7 +112,8 @@ ShortConvResult short_conv(Tape& tape, const Var& x, const Var& weight, const Va
   };
   const ShortConvInputs inputs = saved();
   check_inputs(inputs, layout);
-  if (heads.dim > 0 && !SPANWISE_DISPATCH(ctx, short_conv_divides_heads, inputs)) {
+  const bool divides = ctx.device() == Device::kCUDA && cuda::short_conv_divides_heads(inputs);
+  if (heads.dim > 0 && !divides) {
     ShortConvResult result = short_conv(tape, x, weight, bias, layout, activation, initial_state);
     const Shape shape = result.out.shape();
     const Var split = reshape(tape, result.out, {shape[0], shape[1], shape[2] / heads.dim, heads.dim});

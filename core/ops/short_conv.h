@@ -58,10 +58,7 @@ constexpr bool short_conv_kernel_takes_heads(int64_t dim) {
 }
 
 namespace cpu {
-/// Whether fwd and bwd take `heads` of these operands; false: heads.dim must be 0.
-inline bool short_conv_divides_heads(const ShortConvInputs&) {
-  return false;
-}
+/// heads.dim is 0.
 void short_conv_fwd(const Context& ctx, const ShortConvInputs& in, const Tensor& out,
                     const Tensor& final_state);
 /// Writes (=) every gradient. dfinal_state may be undefined.
@@ -69,6 +66,7 @@ void short_conv_bwd(const Context& ctx, const ShortConvInputs& in, const Tensor&
                     const Tensor& dfinal_state, const ShortConvGradients& grads);
 }  // namespace cpu
 namespace cuda {
+/// Whether fwd and bwd take `heads` of these operands; false: heads.dim must be 0. Host code.
 bool short_conv_divides_heads(const ShortConvInputs& in);
 void short_conv_fwd(Context& ctx, const ShortConvInputs& in, const Tensor& out, const Tensor& final_state);
 void short_conv_bwd(Context& ctx, const ShortConvInputs& in, const Tensor& dout, const Tensor& dfinal_state,

@@ -4,8 +4,57 @@
 #include <memory>
 
 #include "core/dispatch.h"
+#include "core/ops/convert.h"
+#include "core/ops/cuda/softmax_attention/sizes.h"
 
 namespace spanwise {
+
+namespace work {
+
+/// Pairs of a query and a key that it reads, in every query head.
+double pairs(const AttentionInputs& in) {
+  int64_t pairs = 0;
+  for (size_t i = 0; i < in.ranges.begin.size(); ++i) pairs += in.ranges.end[i] - in.ranges.begin[i];
+  return double(pairs) * double(in.q.dim(2));
+}
+Work softmax_attention_fwd(const Context&, const AttentionInputs& in, const AttentionForward& f) {
+  return {.flops = 2 * pairs(in) * double(in.q.dim(3) + in.v.dim(3)),
+          .bytes = bytes_of(in.q, in.k, in.v, f.out, f.log_sum_exp)};
+}
+Work merge_attention(const Context&, const AttentionForward& total, const AttentionForward& part,
+                     const KeyRanges&) {
+  return {.bytes = bytes_of(part.out, part.log_sum_exp) + 2 * bytes_of(total.out, total.log_sum_exp)};
+}
+Work softmax_attention_bwd(const Context&, const Tensor& dout, const AttentionInputs& in,
+                           const AttentionForward& f, const AttentionBackward& g) {
+  const double both = pairs(in), keys = double(in.q.dim(3)), values = double(in.v.dim(3));
+  return {.flops = 4 * both * (keys + values),
+          .recomputed_flops = 2 * both * keys,  // the scores
+          .bytes = bytes_of(dout, in.q, in.k, in.v, f.out, f.log_sum_exp, g.dq, g.dk, g.dv)};
+}
+
+}  // namespace work
+
+namespace dry {
+
+void softmax_attention_fwd(Context& ctx, const AttentionInputs& in, const AttentionForward&) {
+  if (ctx.device() == Device::kCUDA) return cuda::dry_attention_fwd(ctx, in);
+  cpu::attention_scratch(ctx, in.q.dtype(), 1);
+}
+
+void merge_attention(Context& ctx, const AttentionForward& total, const AttentionForward&,
+                     const KeyRanges& ranges) {
+  if (ctx.device() == Device::kCUDA && total.log_sum_exp.numel() > 0)
+    Tensor::empty(ctx, {int64_t(ranges.begin.size())}, DType::kU8);
+}
+
+void softmax_attention_bwd(Context& ctx, const Tensor& dout, const AttentionInputs& in,
+                           const AttentionForward& f, const AttentionBackward&) {
+  if (ctx.device() == Device::kCUDA) return cuda::dry_attention_bwd(ctx, dout, in, f.out);
+  cpu::attention_scratch(ctx, in.q.dtype(), 2);
+}
+
+}  // namespace dry
 
 namespace {
 
@@ -32,6 +81,17 @@ void check_inputs(const AttentionInputs& in) {
   }
 }
 
+// The CPU computes BF16 in F32.
+bool in_f32(const Context& ctx, const AttentionInputs& in) {
+  return ctx.device() == Device::kCPU && in.q.dtype() == DType::kBF16;
+}
+Tensor as_f32(Context& ctx, const Tensor& t) {
+  return converted(ctx, t.to_contiguous(ctx), DType::kF32);
+}
+AttentionInputs as_f32(Context& ctx, const AttentionInputs& in) {
+  return {as_f32(ctx, in.q), as_f32(ctx, in.k), as_f32(ctx, in.v), in.ranges, in.scale};
+}
+
 }  // namespace
 
 KeyRanges causal_key_ranges(const SequenceLayout& layout, int64_t window) {
@@ -48,6 +108,11 @@ KeyRanges causal_key_ranges(const SequenceLayout& layout, int64_t window) {
 
 AttentionForward softmax_attention_fwd(Context& ctx, const AttentionInputs& in) {
   check_inputs(in);
+  if (in_f32(ctx, in)) {
+    AttentionForward forward = softmax_attention_fwd(ctx, as_f32(ctx, in));
+    forward.out = converted(ctx, forward.out, DType::kBF16);
+    return forward;
+  }
   const Tensor& q = in.q;
   AttentionForward forward;
   forward.out = Tensor::empty(ctx, {q.dim(0), q.dim(1), q.dim(2), in.v.dim(3)}, q.dtype());
@@ -70,6 +135,12 @@ void merge_attention(Context& ctx, const AttentionForward& total, const Attentio
 
 AttentionBackward softmax_attention_bwd(Context& ctx, const Tensor& dout, const AttentionInputs& in,
                                         const AttentionForward& forward) {
+  if (in_f32(ctx, in)) {
+    const AttentionBackward wide = softmax_attention_bwd(ctx, as_f32(ctx, dout), as_f32(ctx, in),
+                                                         {as_f32(ctx, forward.out), forward.log_sum_exp});
+    return {converted(ctx, wide.dq, DType::kBF16), converted(ctx, wide.dk, DType::kBF16),
+            converted(ctx, wide.dv, DType::kBF16)};
+  }
   // The CPU adds up block by block, CUDA kernels write each element once.
   const auto make = ctx.device() == Device::kCPU ? Tensor::zeros : Tensor::empty;
   const AttentionBackward grads{make(ctx, in.q.shape(), in.q.dtype()), make(ctx, in.k.shape(), in.k.dtype()),

@@ -71,7 +71,10 @@ struct AttentionShape {
 /// Bytes that backward takes beside its operands and the gradients it returns.
 int64_t softmax_attention_bwd_bytes(Device device, const AttentionShape& shape);
 
+// F32 or F64.
 namespace cpu {
+/// Each thread's blocks of scores.
+Tensor attention_scratch(Context& ctx, DType dtype, int num_blocks);
 void softmax_attention_fwd(Context& ctx, const AttentionInputs& in, const AttentionForward& forward);
 void merge_attention(Context& ctx, const AttentionForward& total, const AttentionForward& part,
                      const KeyRanges& ranges);

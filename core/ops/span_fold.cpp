@@ -6,6 +6,19 @@
 
 namespace spanwise {
 
+// What folding summaries costs is no model's arithmetic.
+namespace work {
+Work multiply_heads(const Context&, const Tensor& a, HeadOperand, const Tensor& b, const Tensor& added,
+                    const Tensor& out) {
+  return {.recomputed_flops = 2.0 * double(a.numel()) * double(b.dim(2)),
+          .bytes = bytes_of(a, b, added, out)};
+}
+constexpr Moves decay_heads;
+}  // namespace work
+namespace dry {
+constexpr NoTemporaries multiply_heads, decay_heads;
+}
+
 namespace {
 
 Tensor fold(Context& ctx, const SpanTransition& m, HeadOperand op, const Tensor& state, const Tensor& added) {

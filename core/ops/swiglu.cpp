@@ -5,6 +5,13 @@
 
 namespace spanwise {
 
+namespace work {
+constexpr Moves swiglu_fwd, swiglu_bwd;
+}
+namespace dry {
+constexpr NoTemporaries swiglu_fwd, swiglu_bwd;
+}
+
 Var swiglu(Tape& tape, const Var& gate, const Var& up) {
   check_equal_shapes("swiglu", "gate", gate.value(), "up", up.value());
   Context& ctx = tape.context();

@@ -6,6 +6,16 @@
 
 namespace spanwise {
 
+namespace work {
+Work join_columns(const Context&, const std::vector<Tensor>&, const std::vector<int64_t>&,
+                  const Tensor& out) {
+  return {.bytes = 2 * bytes_of(out)};
+}
+}  // namespace work
+namespace dry {
+constexpr NoTemporaries join_columns;
+}
+
 Var reshape(Tape& tape, const Var& x, const Shape& shape) {
   Context& ctx = tape.context();
   const Var out = tape.view(x, [shape](const Tensor& value) { return value.reshape(shape); });

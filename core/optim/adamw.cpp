@@ -5,9 +5,42 @@
 #include "core/dispatch.h"
 #include "core/ops/convert.h"
 #include "core/ops/cpu/parallel_for.h"
+#include "core/ops/cuda/common/ceil_div.h"
 #include "core/optim/clip.h"
+#include "core/optim/cuda/tables.h"
 
 namespace spanwise {
+
+namespace work {
+
+constexpr Moves adamw_table;
+Work adamw_step(const Context&, const AdamW& adamw, const std::vector<Tensor>& grads, const AdamWHyper&,
+                const GradientClip&) {
+  Work work;
+  for (size_t i = 0; i < grads.size(); ++i) {
+    const AdamWTensors& span = adamw.spans()[i];
+    work.bytes += bytes_of(grads[i], span.copy) + 2 * bytes_of(span.param, span.m, span.v);
+  }
+  return work;
+}
+
+}  // namespace work
+
+namespace dry {
+
+Tensor adamw_table(Context& ctx, const std::vector<AdamWTensors>& spans) {
+  if (ctx.device() == Device::kCPU) return {};
+  int64_t blocks = 0;
+  for (const AdamWTensors& span : spans) blocks += cuda::ceil_div(span.param.numel(), cuda::kAdamWBlockElems);
+  return Tensor::empty(ctx, {blocks * cuda::kAdamWBlockBytes}, DType::kU8);
+}
+
+void adamw_step(Context& ctx, const AdamW&, const std::vector<Tensor>&, const AdamWHyper&,
+                const GradientClip& clip) {
+  if (ctx.device() == Device::kCUDA && clip.squared_norm.defined()) Tensor::empty(ctx, {1}, DType::kF32);
+}
+
+}  // namespace dry
 
 namespace {
 
@@ -122,7 +155,12 @@ void adamw_step(Context& ctx, const AdamW& adamw, const std::vector<Tensor>& gra
           {span.param.data<T>(), grads[i].data<T>(), span.m.data<T>(), span.v.data<T>(), span.param.numel()},
           of_span);
     });
-    if (span.copy.defined()) spanwise::convert(ctx, span.param, span.copy);
+    if (!span.copy.defined()) continue;
+    if (span.copy.dtype() == span.param.dtype()) {
+      span.copy.copy_from(span.param);
+    } else {
+      cpu::convert(ctx, span.param, span.copy);
+    }
   }
 }
 

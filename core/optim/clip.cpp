@@ -7,8 +7,28 @@
 
 #include "core/dispatch.h"
 #include "core/ops/cpu/parallel_for.h"
+#include "core/ops/cuda/common/ceil_div.h"
+#include "core/optim/cuda/tables.h"
 
 namespace spanwise {
+
+namespace work {
+Work squared_norm(const Context&, const std::vector<Tensor>& parts, const Tensor&) {
+  Work work;
+  for (const Tensor& part : parts) work.bytes += bytes_of(part);
+  return work;
+}
+}  // namespace work
+
+namespace dry {
+void squared_norm(Context& ctx, const std::vector<Tensor>& parts, const Tensor&) {
+  if (ctx.device() == Device::kCPU) return;
+  int64_t blocks = 0;
+  for (const Tensor& part : parts) blocks += cuda::ceil_div(part.numel(), cuda::kNormBlockElems);
+  const Tensor table = Tensor::empty(ctx, {blocks * cuda::kNormBlockBytes}, DType::kU8);
+  Tensor::empty(ctx, {blocks}, DType::kF64);
+}
+}  // namespace dry
 
 template <class T>
 double squared_norm(Context& ctx, std::span<const T> values) {

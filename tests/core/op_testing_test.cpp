@@ -42,13 +42,15 @@ OpFunction cancelling(double slip, bool with_z) {
 }
 
 TEST(CheckGradients, TakesTheNoiseOfADifferenceForNoGradient) {
-  check_gradients(cancelling(0, false), {values({1.37})});
+  check_gradients(cancelling(0, false), {values({1.37})}, {.dry = false});
 }
 
 TEST(CheckGradients, SeesABackwardThatIsAMillionthOff) {
-  check_gradients(cancelling(0, true), {values({1.37})});
-  EXPECT_NONFATAL_FAILURE(check_gradients(cancelling(1e-5, true), {values({1.37})}), "finite difference");
-  EXPECT_NONFATAL_FAILURE(check_gradients(cancelling(1e-6, false), {values({1.37})}), "finite difference");
+  check_gradients(cancelling(0, true), {values({1.37})}, {.dry = false});
+  EXPECT_NONFATAL_FAILURE(check_gradients(cancelling(1e-5, true), {values({1.37})}, {.dry = false}),
+                          "finite difference");
+  EXPECT_NONFATAL_FAILURE(check_gradients(cancelling(1e-6, false), {values({1.37})}, {.dry = false}),
+                          "finite difference");
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <limits>
 
+#include "tests/testing/dry_testing.h"
+
 namespace spanwise::testing {
 
 Context& test_context() {
@@ -165,6 +167,7 @@ std::vector<Tensor> gradients(const OpFunction& op, const std::vector<Tensor>& o
 }
 
 void check_gradients(const OpFunction& op, const std::vector<Tensor>& operands, GradientCheck options) {
+  if (options.dry) check_dry(op, operands);
   const std::vector<Tensor> analytic = gradients(op, operands);
   const std::vector<Tensor> again = gradients(op, operands);
   // A difference is 1.5 times the loss's rounding off, over the step; 4 epsilon of its terms.
@@ -204,6 +207,7 @@ void check_gradients(const OpFunction& op, const std::vector<Tensor>& operands, 
 void check_fp32(const OpFunction& op, const std::vector<Tensor>& operands) {
   std::vector<Tensor> low;
   for (const Tensor& t : operands) low.push_back(cast(t, DType::kF32));
+  check_dry(op, low);
   const auto values64 = evaluate(op, operands), values32 = evaluate(op, low);
   const double value_rounding = rounding_of(DType::kF32, size_of(values64));
   for (size_t i = 0; i < values64.size(); ++i) {

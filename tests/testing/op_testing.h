@@ -60,11 +60,14 @@ struct GradientCheck {
   double tolerance = kTolerance64.gradient;
   /// Elements checked per operand (all if fewer): spread evenly, so large operands stay cheap.
   int64_t max_elements = 40;
+  /// The op runs on a dry Context as well (tests/testing/dry_testing.h). Off where it reads values, or memory
+  /// of test_context() that it captures.
+  bool dry = true;
 };
 /// fp64: for loss = Σ_i ⟨outputs_i, fixed random_i⟩, compares the analytic gradient of every defined operand
 /// with five-point central differences; relative to the largest gradient element of that operand, and up to
 /// what rounding Σ |outputs_i · random_i| moves a difference by. Also runs backward twice and demands bitwise
-/// equal gradients.
+/// equal gradients, and a dry run that takes the same memory.
 void check_gradients(const OpFunction& op, const std::vector<Tensor>& operands, GradientCheck options = {});
 
 /// Analytic gradients of the same loss for every operand (undefined where the operand is).

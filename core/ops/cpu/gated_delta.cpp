@@ -152,7 +152,7 @@ void gated_delta_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which
 }
 
 void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
-                           LinearStateForward&) {
+                           const LinearStateForward&) {
   if (!summary) return;
   dispatch_float(call.q.dtype(), [&](auto zero) {
     using T = decltype(zero);
@@ -184,6 +184,15 @@ void gated_delta_local_bwd(Context& ctx, const LinearStateCall& call, const Line
 void gated_delta_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
                           const LinearStateGradients& out) {
   gated_delta_bwd(ctx, call, SegmentSet::kEndingRow, from, out);
+}
+
+void gated_delta_temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input) {
+  if (input.stage == LinearStage::kSummarize && !input.summary) return;
+  StateDims dims = state_dims(call);
+  if (input.stage == LinearStage::kSummarize) dims.V += dims.K;  // [B | M]
+  const bool backward = input.stage == LinearStage::kBackward || input.stage == LinearStage::kLocalBwd ||
+                        input.stage == LinearStage::kFoldBwd;
+  dry_scan<DeltaValues>(ctx, call, dims, backward && call.v.dim(2) > call.q.dim(2) ? 2 : 0);
 }
 
 void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& out) {

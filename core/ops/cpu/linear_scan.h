@@ -65,13 +65,18 @@ struct ScanUnit {
   Scratch& scratch;
 };
 
+/// `bytes` for each thread.
+inline Tensor scan_pool(Context& ctx, int64_t bytes) {
+  return Tensor::empty(ctx, {ctx.num_threads(), bytes}, DType::kU8);
+}
+
 /// fn(unit) for every unit of the segments `which` names, each thread with `bytes` of its own scratch. Heads
 /// are the outer order, so that every thread gets as many tokens when heads divide by threads.
 template <class F>
 void for_each_unit(Context& ctx, const ChunkList& chunks, SegmentSet which, int64_t heads, int64_t bytes,
                    F&& fn) {
   const std::vector<ChunkList::SegmentChunks> segments = chunks.select(which);
-  const Tensor pool = Tensor::empty(ctx, {ctx.num_threads(), bytes}, DType::kU8);
+  const Tensor pool = scan_pool(ctx, bytes);
   const int64_t num_segments = int64_t(segments.size()), units = heads * num_segments;
   // At least two indices: a lone unit must run inside a parallel region too, or gemm would use all threads
   // and results depend on their number.
@@ -82,13 +87,17 @@ void for_each_unit(Context& ctx, const ChunkList& chunks, SegmentSet which, int6
   });
 }
 
+inline StateDims state_dims(const LinearStateCall& call) {
+  return {call.q.dim(3), call.v.dim(3), call.chunks.max_length()};
+}
+
 /// Row access to a call's operands.
 template <class T>
 struct ScanOperands {
   explicit ScanOperands(const LinearStateCall& c)
       : H(c.q.dim(2)),
         HV(c.v.dim(2)),
-        dims{c.q.dim(3), c.v.dim(3), c.chunks.max_length()},
+        dims(state_dims(c)),
         q(c.q, H, dims.K),
         k(c.k, H, dims.K),
         v(c.v, HV, dims.V),
@@ -192,6 +201,11 @@ void scan_forward(Context& ctx, const LinearStateCall& call, SegmentSet which,
   });
 }
 
+/// A gradient of q or k as value heads that share a key head write it.
+inline Tensor empty_per_value_head(Context& ctx, const LinearStateCall& call) {
+  return Tensor::empty(ctx, {call.q.dim(0), call.q.dim(1), call.v.dim(2), call.q.dim(3)}, call.q.dtype());
+}
+
 enum class Write { kAssign, kAdd };
 
 /// Sums [B, T, HV, width] over the value heads of each key head, in order, for the tokens of some segments.
@@ -243,9 +257,8 @@ void scan_backward(Context& ctx, const LinearStateCall& call, SegmentSet which,
   const int64_t K = x.dims.K, elems = x.state_elems();
   // Value heads that share a key head write apart, and are added afterwards.
   const bool shared = x.HV > x.H;
-  const Shape per_value_head{call.q.dim(0), call.q.dim(1), x.HV, K};
-  const Tensor dq_heads = shared ? Tensor::empty(ctx, per_value_head, call.q.dtype()) : result.dq;
-  const Tensor dk_heads = shared ? Tensor::empty(ctx, per_value_head, call.q.dtype()) : result.dk;
+  const Tensor dq_heads = shared ? empty_per_value_head(ctx, call) : result.dq;
+  const Tensor dk_heads = shared ? empty_per_value_head(ctx, call) : result.dk;
   const HeadRows<T> dq(dq_heads, x.HV, K), dk(dk_heads, x.HV, K), dv(result.dv, x.HV, x.dims.V),
       dbeta(result.dbeta, x.HV, 1), dlog_decay(result.dlog_decay, x.HV, 1), dout(from.dout, x.HV, x.dims.V);
   const HeadStates<T> saved(chunk_states(from.saved), x.HV, x.dims), dfinal(from.dfinal_state, x.HV, x.dims),
@@ -284,6 +297,17 @@ void scan_backward(Context& ctx, const LinearStateCall& call, SegmentSet which,
     sum_value_heads<T>(ctx, call, which, dq_heads, Write::kAssign, result.dq);
     sum_value_heads<T>(ctx, call, which, dk_heads, Write::kAssign, result.dk);
   }
+}
+
+/// On a dry Context what a scan takes, `num_gradients` of them per value head, and gives back.
+template <template <class> class Values>
+void dry_scan(Context& ctx, const LinearStateCall& call, const StateDims& dims, int num_gradients) {
+  std::vector<Tensor> gradients;
+  for (int i = 0; i < num_gradients; ++i) gradients.push_back(empty_per_value_head(ctx, call));
+  dispatch_float(call.q.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    scan_pool(ctx, ScanWorkspace<T, Values<T>>::bytes(dims));
+  });
 }
 
 }  // namespace spanwise::cpu

@@ -85,7 +85,7 @@ template <class T>
 void fold_state_gradients(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
                           const LinearStateGradients& g) {
   const ScanOperands<T> x(call);
-  const Tensor dk_heads = Tensor::empty(ctx, {call.q.dim(0), call.q.dim(1), x.HV, x.dims.K}, call.q.dtype());
+  const Tensor dk_heads = empty_per_value_head(ctx, call);
   const HeadRows<T> dk(dk_heads, x.HV, x.dims.K), dv(g.dv, x.HV, x.dims.V), dlog_decay(g.dlog_decay, x.HV, 1),
       dout(from.dout, x.HV, x.dims.V);
   const HeadStates<T> states(chunk_states(from.saved), x.HV, x.dims), dlast(from.dfinal_state, x.HV, x.dims);
@@ -135,8 +135,7 @@ void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, SegmentSet whic
 }
 
 void scalar_decay_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
-                            LinearStateForward& out) {
-  if (out.saved.empty()) out.saved = allocate_chunk_states(ctx, call);
+                            const LinearStateForward& out) {
   dispatch_float(call.q.dtype(), [&](auto zero) {
     using T = decltype(zero);
     scan_forward<T, PlainValues<T>>(ctx, call, SegmentSet::kAll,
@@ -175,6 +174,17 @@ void scalar_decay_fold_bwd(Context& ctx, const LinearStateCall& call, const Line
                            const LinearStateGradients& out) {
   dispatch_float(call.q.dtype(),
                  [&](auto zero) { fold_state_gradients<decltype(zero)>(ctx, call, from, out); });
+}
+
+// With an exchange the part of dk that comes from the next spans is summed per value head however many there
+// are.
+void scalar_decay_temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input) {
+  const bool shared = call.v.dim(2) > call.q.dim(2);
+  int gradients = 0;
+  if (input.stage == LinearStage::kBackward || input.stage == LinearStage::kLocalBwd)
+    gradients = shared ? 2 : 0;
+  if (input.stage == LinearStage::kFoldBwd) gradients = 1;
+  dry_scan<PlainValues>(ctx, call, state_dims(call), gradients);
 }
 
 void scalar_decay_step(Context& ctx, const LinearStateStep& step, const Tensor& out) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/ops/convert.h"
 #include "core/ops/cpu/gemm.h"
 #include "core/ops/cpu/parallel_for.h"
 #include "core/ops/cpu/softmax_row.h"
@@ -86,17 +85,21 @@ void fill_outside(T* row, int64_t n, Span kept) {
   std::fill(row + kept.end, row + n, T(0));
 }
 
+/// The calling thread's blocks of attention_scratch().
+template <class T>
+T* scores_of_thread(const Tensor& scratch) {
+  return scratch.data<T>() + omp_get_thread_num() * (scratch.numel() / scratch.dim(0));
+}
+
 /// Online softmax of one block of queries of one head. out holds the sum of exp(score − largest) · v of the
 /// keys so far, and is divided by the sum of the exponentials at the end.
 template <class T>
-void forward_block(Context& ctx, const AttentionInputs& in, const AttentionForward& forward, int64_t row,
-                   int64_t head, int64_t block) {
+void forward_block(const AttentionInputs& in, const AttentionForward& forward, int64_t row, int64_t head,
+                   int64_t block, T* scores) {
   const int64_t heads = in.q.dim(2), kv_head = head / (heads / in.k.dim(2)), width = in.v.dim(3);
   const QueryBlock queries(in, row, block);
   const HeadMatrix<T> q(in.q, row, head), k(in.k, row, kv_head), v(in.v, row, kv_head);
   const HeadMatrix<T> out(forward.out, row, head);
-  const Tensor scratch = Tensor::empty(ctx, {queries.size(), kKeyBlock}, in.q.dtype());
-  T* scores = scratch.data<T>();
   T largest[kQueryBlock], sum[kQueryBlock];
   std::fill_n(largest, kQueryBlock, -std::numeric_limits<T>::infinity());
   std::fill_n(sum, kQueryBlock, T(0));
@@ -132,18 +135,18 @@ void forward_block(Context& ctx, const AttentionInputs& in, const AttentionForwa
   }
 }
 
-/// Adds one query block of one head to dq, and to dk and dv of its key head.
+/// Adds one query block of one head to dq, and to dk and dv of its key head. p: memory for two blocks of
+/// scores.
 template <class T>
 void backward_block(const Tensor& dout_tensor, const AttentionInputs& in, const AttentionForward& forward,
-                    const AttentionBackward& grads, int64_t row, int64_t head, int64_t block,
-                    const Tensor& scratch) {
+                    const AttentionBackward& grads, int64_t row, int64_t head, int64_t block, T* p) {
   const int64_t heads = in.q.dim(2), kv_head = head / (heads / in.k.dim(2));
   const int64_t key_width = in.q.dim(3), value_width = in.v.dim(3);
   const QueryBlock queries(in, row, block);
   const HeadMatrix<T> q(in.q, row, head), k(in.k, row, kv_head), v(in.v, row, kv_head);
   const HeadMatrix<T> out(forward.out, row, head), dout(dout_tensor, row, head), dq(grads.dq, row, head),
       dk(grads.dk, row, kv_head), dv(grads.dv, row, kv_head);
-  T *p = scratch.data<T>(), *ds = p + kQueryBlock * kKeyBlock;
+  T* ds = p + kQueryBlock * kKeyBlock;
   T delta[kQueryBlock], log_sum_exp[kQueryBlock];
   for (int64_t i = 0; i < queries.size(); ++i) {
     const T *o = out.row(queries.begin + i), *g = dout.row(queries.begin + i);
@@ -180,32 +183,20 @@ void backward_block(const Tensor& dout_tensor, const AttentionInputs& in, const 
 
 }  // namespace
 
-namespace {
-
-Tensor in_f32(Context& ctx, const Tensor& t) {
-  const Tensor wide = Tensor::empty(ctx, t.shape(), DType::kF32);
-  convert(ctx, t.to_contiguous(ctx), wide);
-  return wide;
+Tensor attention_scratch(Context& ctx, DType dtype, int num_blocks) {
+  return Tensor::empty(ctx, {ctx.num_threads(), num_blocks, kQueryBlock, kKeyBlock}, dtype);
 }
-AttentionInputs in_f32(Context& ctx, const AttentionInputs& in) {
-  return {in_f32(ctx, in.q), in_f32(ctx, in.k), in_f32(ctx, in.v), in.ranges, in.scale};
-}
-
-}  // namespace
 
 void softmax_attention_fwd(Context& ctx, const AttentionInputs& in, const AttentionForward& forward) {
-  if (in.q.dtype() == DType::kBF16) {
-    const AttentionForward wide{Tensor::empty(ctx, forward.out.shape(), DType::kF32), forward.log_sum_exp};
-    softmax_attention_fwd(ctx, in_f32(ctx, in), wide);
-    return convert(ctx, wide.out, forward.out);
-  }
   const int64_t heads = in.q.dim(2), blocks = num_query_blocks(in);
   dispatch_float(in.q.dtype(), [&](auto zero) {
     using T = decltype(zero);
+    const Tensor scratch = attention_scratch(ctx, in.q.dtype(), 1);
     parallel_for(ctx, in.q.dim(0) * heads * blocks, [&](int64_t task) {
       // Causal blocks grow with their index; alternating ends gives each thread cheap and dear ones.
       const int64_t i = task % blocks, block = i % 2 == 0 ? i / 2 : blocks - 1 - i / 2;
-      forward_block<T>(ctx, in, forward, task / blocks / heads, task / blocks % heads, block);
+      forward_block<T>(in, forward, task / blocks / heads, task / blocks % heads, block,
+                       scores_of_thread<T>(scratch));
     });
   });
 }
@@ -213,23 +204,15 @@ void softmax_attention_fwd(Context& ctx, const AttentionInputs& in, const Attent
 // One task a key head, so that dk and dv have one writer and one order; B · HKV bounds the threads of use.
 void softmax_attention_bwd(Context& ctx, const Tensor& dout, const AttentionInputs& in,
                            const AttentionForward& forward, const AttentionBackward& grads) {
-  if (in.q.dtype() == DType::kBF16) {
-    const auto zeros = [&](const Tensor& t) { return Tensor::zeros(ctx, t.shape(), DType::kF32); };
-    const AttentionBackward wide{zeros(grads.dq), zeros(grads.dk), zeros(grads.dv)};
-    softmax_attention_bwd(ctx, in_f32(ctx, dout), in_f32(ctx, in),
-                          {in_f32(ctx, forward.out), forward.log_sum_exp}, wide);
-    convert(ctx, wide.dq, grads.dq);
-    convert(ctx, wide.dk, grads.dk);
-    return convert(ctx, wide.dv, grads.dv);
-  }
   const int64_t kv_heads = in.k.dim(2), group = in.q.dim(2) / kv_heads, blocks = num_query_blocks(in);
   dispatch_float(in.q.dtype(), [&](auto zero) {
     using T = decltype(zero);
+    const Tensor scratch = attention_scratch(ctx, in.q.dtype(), 2);
     parallel_for(ctx, in.q.dim(0) * kv_heads, [&](int64_t task) {
-      const Tensor scratch = Tensor::empty(ctx, {2, kQueryBlock, kKeyBlock}, in.q.dtype());
       for (int64_t h = task % kv_heads * group; h < (task % kv_heads + 1) * group; ++h) {
         for (int64_t block = 0; block < blocks; ++block)
-          backward_block<T>(dout, in, forward, grads, task / kv_heads, h, block, scratch);
+          backward_block<T>(dout, in, forward, grads, task / kv_heads, h, block,
+                            scores_of_thread<T>(scratch));
       }
     });
   });

@@ -1,5 +1,6 @@
 #include "core/ops/embedding.h"
 
+#include "core/ops/cuda/common/embedding_runs.h"
 #include "core/ops/cuda/common/pack.cuh"
 #include "core/ops/cuda/common/rows.cuh"
 #include "core/upload.h"
@@ -35,56 +36,12 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Up to kRun occurrences of one token: positions order[begin … end), whose dy are added in that order, to
-// row `to` of dW where the run is the token's only one, else to partial `to`.
-constexpr int kRun = 32;
-struct Run {
-  int32_t begin, end, to, whole;
-};
-// A token's partials [begin, end), added in order to row `token` of dW.
-struct Fold {
-  int32_t begin, end, token;
-};
-
-struct SortedTokens {
-  std::vector<int32_t> order;
-  std::vector<Run> runs;
-  std::vector<Fold> folds;
-  int64_t partials = 0;
-};
-
-// Tokens sorted by id, each id's in the order of the batch. Ids outside [0, vocab) have no gradient.
-SortedTokens sort_tokens(const std::vector<int32_t>& tokens, int64_t vocab) {
-  std::vector<int32_t> begin(size_t(vocab) + 1, 0);
-  const auto known = [&](int32_t token) { return token >= 0 && token < vocab; };
-  for (const int32_t token : tokens) {
-    if (known(token)) ++begin[token + 1];
-  }
-  for (int64_t v = 0; v < vocab; ++v) begin[v + 1] += begin[v];
-  SortedTokens sorted;
-  sorted.order.resize(size_t(begin[vocab]));
-  std::vector<int32_t> next(begin.begin(), begin.end() - 1);
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    if (known(tokens[i])) sorted.order[next[tokens[i]]++] = int32_t(i);
-  }
-  for (int32_t v = 0; v < vocab; ++v) {
-    const bool whole = begin[v + 1] - begin[v] <= kRun;
-    const int32_t first_partial = int32_t(sorted.partials);
-    for (int32_t at = begin[v]; at < begin[v + 1]; at += kRun) {
-      const int32_t end = std::min(at + kRun, begin[v + 1]);
-      sorted.runs.push_back({at, end, whole ? v : int32_t(sorted.partials++), whole ? 1 : 0});
-    }
-    if (!whole) sorted.folds.push_back({first_partial, int32_t(sorted.partials), v});
-  }
-  return sorted;
-}
-
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     embedding_bwd_kernel(const T* __restrict__ dy, const int32_t* __restrict__ order,
-                         const Run* __restrict__ runs, float* __restrict__ dweight,
+                         const EmbeddingRun* __restrict__ runs, float* __restrict__ dweight,
                          float* __restrict__ partials, int32_t width, bool accumulate) {
-  const Run run = runs[blockIdx.x];
+  const EmbeddingRun run = runs[blockIdx.x];
   const int32_t c = (blockIdx.y * kThreads + threadIdx.x) * kWidth;
   if (c >= width) return;
   float* to = (run.whole ? dweight : partials) + run.to * int64_t(width) + c;
@@ -102,9 +59,9 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    embedding_fold_kernel(const float* __restrict__ partials, const Fold* __restrict__ folds,
+    embedding_fold_kernel(const float* __restrict__ partials, const EmbeddingFold* __restrict__ folds,
                           float* __restrict__ dweight, int32_t width, bool accumulate) {
-  const Fold fold = folds[blockIdx.x];
+  const EmbeddingFold fold = folds[blockIdx.x];
   const int32_t c = blockIdx.y * kThreads + threadIdx.x;
   if (c >= width) return;
   float* to = dweight + fold.token * int64_t(width) + c;
@@ -161,7 +118,7 @@ void embedding_bwd(Context& ctx, const Tensor& dy, const std::vector<int32_t>& t
       constexpr int kWidth = decltype(pack)::value;
       embedding_bwd_kernel<T, kWidth>
           <<<grid(sorted.runs.size(), ceil_div(width, kWidth)), kThreads, 0, stream_of(ctx)>>>(
-              pointer<T>(dy), device_array<int32_t>(order), device_array<Run>(runs), to,
+              pointer<T>(dy), device_array<int32_t>(order), device_array<EmbeddingRun>(runs), to,
               partials.data<float>(), int32_t(width), accumulate);
     };
     rows_are_aligned({&dy, &dweight}, width, kVector<T>) ? launch(std::integral_constant<int, kVector<T>>{})
@@ -170,7 +127,7 @@ void embedding_bwd(Context& ctx, const Tensor& dy, const std::vector<int32_t>& t
   check_launch("embedding backward");
   if (sorted.folds.empty()) return;
   embedding_fold_kernel<<<grid(sorted.folds.size(), width), kThreads, 0, stream_of(ctx)>>>(
-      partials.data<float>(), device_array<Fold>(folds), to, int32_t(width), accumulate);
+      partials.data<float>(), device_array<EmbeddingFold>(folds), to, int32_t(width), accumulate);
   check_launch("embedding fold");
 }
 

@@ -164,12 +164,6 @@ void backward(Context& ctx, const LinearStateCall& call, SegmentSet which, const
 
 }  // namespace
 
-std::vector<Tensor> gated_delta_saved(Context& ctx, const LinearStateCall& call) {
-  if (!is_bf16(call)) return allocate_chunk_states(ctx, call);
-  check_supported(call);
-  return allocate_saved(ctx, call, kNumSaved);
-}
-
 void gated_delta_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                      const LinearStateForward& out) {
   if (!is_bf16(call)) return recurrent_fwd(ctx, call, which, out);
@@ -186,9 +180,8 @@ void gated_delta_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which
 }
 
 void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
-                           LinearStateForward& out) {
+                           const LinearStateForward& out) {
   if (!is_bf16(call)) return recurrent_summarize(ctx, call, summary);
-  if (out.saved.empty()) out.saved = allocate_saved(ctx, call, kStates);
   const CallOperands x(ctx, call);
   prepare(ctx, x, DeviceChunks(ctx, call, SegmentSet::kAll, false), out.saved);
   // Rows in which a document starts pass nothing on: their transition stays zero.

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "core/ops/cuda/common/gemm.h"
 #include "core/ops/cuda/common/launch.h"
+#include "core/ops/cuda/common/linear_calls.h"
 #include "core/ops/cuda/common/vector.cuh"
 
 namespace spanwise::cuda {
@@ -11,7 +11,6 @@ namespace spanwise::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kRowsPerBlock = 256;
 
 // sums[block of rows, c] = Σ over its rows of dy[r, c]; one thread a column, neighbours read neighbours.
 template <class T>
@@ -20,7 +19,7 @@ __global__ void __launch_bounds__(kThreads)
                        float* __restrict__ sums) {
   const int64_t c = int64_t(blockIdx.y) * kThreads + threadIdx.x;
   if (c >= columns) return;
-  const int64_t begin = int64_t(blockIdx.x) * kRowsPerBlock, end = min(begin + kRowsPerBlock, rows);
+  const int64_t begin = int64_t(blockIdx.x) * kBiasRowsPerBlock, end = min(begin + kBiasRowsPerBlock, rows);
   float sum = 0;
 #pragma unroll 8
   for (int64_t r = begin; r < end; ++r) sum += to_float(dy[r * stride + c]);
@@ -57,52 +56,21 @@ Tensor as_dtype(Context& ctx, const Tensor& bias, DType dtype) {
 }  // namespace
 
 void linear_fwd(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y) {
-  const int64_t outputs = weight.dim(0), inputs = weight.dim(1);
-  const Tensor added = as_dtype(ctx, bias, y.dtype());
-  gemm(ctx, {.m = y.numel() / outputs,
-             .n = outputs,
-             .k = inputs,
-             .dtype = x.dtype(),
-             .a = {x.raw(), x.row_stride(inputs), false},
-             .b = {weight.raw(), inputs, true},
-             .c = y.raw(),
-             .c_stride = outputs,
-             .c_dtype = y.dtype(),
-             .bias = added.defined() ? added.raw() : nullptr});
+  gemm(ctx, linear_fwd_call(x, weight, as_dtype(ctx, bias, y.dtype()), y));
 }
 
 void linear_bwd_x(Context& ctx, const Tensor& dy, const Tensor& weight, const Tensor& dx, bool accumulate) {
-  const int64_t outputs = weight.dim(0), inputs = weight.dim(1);
-  gemm(ctx, {.m = dy.numel() / outputs,
-             .n = inputs,
-             .k = outputs,
-             .dtype = dy.dtype(),
-             .a = {dy.raw(), dy.row_stride(outputs), false},
-             .b = {weight.raw(), inputs, false},
-             .c = dx.raw(),
-             .c_stride = inputs,
-             .c_dtype = dx.dtype(),
-             .accumulate = accumulate});
+  gemm(ctx, linear_bwd_x_call(dy, weight, dx, accumulate));
 }
 
 void linear_bwd_weight(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& dweight,
                        bool accumulate) {
-  const int64_t outputs = dweight.dim(0), inputs = dweight.dim(1);
-  gemm(ctx, {.m = outputs,
-             .n = inputs,
-             .k = dy.numel() / outputs,
-             .dtype = dy.dtype(),
-             .a = {dy.raw(), dy.row_stride(outputs), true},
-             .b = {x.raw(), x.row_stride(inputs), false},
-             .c = dweight.raw(),
-             .c_stride = inputs,
-             .c_dtype = dweight.dtype(),
-             .accumulate = accumulate});
+  gemm(ctx, linear_bwd_weight_call(dy, x, dweight, accumulate));
 }
 
 void linear_bwd_bias(Context& ctx, const Tensor& dy, const Tensor& dbias) {
   const int64_t columns = dbias.numel(), rows = dy.numel() / columns;
-  const int64_t partials = ceil_div(rows, kRowsPerBlock);
+  const int64_t partials = ceil_div(rows, kBiasRowsPerBlock);
   const Tensor sums = Tensor::empty(ctx, {partials, columns}, DType::kF32);
   const unsigned blocks = unsigned(ceil_div(columns, kThreads));
   dispatch_cuda(dy.dtype(), [&](auto zero) {

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "core/ops/cuda/common/gemm.h"
 #include "core/ops/cuda/common/launch.h"
+#include "core/ops/cuda/common/linear_calls.h"
 #include "core/ops/cuda/common/vector.cuh"
 #include "core/upload.h"
 
@@ -15,8 +15,6 @@ constexpr int kThreads = 512;
 // Vectors of a row that a thread keeps in registers from pass to pass: 32,768 BF16 logits a block. What a
 // longer row has beyond them is read again, from L2. Kernels of one pass only want loads in flight.
 constexpr int kAllPasses = 8, kOnePass = 4;
-// Logits rows start at 16-byte boundaries whatever the vocabulary, for the kernels and the products.
-constexpr int64_t kRowAlignElems = 64;
 
 /// exp(x − largest).
 template <class T>
@@ -276,9 +274,8 @@ __global__ void __launch_bounds__(kThreads)
 void linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weight,
                               const std::vector<int32_t>& labels, const CrossEntropyOptions& options,
                               const CrossEntropyGrads& grads, const Tensor& loss) {
-  const int64_t vocab = weight.dim(0), width = weight.dim(1), rows = int64_t(labels.size());
-  const int64_t chunk_rows = std::min(options.chunk_rows, rows), x_stride = x.row_stride(width);
-  const int64_t stride = ceil_div(vocab, kRowAlignElems) * kRowAlignElems;
+  const int64_t vocab = weight.dim(0), rows = int64_t(labels.size());
+  const int64_t chunk_rows = std::min(options.chunk_rows, rows), stride = logits_stride(vocab);
   SPANWISE_CHECK(vocab < INT32_MAX, "a vocabulary of {}; less than 2^31 is supported", vocab);
   if (rows == 0 && grads.dweight.defined()) grads.dweight.set_zero();
   const Tensor device_labels = upload(ctx, labels), losses = Tensor::empty(ctx, {rows}, DType::kF32);
@@ -287,16 +284,8 @@ void linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weigh
     const Tensor logits = Tensor::empty(ctx, {chunk_rows, stride}, x.dtype());
     for (int64_t begin = 0; begin < rows; begin += chunk_rows) {
       const int64_t n = std::min(chunk_rows, rows - begin);
-      const T* chunk_x = pointer<T>(x) + begin * x_stride;
-      gemm(ctx, {.m = n,
-                 .n = vocab,
-                 .k = width,
-                 .dtype = x.dtype(),
-                 .a = {chunk_x, x_stride, false},
-                 .b = {weight.raw(), width, true},
-                 .c = logits.raw(),
-                 .c_stride = stride,
-                 .c_dtype = x.dtype()});
+      const CrossEntropyChunk products{x, weight, logits, begin, n};
+      gemm(ctx, products.logits_call());
       const Chunk<T> chunk{pointer<T>(logits), stride, int(vocab),
                            reinterpret_cast<const int32_t*>(device_labels.raw()) + begin, options.part.begin};
       const float scale = float(options.loss_scale);
@@ -306,29 +295,8 @@ void linear_cross_entropy_fwd(Context& ctx, const Tensor& x, const Tensor& weigh
         continue;
       }
       softmax_losses<T, Gradient::kYes>(ctx, chunk, n, scale, options.part, chunk_losses);
-      if (grads.dx.defined()) {
-        gemm(ctx, {.m = n,
-                   .n = width,
-                   .k = vocab,
-                   .dtype = x.dtype(),
-                   .a = {logits.raw(), stride, false},
-                   .b = {weight.raw(), width, false},
-                   .c = pointer<T>(grads.dx) + begin * width,
-                   .c_stride = width,
-                   .c_dtype = x.dtype()});
-      }
-      if (grads.dweight.defined()) {
-        gemm(ctx, {.m = vocab,
-                   .n = width,
-                   .k = n,
-                   .dtype = x.dtype(),
-                   .a = {logits.raw(), stride, true},
-                   .b = {chunk_x, x_stride, false},
-                   .c = grads.dweight.raw(),
-                   .c_stride = width,
-                   .c_dtype = grads.dweight.dtype(),
-                   .accumulate = begin > 0});
-      }
+      if (grads.dx.defined()) gemm(ctx, products.dx_call(grads.dx));
+      if (grads.dweight.defined()) gemm(ctx, products.dweight_call(grads.dweight));
     }
   });
   total_loss_kernel<<<1, kThreads, 0, stream_of(ctx)>>>(pointer<float>(losses), rows, options.loss_scale,

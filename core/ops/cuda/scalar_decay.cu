@@ -24,12 +24,6 @@ struct Saved {
 
 using UploadedGroups = SharedArray<ScanCuts::Group>;
 
-/// A state of every value head for every cut; undefined where there is none.
-Tensor allocate_cut_states(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts) {
-  return cuts.num_cuts() == 0 ? Tensor()
-                              : Tensor::empty(ctx, cut_states_shape(shape_of(call), cuts), DType::kF32);
-}
-
 /// One call's backward.
 class Backward {
  public:
@@ -41,7 +35,7 @@ class Backward {
     const std::vector<ScanCuts::Group> groups = cuts_.groups(which);
     if (groups.empty()) return;
     const UploadedGroups on_device(ctx_, groups);
-    const Tensor heads = per_value_head(g_.dq), dots = allocate_dots();
+    const Tensor heads = per_value_head(g_.dq), dots = allocate_dots(ctx_, call_, g_.dlog_decay.defined());
     run_state_scan(ctx_, call_, cuts_, which,
                    {.q = from_.dout,
                     .k = call_.v,
@@ -71,10 +65,8 @@ class Backward {
     const UploadedGroups on_device(ctx_, groups);
     const Tensor cut_states = allocate_cut_states(ctx_, call_, cuts_);
     Tensor state_dots;
-    const Tensor heads = per_value_head(g_.dk), dots = allocate_dots();
-    if (dots.defined())
-      state_dots =
-          Tensor::empty(ctx_, {num_slabs(dtype(), call_.v.dim(3)), cuts_.num_slots(), HV()}, DType::kF32);
+    const Tensor heads = per_value_head(g_.dk), dots = allocate_dots(ctx_, call_, g_.dlog_decay.defined());
+    if (dots.defined()) state_dots = allocate_state_dots(ctx_, call_, cuts_);
     run_state_scan(ctx_, call_, cuts_, which,
                    {.q = call_.k,
                     .k = call_.q,
@@ -116,12 +108,8 @@ class Backward {
 
   /// Where a scan writes a gradient of q or k.
   Tensor per_value_head(const Tensor& gradient) const {
-    if (gradient.dim(2) == HV()) return gradient;
-    return Tensor::empty(ctx_, {gradient.dim(0), gradient.dim(1), HV(), gradient.dim(3)}, gradient.dtype());
-  }
-  Tensor allocate_dots() const {
-    if (!g_.dlog_decay.defined()) return Tensor();
-    return Tensor::empty(ctx_, {num_slabs(dtype(), call_.q.dim(3)), HV(), num_tokens()}, DType::kF32);
+    const Tensor heads = allocate_per_value_head(ctx_, call_);
+    return heads.defined() ? heads : gradient;
   }
 
   void sum_heads(const UploadedGroups& groups, const Tensor& heads, const Tensor& sum) const {
@@ -150,11 +138,6 @@ class Backward {
 
 }  // namespace
 
-std::vector<Tensor> scalar_decay_saved(Context& ctx, const LinearStateCall& call) {
-  const ScanCuts cuts(call);
-  return {allocate_saved_states(ctx, call, cuts), allocate_cut_states(ctx, call, cuts)};
-}
-
 void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                       const LinearStateForward& out) {
   const Saved saved(out.saved);
@@ -179,7 +162,7 @@ void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, SegmentSet whic
 }
 
 void scalar_decay_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
-                            LinearStateForward&) {
+                            const LinearStateForward&) {
   if (!summary) return;
   run_state_scan(ctx, call, ScanCuts(call), SegmentSet::kEndingRow,
                  {.k = call.k, .v = call.v, .time = ScanTime::kForward, .last_states = summary->state});

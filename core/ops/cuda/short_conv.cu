@@ -5,10 +5,7 @@ namespace spanwise::cuda {
 
 namespace {
 
-// Tokens on their way while one is computed, and about the tokens of a block: enough that the window's
-// reload, from the L2, hardly counts, and few enough that blocks come and go evenly.
-constexpr int kAhead = 8;
-constexpr int64_t kTokensPerBlock = 64;
+constexpr int kAhead = kConvAhead;
 
 // kLanes: threads that hold a head; 0: heads are not divided by their length.
 template <class T, int kTaps, int kChannels, bool kSilu, int kLanes>
@@ -66,19 +63,12 @@ __global__ void __launch_bounds__(kConvThreads)
   }
 }
 
-// Such that the blocks fill the GPU a whole number of times.
-int64_t tokens_per_block(int64_t tokens, int64_t tiles, int64_t resident) {
-  const int64_t blocks = ceil_div(tokens * tiles, kTokensPerBlock);
-  const int64_t waves = std::max<int64_t>((blocks + resident / 2) / resident, 1);
-  return std::max<int64_t>(ceil_div(ceil_div(tokens * tiles, waves * resident), kAhead), 2) * kAhead;
-}
-
 template <class T, int kTaps, int kChannels, bool kSilu, int kLanes>
 void launch(Context& ctx, const ShortConvInputs& in, const Tensor& out, const Tensor& final_state) {
   const auto kernel = short_conv_kernel<T, kTaps, kChannels, kSilu, kLanes>;
   ConvOperands<T> a = conv_operands<T>(in, kChannels);
   const int64_t tokens =
-      tokens_per_block(in.x.dim(0) * a.length, a.tiles, resident_blocks(kernel, kConvThreads));
+      conv_tokens_per_block(in.x.dim(0) * a.length, a.tiles, resident_blocks(kernel, kConvThreads));
   const std::vector<ConvPiece> pieces = cut_pieces(in.segments, a.length, tokens, nullptr);
   const Tensor uploaded = shared_upload(ctx, pieces);
   a.pieces = reinterpret_cast<const ConvPiece*>(uploaded.data<uint8_t>());
@@ -88,28 +78,6 @@ void launch(Context& ctx, const ShortConvInputs& in, const Tensor& out, const Te
 }
 
 }  // namespace
-
-std::vector<ConvPiece> cut_pieces(const std::vector<Segment>& segments, int64_t length, int64_t tokens,
-                                  std::vector<int32_t>* first) {
-  std::vector<ConvPiece> pieces;
-  for (const Segment& s : segments) {
-    for (int64_t begin = s.begin; begin < s.end;) {
-      const int64_t flat = s.row * length + begin;
-      const int64_t end = std::min(s.end, begin + tokens - flat % tokens);
-      if (first && (first->empty() || flat % tokens == 0)) first->push_back(int32_t(pieces.size()));
-      pieces.push_back({int32_t(s.row), int32_t(begin), int32_t(end), int32_t(s.begin), int32_t(s.end),
-                        s.continues ? 1 : 0});
-      begin = end;
-    }
-  }
-  if (first) first->push_back(int32_t(pieces.size()));
-  return pieces;
-}
-
-bool short_conv_divides_heads(const ShortConvInputs& in) {
-  return in.activation == Activation::kSiLU && short_conv_kernel_takes_heads(in.heads.dim) &&
-         rows_are_aligned({&in.x, &in.initial_state}, in.x.dim(-1), kWideConv);
-}
 
 void short_conv_fwd(Context& ctx, const ShortConvInputs& in, const Tensor& out, const Tensor& final_state) {
   if (in.x.numel() == 0) return;

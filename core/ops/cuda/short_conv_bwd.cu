@@ -173,8 +173,7 @@ void launch(Context& ctx, const ShortConvInputs& in, const Tensor& dout, const T
   const auto kernel = short_conv_bwd_kernel<T, kTaps, kChannels, kSilu, kLanes, kAhead>;
   ConvOperands<T> a = conv_operands<T>(in, kChannels);
   const int64_t tokens = in.x.dim(0) * a.length;
-  const int64_t wanted = std::max<int64_t>(resident_blocks(kernel, kConvThreads) / a.tiles, 1);
-  const int64_t per_range = std::max<int64_t>(ceil_div(tokens, wanted), 16);
+  const int64_t per_range = conv_tokens_per_range(tokens, a.tiles, resident_blocks(kernel, kConvThreads));
   std::vector<int32_t> first;
   const std::vector<ConvPiece> pieces = cut_pieces(in.segments, a.length, per_range, &first);
   const int64_t ranges = int64_t(first.size()) - 1;
@@ -213,7 +212,7 @@ void short_conv_bwd(Context& ctx, const ShortConvInputs& in, const Tensor& out_g
                  state_gradient.shape().str());
   // Heads are divided in aligned rows only, as forward found x to be.
   const auto aligned_for_heads = [&](const Tensor& t) {
-    if (in.heads.dim == 0 || rows_are_aligned({&t}, in.x.dim(-1), kWideConv)) return t;
+    if (!conv_copies(in, t)) return t;
     const Tensor copy = Tensor::empty(ctx, t.shape(), t.dtype());
     copy.copy_from(t);
     return copy;

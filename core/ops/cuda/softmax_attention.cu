@@ -145,8 +145,7 @@ class Operands {
     args.q = rows(q_);
     args.k = rows(k_);
     args.v = rows(v_);
-    upload_ranges(ctx, in.ranges);
-    staggered_ = is_staggered(in.ranges, args.num_queries);
+    upload_ranges(ctx, in);
   }
   static HeadRows<const T> rows(const Tensor& t) {
     return {pointer<T>(t), t.row_stride(t.dim(2) * t.dim(3))};
@@ -158,39 +157,15 @@ class Operands {
     return copy;
   }
 
-  /// True if no block of queries starts reading more than a few blocks of keys that the one before it does
-  /// not read, as under causal masks, windows and packed documents: blocks of keys that start together then
-  /// come to a block of queries one after the other.
-  bool staggered() const { return staggered_; }
-
   AttentionArgs<T> args{};
 
  private:
-  static bool is_staggered(const KeyRanges& ranges, int64_t num_queries) {
-    constexpr int64_t kFew = 2 * kQueryPad;  // keys
-    for (size_t row = 0; row < ranges.begin.size(); row += size_t(num_queries)) {
-      int64_t reached = -1;  // the keys that queries so far read end here
-      for (size_t block = row; block < row + size_t(num_queries); block += kBoundsQueries) {
-        int64_t begin = INT_MAX, end = 0;
-        for (size_t i = block; i < std::min(block + kBoundsQueries, row + size_t(num_queries)); ++i) {
-          if (ranges.begin[i] == ranges.end[i]) continue;
-          begin = std::min(begin, ranges.begin[i]);
-          end = std::max(end, ranges.end[i]);
-        }
-        if (end == 0) continue;
-        if (end - std::max(begin, reached) > kFew) return false;
-        reached = std::max(reached, end);
-      }
-    }
-    return true;
-  }
-  void upload_ranges(Context& ctx, const KeyRanges& ranges) {
-    std::vector<int2> borders(ranges.begin.size());
-    for (size_t i = 0; i < borders.size(); ++i) borders[i] = {int(ranges.begin[i]), int(ranges.end[i])};
-    ranges_ = shared_upload(ctx, borders);
+  void upload_ranges(Context& ctx, const AttentionInputs& in) {
+    static_assert(sizeof(KeyBorders) == sizeof(int2) && sizeof(BlockBounds) == 4 * sizeof(int32_t));
+    ranges_ = shared_upload(ctx, key_borders(in.ranges));
     args.ranges = static_cast<const int2*>(ranges_.raw());
     args.num_bounds = int(ceil_div(args.num_queries, kBoundsQueries));
-    bounds_ = Tensor::empty(ctx, {args.batch * int64_t(args.num_bounds), 4}, DType::kI32);
+    bounds_ = Tensor::empty(ctx, bounds_shape(in), DType::kI32);
     auto* bounds = static_cast<BlockBounds*>(bounds_.raw());
     bounds_kernel<<<dim3(args.num_bounds, args.batch), 32, 0, stream_of(ctx)>>>(args.ranges, args.num_queries,
                                                                                 args.num_bounds, bounds);
@@ -198,7 +173,6 @@ class Operands {
     args.bounds = bounds;
   }
 
-  bool staggered_;
   Tensor q_, k_, v_, ranges_, bounds_;
 };
 
@@ -245,17 +219,6 @@ void forward(Context& ctx, const AttentionInputs& in, const AttentionForward& re
   }
 }
 
-AttentionShape shape_of(const AttentionInputs& in, bool staggered) {
-  return {.batch = in.q.dim(0),
-          .num_queries = in.q.dim(1),
-          .num_keys = in.k.dim(1),
-          .heads = in.q.dim(2),
-          .kv_heads = in.k.dim(2),
-          .head_dim = in.q.dim(3),
-          .dtype = in.q.dtype(),
-          .staggered = staggered};
-}
-
 /// Whether backward takes the one-kernel way.
 bool one_kernel(const AttentionShape& shape, int num_processors, AttentionPath path) {
   if (path == AttentionPath::kWgmmaTwice || !has_one_kernel(shape)) return false;
@@ -274,7 +237,7 @@ void backward(Context& ctx, const Tensor& dout_given, const AttentionInputs& in,
   args.dq = pointer<T>(grads.dq);
   args.dk = pointer<T>(grads.dk);
   args.dv = pointer<T>(grads.dv);
-  const AttentionShape shape = shape_of(in, operands.staggered());
+  const AttentionShape shape = attention_shape(in);
   const Tensor statistics = Tensor::empty(ctx, statistics_shape(shape), DType::kF32);
   float* padded_lse = pointer<float>(statistics);
   float* delta = padded_lse + statistics.dim(1);

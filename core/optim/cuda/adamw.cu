@@ -5,6 +5,7 @@
 
 #include "core/ops/cuda/common/launch.h"
 #include "core/ops/cuda/common/vector.cuh"
+#include "core/optim/cuda/tables.h"
 #include "core/upload.h"
 
 namespace spanwise::cuda {
@@ -12,7 +13,6 @@ namespace spanwise::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kElemsPerBlock = 16384;
 
 /// Elements of one block of threads.
 struct Piece {
@@ -25,6 +25,8 @@ struct Piece {
   bool weight_decay;
   bool aligned;  ///< every pointer to 16 bytes (the BF16 copy's to 8)
 };
+
+static_assert(sizeof(Piece) == kAdamWBlockBytes);
 
 /// Where this step's gradients of a launch's spans lie.
 constexpr size_t kSpansPerLaunch = 128;
@@ -110,7 +112,7 @@ Tensor adamw_table(Context& ctx, const std::vector<AdamWTensors>& spans) {
   for (size_t s = 0; s < spans.size(); ++s) {
     const AdamWTensors& span = spans[s];
     const bool rounds = span.copy.defined() && span.copy.dtype() == DType::kBF16;
-    for (int64_t begin = 0; begin < span.param.numel(); begin += kElemsPerBlock) {
+    for (int64_t begin = 0; begin < span.param.numel(); begin += kAdamWBlockElems) {
       Piece piece{.param = pointer<float>(span.param) + begin,
                   .m = pointer<float>(span.m) + begin,
                   .v = pointer<float>(span.v) + begin,
@@ -118,7 +120,7 @@ Tensor adamw_table(Context& ctx, const std::vector<AdamWTensors>& spans) {
                   .equal = span.copy.defined() && !rounds ? pointer<float>(span.copy) + begin : nullptr,
                   .begin = begin,
                   .span = int32_t(s),
-                  .n = int32_t(std::min(kElemsPerBlock, span.param.numel() - begin)),
+                  .n = int32_t(std::min(kAdamWBlockElems, span.param.numel() - begin)),
                   .weight_decay = span.weight_decay};
       piece.aligned = aligned_to(piece.param, 16) && aligned_to(piece.m, 16) && aligned_to(piece.v, 16) &&
                       aligned_to(piece.rounded, 8) && aligned_to(piece.equal, 16);
@@ -145,7 +147,7 @@ void adamw_step(Context& ctx, const AdamW& adamw, const std::vector<Tensor>& gra
     int64_t blocks = 0;
     for (size_t s = first; s < std::min(first + kSpansPerLaunch, grads.size()); ++s) {
       of_launch.of_span[s - first] = pointer<float>(grads[s]);
-      blocks += ceil_div(grads[s].numel(), kElemsPerBlock);
+      blocks += ceil_div(grads[s].numel(), kAdamWBlockElems);
     }
     if (blocks == 0) continue;
     adamw_kernel<<<unsigned(blocks), kThreads, 0, stream_of(ctx)>>>(

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/ops/cuda/common/launch.h"
+#include "core/optim/cuda/tables.h"
 #include "core/upload.h"
 
 namespace spanwise::cuda {
@@ -10,7 +11,6 @@ namespace spanwise::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kElemsPerBlock = 65536;
 
 /// Elements of one block of threads.
 struct Piece {
@@ -18,6 +18,8 @@ struct Piece {
   int32_t n;
   bool aligned;  ///< to 16 bytes
 };
+
+static_assert(sizeof(Piece) == kNormBlockBytes);
 
 __device__ __forceinline__ double block_sum(double x, double* scratch) {
 #pragma unroll
@@ -64,9 +66,9 @@ __global__ void __launch_bounds__(kThreads)
 std::vector<Piece> pieces_of(const std::vector<Tensor>& parts) {
   std::vector<Piece> pieces;
   for (const Tensor& part : parts) {
-    for (int64_t begin = 0; begin < part.numel(); begin += kElemsPerBlock) {
+    for (int64_t begin = 0; begin < part.numel(); begin += kNormBlockElems) {
       const float* x = pointer<float>(part) + begin;
-      pieces.push_back({x, int32_t(std::min(kElemsPerBlock, part.numel() - begin)),
+      pieces.push_back({x, int32_t(std::min(kNormBlockElems, part.numel() - begin)),
                         reinterpret_cast<uintptr_t>(x) % 16 == 0});
     }
   }

@@ -3,7 +3,6 @@
 #include <cublasLt.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <map>
 #include <memory>
@@ -15,9 +14,6 @@ namespace spanwise::cuda {
 
 namespace {
 
-// TMA and 16-byte loads ask for no more; a stricter promise would make the choice depend on the allocator.
-constexpr uintptr_t kMostAlignment = 16;
-
 void check_blas(cublasStatus_t status, const char* call) {
   SPANWISE_CHECK(status == CUBLAS_STATUS_SUCCESS, "{}: {}", call, cublasLtGetStatusString(status));
 }
@@ -27,12 +23,6 @@ cudaDataType_t data_type(DType dtype) {
   SPANWISE_CHECK(dtype == DType::kF32 || dtype == DType::kBF16,
                  "gemm of {} is not supported on CUDA (F32, BF16 are)", name_of(dtype));
   return dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
-}
-
-uint32_t alignment_of(const void* p) {
-  uintptr_t alignment = kMostAlignment;
-  while (reinterpret_cast<uintptr_t>(p) % alignment != 0) alignment /= 2;
-  return uint32_t(alignment);
 }
 
 class Layout {
@@ -168,8 +158,8 @@ class Product {
   Algorithm fastest_equal(Context& ctx, cublasLtHandle_t handle, GemmCall call, void* workspace,
                           const std::vector<Algorithm>& candidates) {
     const cudaStream_t stream = stream_of(ctx);
-    const size_t c_bytes = size_t((call.m - 1) * call.c_stride + call.n) * size_of(call.c_dtype);
-    std::shared_ptr<Buffer> scratch;  // sums must not reach c more than once
+    const size_t c_bytes = gemm_trial_bytes(call);  // 0 where c itself is written, which takes none
+    std::shared_ptr<Buffer> scratch;                // sums must not reach c more than once
     if (call.accumulate) {
       scratch = ctx.allocate(c_bytes);
       call.c = scratch->data();
@@ -222,24 +212,6 @@ class Product {
   Algorithm algorithm_{};
 };
 
-using Key = std::array<int64_t, 12>;
-
-Key key_of(const GemmCall& c) {
-  const int64_t flags = c.a.transposed | c.b.transposed << 1 | c.accumulate << 2 | (c.bias != nullptr) << 3;
-  return {c.m,
-          c.n,
-          c.k,
-          int64_t(c.dtype),
-          c.a.stride,
-          c.b.stride,
-          c.c_stride,
-          int64_t(c.c_dtype),
-          flags,
-          alignment_of(c.a.data),
-          alignment_of(c.b.data),
-          alignment_of(c.c)};
-}
-
 /// Of one Context: all products run on its stream, so they share the workspace.
 class CublasLt {
  public:
@@ -251,7 +223,7 @@ class CublasLt {
   CublasLt& operator=(const CublasLt&) = delete;
 
   void run(const GemmCall& call) {
-    std::unique_ptr<Product>& product = products_[key_of(call)];
+    std::unique_ptr<Product>& product = products_[gemm_key(call)];
     if (!product) product = std::make_unique<Product>(ctx_, handle_, call, workspace_->data());
     product->run(handle_, call, workspace_->data(), stream_of(ctx_));
   }
@@ -260,23 +232,13 @@ class CublasLt {
   Context& ctx_;
   cublasLtHandle_t handle_ = nullptr;
   std::shared_ptr<Buffer> workspace_;
-  std::map<Key, std::unique_ptr<Product>> products_;
+  std::map<GemmKey, std::unique_ptr<Product>> products_;
 };
 
 }  // namespace
 
 void gemm(Context& ctx, const GemmCall& call) {
-  if (call.m == 0 || call.n == 0) return;
-  const int64_t element_bytes = int64_t(size_of(call.dtype)), c_bytes = int64_t(size_of(call.c_dtype)),
-                rows = call.accumulate ? gemm_rows_at_once(call.m, call.c_stride * c_bytes) : call.m;
-  for (int64_t begin = 0; begin < call.m; begin += rows) {
-    GemmCall block = call;
-    block.m = std::min(rows, call.m - begin);
-    block.a.data = static_cast<const char*>(call.a.data) +
-                   begin * (call.a.transposed ? 1 : call.a.stride) * element_bytes;
-    block.c = static_cast<char*>(call.c) + begin * call.c_stride * c_bytes;
-    ctx.attached<CublasLt>().run(block);
-  }
+  for (const GemmCall& block : gemm_blocks(call)) ctx.attached<CublasLt>().run(block);
 }
 
 }  // namespace spanwise::cuda

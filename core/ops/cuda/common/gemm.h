@@ -13,7 +13,9 @@
 // measured on memory of its own, as large as what it adds to: larger results are computed in blocks of rows.
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <vector>
 
 #include "core/tensor.h"
 
@@ -58,5 +60,21 @@ struct GemmCall {
 };
 
 void gemm(Context& ctx, const GemmCall& call);
+
+// The host's part of it, for gemm.cu and dry runs.
+
+/// Of an address, up to 256 bytes.
+uint32_t alignment_of(const void* p);
+/// Products of one key share an algorithm.
+using GemmKey = std::array<int64_t, 12>;
+GemmKey gemm_key(const GemmCall& call);
+/// The blocks of rows that a call is computed in.
+std::vector<GemmCall> gemm_blocks(const GemmCall& call);
+/// Bytes of c that measuring candidates takes beside the workspace; 0: sums reach c anyhow, or nothing is
+/// measured.
+size_t gemm_trial_bytes(const GemmCall& block);
+/// Takes on a dry Context what gemm() takes: the workspace, once, and at a key's first product what choosing
+/// takes.
+void dry_gemm(Context& ctx, const GemmCall& call);
 
 }  // namespace spanwise::cuda

@@ -4,10 +4,11 @@
 
 #include "core/ops/cuda/common/partial_sums.h"
 #include "core/ops/cuda/common/rows.cuh"
+#include "core/ops/cuda/common/temporaries.h"
 
 namespace spanwise::cuda {
 
-inline constexpr int kHeadThreads = 256, kMaxHeadSums = 2;
+inline constexpr int kMaxHeadSums = 2;
 
 /// op(int64_t token, int head, float (&sums)[kSums]) adds to sums. partials [kSums][blocks, heads].
 template <int kSums, class Op>
@@ -39,12 +40,9 @@ struct HeadGrid {
   dim3 blocks, threads;
 };
 inline HeadGrid head_grid(int64_t tokens, int64_t heads, int64_t max_blocks) {
-  unsigned across = 1;
-  while (across < kHeadThreads && across < heads) across *= 2;
-  const dim3 threads(across, kHeadThreads / across);
-  return {
-      dim3(unsigned(std::min(ceil_div(tokens, threads.y), max_blocks)), unsigned(ceil_div(heads, across))),
-      threads};
+  const HeadBlocks blocks = head_blocks(tokens, heads, max_blocks);
+  return {dim3(unsigned(blocks.along), unsigned(blocks.of_heads)),
+          dim3(unsigned(blocks.across), unsigned(kHeadThreads / blocks.across))};
 }
 
 template <class Op>
@@ -60,8 +58,8 @@ template <int kSums, class Op>
 void sum_over_tokens(Context& ctx, const char* name, int64_t tokens, int64_t heads, const Op& op,
                      const Tensor* const (&sums)[kSums]) {
   static_assert(kSums <= kMaxHeadSums);
-  const HeadGrid grid = head_grid(std::max<int64_t>(tokens, 1), heads, 264);
-  const Tensor partials = Tensor::empty(ctx, {kSums, grid.blocks.x, heads}, DType::kF32);
+  const HeadGrid grid = head_grid(std::max<int64_t>(tokens, 1), heads, kMostSumBlocks);
+  const Tensor partials = Tensor::empty(ctx, head_partials(kSums, tokens, heads), DType::kF32);
   for_each_head_kernel<kSums>
       <<<grid.blocks, grid.threads, 0, stream_of(ctx)>>>(tokens, int(heads), op, partials.data<float>());
   check_launch(name);

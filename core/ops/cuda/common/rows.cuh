@@ -1,8 +1,7 @@
 #pragma once
 // Tensors as rows of `width` consecutive elements, contiguous or column blocks of a matrix.
 
-#include <initializer_list>
-
+#include "core/ops/cuda/common/alignment.h"
 #include "core/ops/cuda/common/launch.h"
 
 namespace spanwise::cuda {
@@ -33,19 +32,6 @@ RowView<T> rows_of(const Tensor& t, int64_t width) {
   SPANWISE_CHECK(view.per_row == 1 || t.numel() / width <= UINT32_MAX, "{} rows of {} elements are too many",
                  t.numel() / width, width);
   return view;
-}
-
-/// True if every pack of pack_elems consecutive elements of every defined tensor's rows, counted from the
-/// row's start, is aligned to the smaller of its size and 16 bytes, and fills rows of `width` exactly.
-inline bool rows_are_aligned(std::initializer_list<const Tensor*> tensors, int64_t width, int pack_elems) {
-  if (width % pack_elems != 0) return false;
-  for (const Tensor* t : tensors) {
-    if (!t->defined()) continue;
-    const int64_t size = int64_t(size_of(t->dtype())), bytes = std::min<int64_t>(pack_elems * size, 16);
-    const int64_t stride = t->contiguous() ? width : t->row_stride(t->row_elems());
-    if (reinterpret_cast<uintptr_t>(t->raw()) % bytes != 0 || stride * size % bytes != 0) return false;
-  }
-  return true;
 }
 
 inline int num_multiprocessors() {

@@ -3,23 +3,12 @@
 // through the tokens of a piece with the last W − 1 inputs in registers.
 
 #include "core/ops/cuda/common/activations.cuh"
+#include "core/ops/cuda/common/conv_pieces.h"
 #include "core/ops/cuda/common/pack.cuh"
 #include "core/ops/cuda/common/rows.cuh"
 #include "core/ops/short_conv.h"
 
 namespace spanwise::cuda {
-
-inline constexpr int kConvThreads = 128;
-
-/// Tokens [begin, end) of one segment.
-struct ConvPiece {
-  int32_t row, begin, end, segment_begin, segment_end, continues;
-};
-
-/// Segments cut at multiples of `tokens` in the flat token order. `first`: where given, the index of the
-/// first piece of every such range, and at its end the number of pieces.
-std::vector<ConvPiece> cut_pieces(const std::vector<Segment>& segments, int64_t length, int64_t tokens,
-                                  std::vector<int32_t>* first);
 
 template <class T>
 struct ConvOperands {
@@ -115,9 +104,6 @@ void dispatch_conv(const ShortConvInputs& in, F&& fn) {
   }
 }
 
-/// Channels of a thread where rows are aligned.
-inline constexpr int kWideConv = 4;
-
 /// fn(channels of a thread, threads that hold a head), as compile-time constants; the second is 0 where heads
 /// are not divided by their length. `aligned`: every operand's rows are, for kWideConv channels.
 template <bool kSilu, class F>
@@ -144,7 +130,7 @@ ConvOperands<T> conv_operands(const ShortConvInputs& in, int channels_per_thread
   a.length = in.x.dim(1);
   a.channels = int32_t(channels);
   a.l2_eps = float(in.heads.eps);
-  a.tiles = unsigned(ceil_div(channels, kConvThreads * channels_per_thread));
+  a.tiles = unsigned(conv_tiles(channels, channels_per_thread));
   return a;
 }
 

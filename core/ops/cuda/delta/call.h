@@ -8,16 +8,6 @@
 
 namespace spanwise::cuda::delta {
 
-/// The first `count` of LinearStateForward::saved (enum Saved); kNumSaved where backward will follow, else
-/// kStates.
-std::vector<Tensor> allocate_saved(Context& ctx, const LinearStateCall& call, int count);
-
-/// Chunks and widths that the kernels are made for.
-void check_supported(const LinearStateCall& call);
-
-/// How this GPU cuts the call's segments.
-SegmentCuts cuts_of(const LinearStateCall& call);
-
 /// The rows of a tensor of `heads` x `width` a token, aligned for 16-byte accesses: a copy if they are not.
 class AlignedRows {
  public:

@@ -45,11 +45,6 @@ struct Rows {
   int64_t stride;  ///< elements from token to token
 };
 
-struct Chunk {
-  int begin, length;  ///< tokens
-  int state_in;       ///< slot of S₀, −1: zero
-  int state_out;      ///< slot of dS₁, −1: zero
-};
 /// Chunks [first, last) that one block walks through: a segment, or pieces of one (pieces.h).
 struct Segment {
   int first, last;

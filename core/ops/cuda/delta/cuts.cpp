@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/ops/cuda/common/ceil_div.h"
+#include "core/ops/cuda/common/hopper.h"
 
 namespace spanwise::cuda::delta {
 
@@ -80,10 +81,13 @@ class CostModel {
 
 }  // namespace
 
-SegmentCuts::SegmentCuts(const ChunkList& chunks, int heads, int K, int V, bool decays,
-                         int num_multiprocessors) {
+SegmentCuts cuts_of(const LinearStateShape& s, const ChunkList& chunks) {
+  return SegmentCuts(chunks, int(s.value_heads), int(s.key_dim), int(s.value_dim), s.token_decay);
+}
+
+SegmentCuts::SegmentCuts(const ChunkList& chunks, int heads, int K, int V, bool decays) {
   const std::vector<ChunkList::SegmentChunks> segments = chunks.select(SegmentSet::kAll);
-  const CostModel model(segments, heads, K, V, decays, num_multiprocessors);
+  const CostModel model(segments, heads, K, V, decays, kHopperProcessors);
   int64_t length = model.longest();
   double best = 0.95 * model.cycles(length);
   if (best <= model.least_cycles()) return;

@@ -17,8 +17,8 @@ class SegmentCuts {
     ChunkList::SegmentChunks segment;
     int first, last;  ///< pieces, in the order of tokens
   };
-  /// Of scans over `heads` value heads of K x V states.
-  SegmentCuts(const ChunkList& chunks, int heads, int K, int V, bool decays, int num_multiprocessors);
+  /// Of scans over `heads` value heads of K x V states, as they fill an H200: cut the same on every GPU.
+  SegmentCuts(const ChunkList& chunks, int heads, int K, int V, bool decays);
 
   const std::vector<Piece>& pieces() const { return pieces_; }
   /// The cut of the segment that begins with this chunk, or nullptr.
@@ -28,5 +28,10 @@ class SegmentCuts {
   std::vector<Piece> pieces_;
   std::vector<Cut> cuts_;
 };
+
+SegmentCuts cuts_of(const LinearStateShape& shape, const ChunkList& chunks);
+inline SegmentCuts cuts_of(const LinearStateCall& call) {
+  return cuts_of(shape_of(call), call.chunks);
+}
 
 }  // namespace spanwise::cuda::delta

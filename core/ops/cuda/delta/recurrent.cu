@@ -12,6 +12,8 @@ namespace {
 
 using namespace recurrent;
 
+static_assert(sizeof(recurrent::Segment) == kSegmentBytes);
+
 struct DeviceSegments {
   DeviceSegments(Context& ctx, const LinearStateCall& call, SegmentSet which) {
     const std::vector<ChunkList::Chunk>& chunks = call.chunks.chunks();

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "core/ops/cuda/common/ceil_div.h"
-#include "core/ops/cuda/common/hopper.h"
 #include "core/ops/cuda/delta/cuts.h"
 #include "core/ops/gated_delta.h"
 
@@ -24,12 +23,68 @@ std::vector<TensorSize> saved_sizes(const LinearStateShape& s, const ChunkList& 
   return sizes;
 }
 
+std::vector<Tensor> allocate_saved(Context& ctx, const LinearStateCall& call, int count) {
+  const int64_t num_pieces = int64_t(cuts_of(call).pieces().size());
+  const std::vector<TensorSize> sizes = saved_sizes(shape_of(call), call.chunks, num_pieces);
+  std::vector<Tensor> tensors;
+  for (int i = 0; i < count; ++i) {
+    const bool of_pieces = i == kPieceStates || i == kTransitions || i == kPasses;
+    tensors.push_back(of_pieces && num_pieces == 0 ? Tensor()
+                                                   : Tensor::empty(ctx, sizes[i].shape, sizes[i].dtype));
+  }
+  return tensors;
+}
+
+void check_supported(const LinearStateCall& call) {
+  const int64_t K = call.q.dim(3), V = call.v.dim(3);
+  SPANWISE_CHECK(gpu_limits::kGatedDeltaHeads.takes(DType::kBF16, K, V),
+                 "gated_delta on a GPU takes heads of {} channels, got {} and {}",
+                 gpu_limits::kGatedDeltaHeads.taken(DType::kBF16), K, V);
+  SPANWISE_CHECK(
+      call.chunks.max_length() <= kChunk,
+      "gated_delta in BF16 on a GPU computes chunks of at most {} tokens, got {}; lower chunk_size", kChunk,
+      call.chunks.max_length());
+}
+
+std::vector<Chunk> device_chunks(const LinearStateCall& call, bool has_dfinal) {
+  const std::vector<ChunkList::Chunk>& list = call.chunks.chunks();
+  const int64_t states = call.chunks.num_states();
+  std::vector<Chunk> chunks;
+  for (const ChunkList::Chunk& c : list) chunks.push_back({int(c.begin), int(c.length), int(c.state), -1});
+  for (const ChunkList::SegmentChunks& s : call.chunks.select(SegmentSet::kAll)) {
+    if (s.continues && call.initial_state.defined()) chunks[s.first].state_in = int(states + s.row);
+    for (int64_t i = s.first; i + 1 < s.last; ++i) chunks[i].state_out = chunks[i + 1].state_in;
+    if (s.ends_row && has_dfinal) chunks[s.last - 1].state_out = int(states + s.row);
+  }
+  return chunks;
+}
+
+std::vector<int> chunks_of(const std::vector<ChunkList::SegmentChunks>& segments) {
+  std::vector<int> selected;
+  for (const ChunkList::SegmentChunks& s : segments) {
+    for (int64_t i = s.first; i < s.last; ++i) selected.push_back(int(i));
+  }
+  return selected;
+}
+
 TensorSize gate_gradient_partials(const LinearStateShape& s, const ChunkList& list) {
   const int64_t key_blocks = s.key_dim / key_columns(int(s.key_dim));
   return {{2, key_blocks, int64_t(list.chunks().size()), s.value_heads, kChunk}, DType::kF32};
 }
 
 }  // namespace delta
+
+std::vector<Tensor> gated_delta_saved(Context& ctx, const LinearStateCall& call) {
+  if (call.q.dtype() != DType::kBF16) return allocate_chunk_states(ctx, call);
+  delta::check_supported(call);
+  return delta::allocate_saved(ctx, call, delta::kNumSaved);
+}
+
+std::vector<Tensor> gated_delta_passed(Context& ctx, const LinearStateCall& call) {
+  if (call.q.dtype() != DType::kBF16) return {};
+  delta::check_supported(call);
+  return delta::allocate_saved(ctx, call, delta::kStates);
+}
 
 namespace {
 
@@ -38,8 +93,7 @@ namespace {
 // comes after the exchange.
 LinearStateBytes chunked_bytes(const LinearStateShape& s, const ChunkList& chunks) {
   using namespace delta;
-  const SegmentCuts cuts(chunks, int(s.value_heads), int(s.key_dim), int(s.value_dim), s.token_decay,
-                         kHopperProcessors);
+  const SegmentCuts cuts = cuts_of(s, chunks);
   const std::vector<TensorSize> saved = saved_sizes(s, chunks, int64_t(cuts.pieces().size()));
   const int64_t starts = saved[kPieceStates].bytes(),
                 retreated = saved[kStates].bytes() + saved[kValues].bytes(),

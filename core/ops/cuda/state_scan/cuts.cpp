@@ -110,6 +110,37 @@ Shape cut_states_shape(const LinearStateShape& s, const ScanCuts& cuts) {
   return {cuts.num_cuts(), s.value_heads, s.key_dim, s.value_dim};
 }
 
+Tensor allocate_saved_states(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts) {
+  if (cuts.num_slots() == 0) return Tensor();
+  return Tensor::empty(ctx, saved_states_shape(shape_of(call), cuts), call.q.dtype());
+}
+
+Tensor allocate_cut_states(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts) {
+  if (cuts.num_cuts() == 0) return Tensor();
+  return Tensor::empty(ctx, cut_states_shape(shape_of(call), cuts), DType::kF32);
+}
+
+Tensor allocate_dots(Context& ctx, const LinearStateCall& call, bool dlog_decay) {
+  if (!dlog_decay) return Tensor();
+  const LinearStateShape s = shape_of(call);
+  return Tensor::empty(ctx, {num_slabs(s.dtype, s.key_dim), s.value_heads, s.tokens()}, DType::kF32);
+}
+
+Tensor allocate_state_dots(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts) {
+  const LinearStateShape s = shape_of(call);
+  return Tensor::empty(ctx, {num_slabs(s.dtype, s.value_dim), cuts.num_slots(), s.value_heads}, DType::kF32);
+}
+
+Tensor allocate_per_value_head(Context& ctx, const LinearStateCall& call) {
+  const LinearStateShape s = shape_of(call);
+  if (s.key_heads == s.value_heads) return Tensor();
+  return Tensor::empty(ctx, {s.rows, s.length, s.value_heads, s.key_dim}, s.dtype);
+}
+
+Tensor allocate_cut_logs(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts) {
+  return Tensor::empty(ctx, {cuts.num_cuts(), call.v.dim(2)}, DType::kF32);
+}
+
 // Backward: dq first, with its dots; then dk, its dots and those of saved states, and states at the cuts. Of
 // a row that is one segment nothing but dq comes before the exchange has ended, whose summary has states at
 // the cuts of its own.

@@ -58,4 +58,16 @@ Shape saved_states_shape(const LinearStateShape& shape, const ScanCuts& cuts);
 /// States at the cuts, F32.
 Shape cut_states_shape(const LinearStateShape& shape, const ScanCuts& cuts);
 
+/// Undefined where the call has none.
+Tensor allocate_saved_states(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts);
+Tensor allocate_cut_states(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts);
+/// x_t · out_t of a scan for dq or dk, in every slab; undefined where decays have no gradient.
+Tensor allocate_dots(Context& ctx, const LinearStateCall& call, bool dlog_decay);
+/// ⟨saved state, the scan's state there⟩ in every slab.
+Tensor allocate_state_dots(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts);
+/// Where a scan writes a gradient of q or k; undefined where value heads share no key head.
+Tensor allocate_per_value_head(Context& ctx, const LinearStateCall& call);
+/// States and decays at the cuts of a scan that starts from zero at each.
+Tensor allocate_cut_logs(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts);
+
 }  // namespace spanwise::cuda

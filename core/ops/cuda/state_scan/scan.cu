@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/ops/cuda/common/alignment.h"
 #include "core/ops/cuda/common/launch.h"
 #include "core/ops/cuda/state_scan/device.h"
 #include "core/ops/gpu_limits.h"
@@ -126,10 +127,9 @@ __global__ void __launch_bounds__(256)
 /// Rows as 16-byte loads can read them.
 ScanOperand operand(Context& ctx, const Tensor& t, int64_t value_heads, std::vector<Tensor>& copies) {
   if (!t.defined()) return {};
-  const int64_t heads = t.dim(2), width = heads * t.dim(3), bytes = int64_t(size_of(t.dtype()));
+  const int64_t heads = t.dim(2), width = heads * t.dim(3);
   Tensor x = t;
-  if (t.dtype() == DType::kBF16 &&
-      (reinterpret_cast<uintptr_t>(t.raw()) % 16 != 0 || t.row_stride(width) * bytes % 16 != 0)) {
+  if (t.dtype() == DType::kBF16 && !heads_are_aligned(t)) {
     x = Tensor::empty(ctx, t.shape(), t.dtype());
     x.copy_from(t);
     copies.push_back(x);
@@ -166,11 +166,6 @@ void check_supported(DType dtype, int64_t DK, int64_t DV) {
 
 }  // namespace
 
-Tensor allocate_saved_states(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts) {
-  if (cuts.num_slots() == 0) return Tensor();
-  return Tensor::empty(ctx, saved_states_shape(shape_of(call), cuts), call.q.dtype());
-}
-
 void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts, SegmentSet which,
                     const StateScan& scan) {
   const DType dtype = call.q.dtype();
@@ -205,7 +200,7 @@ void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanCuts& c
   Tensor cut_states = scan.cut_states;
   if (num_cuts > 0 && !scan.cut_states_known) {
     if (!cut_states.defined()) cut_states = Tensor::empty(ctx, {cuts.num_cuts(), heads, DK, DV}, DType::kF32);
-    const Tensor logs = Tensor::empty(ctx, {cuts.num_cuts(), heads}, DType::kF32);
+    const Tensor logs = allocate_cut_logs(ctx, call, cuts);
     std::vector<Chain> chains;
     for (const ScanCuts::Segment& s : segments) {
       const bool forward = scan.time == ScanTime::kForward;

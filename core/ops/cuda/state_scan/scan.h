@@ -43,8 +43,6 @@ struct StateScan {
   Tensor x, x_dots;
 };
 
-Tensor allocate_saved_states(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts);
-
 void run_state_scan(Context& ctx, const LinearStateCall& call, const ScanCuts& cuts, SegmentSet which,
                     const StateScan& scan);
 
