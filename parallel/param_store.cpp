@@ -79,6 +79,7 @@ void ParamStore::make_vars() {
 }
 
 void ParamStore::write_initial_values() {
+  if (ctx_.dry()) return publish_values();
   for (const ParamBucket& bucket : buckets()) {
     const FlatRange stored = stored_range(values_, bucket);
     layout_.for_each_entry(bucket, stored, [&](int e, FlatRange part) {

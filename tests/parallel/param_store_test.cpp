@@ -195,6 +195,19 @@ TEST(ParamStoreInBF16, ValuesOfACheckpointReachTheModelWhenPublished) {
   EXPECT_EQ(read_values(module.a), rounded(to_doubles(source)));
 }
 
+TEST(ParamStore, OfADryContextTakesTheSameMemoryAndWritesNothing) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    Context real, dry({.dry = true}), gpu({.device = Device::kCUDA, .dry = true});
+    for (Context* ctx : {&real, &dry, &gpu}) {
+      TwoMatrices module;
+      const ParamStore store(*ctx, module, dtype, 1);
+      EXPECT_GT(ctx->memory().live_bytes, 0u);
+    }
+    EXPECT_EQ(dry.memory().peak_bytes, real.memory().peak_bytes);
+    EXPECT_EQ(dry.work().bytes, real.work().bytes);
+  }
+}
+
 TEST(ParamStore, RefusesTwoParametersOfOneName) {
   struct Twice : TwoMatrices {
     void visit(const std::string& prefix, const ParamVisitor& visitor) override {
