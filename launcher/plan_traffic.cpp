@@ -7,7 +7,6 @@
 #include "launcher/exchange_sizes.h"
 #include "launcher/objects.h"
 #include "launcher/plan.h"
-#include "launcher/trainer.h"
 #include "parallel/gradient_reducer.h"
 #include "parallel/halo.h"
 
@@ -269,7 +268,8 @@ void add_update(TrafficTable& table, const Mesh& mesh, const ParamLayout& params
   for (const PartialGradients& group : partial_gradient_groups(params))
     table.all_reduce(mesh.tensor(), "grad_reduce_partial", group.numel * element_bytes);
 
-  constexpr int64_t kNumberBytes = sizeof(double);
+  // Targets and a vote; loss and two votes.
+  constexpr int64_t kNumberBytes = sizeof(double), kCountNumbers = 2, kLossNumbers = 3;
   table.all_reduce(mesh.world(), "target_count", kCountNumbers * kNumberBytes);
   table.all_reduce(mesh.world(), "loss", kLossNumbers * kNumberBytes);
   if (zero_stage > 0) table.all_reduce(mesh.data_sequence(), "grad_norm", kNumberBytes);

@@ -5,10 +5,8 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
-#include <numeric>
 
 #include "core/file_io.h"
-#include "core/ops/scalars.h"
 #include "launcher/checkpoint/checkpoint_dir.h"
 #include "launcher/checkpoint/load_state.h"
 #include "launcher/checkpoint/run_manifest.h"
@@ -47,17 +45,11 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
       mesh_(mesh),
       ctx_(ctx),
       stop_(stop),
-      model_(language_model_options(config, tokenizer.vocab_size(), mesh)),
-      sequence_(sequence_options(config, mesh)),
-      params_(ctx, model_, param_store_options(config, model_), mesh.data_sequence(), mesh.tensor()),
-      reducer_(params_),
-      optimizer_(params_),
-      schedule_(schedule_of(config)),
-      loader_(loader_options(config, model_.options().vocab_size)) {
-  if (params_.zero_stage() == 3) model_.set_param_gate(&params_);
+      step_(config, tokenizer.vocab_size(), mesh, ctx),
+      loader_(loader_options(config, step_.model().options().vocab_size)) {
   if (!config.data().validation().empty()) {
     validation_.emplace(config.data().validation(), config.train().sequence_length(),
-                        model_.options().vocab_size);
+                        step_.model().options().vocab_size);
   }
   Comm& world = mesh.world();
   const std::string compared = agree_on_data(world, loader_, validation_);
@@ -70,14 +62,14 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
     return checkpoint_to_resume(config);
   };
   const std::string resume_from = run_on_rank_zero(world, "resume_from", choose, stop);
-  state_.settings = settings_of(config, tokenizer, model_.options().vocab_size);
+  state_.settings = settings_of(config, tokenizer, step_.model().options().vocab_size);
   if (!resume_from.empty()) {
-    load_checkpoint(resume_from, config, loader_, params_, optimizer_, state_, world);
+    load_checkpoint(resume_from, config, loader_, step_.params(), step_.optimizer(), state_, world);
     newest_checkpoint_ = resume_from;
   }
   const bool starts_from_weights = resume_from.empty() && !config.checkpoint().init_from().empty();
   if (starts_from_weights) {
-    state_.init_from = load_initial_weights(config, state_.settings, params_, world);
+    state_.init_from = load_initial_weights(config, state_.settings, step_.params(), world);
   }
   std::vector<const IndexedDataset*> datasets;
   for (const IndexedDataset& dataset : loader_.datasets()) datasets.push_back(&dataset);
@@ -85,7 +77,7 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   if (resume_from.empty()) state_.document_start = choose_document_start(tokenizer, datasets);
   loader_.set_documents(document_rule(state_.document_start, tokenizer));
   if (validation_) validation_->set_documents(document_rule(state_.document_start, tokenizer));
-  saver_.emplace(config_, mesh, params_, optimizer_);
+  saver_.emplace(config_, mesh, step_.params(), step_.optimizer());
   saved_step_ = state_.step;
   const auto open_run = [&] {
     metrics_ =
@@ -100,7 +92,7 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   };
   starting_.reset();  // what follows has things to say
   run_on_rank_zero(world, "open_run", open_run, stop);
-  say(fmt::format("{:.2f} M parameters in {}, {} rank{} x {}", double(params_.num_parameters()) / 1e6,
+  say(fmt::format("{:.2f} M parameters in {}, {} rank{} x {}", double(step_.params().num_parameters()) / 1e6,
                   name_of(compute_dtype(config)), world.size(), world.size() == 1 ? "" : "s", workers(ctx)));
   if (starts_from_weights) say(fmt::format("starts from the weights of {}", state_.init_from));
   if (!resume_from.empty()) say(fmt::format("resumed step {} from {}", state_.step, resume_from));
@@ -144,7 +136,7 @@ TrainSummary Trainer::run() {
     const auto start = Clock::now();
     const int64_t step = state_.step + 1;
     begin_trace(step - summary.first_step);
-    const std::optional<StepResult> result = train_step(step);
+    const std::optional<Trained> result = train_step(step);
     if (!result) break;
     const double step_ms = ms_since(start);
     end_trace(step - summary.first_step);
@@ -167,67 +159,32 @@ TrainSummary Trainer::run() {
   return summary;
 }
 
-bool Trainer::sum_and_agree(std::string_view name, std::vector<double>& values) {
-  // Ranks of a tensor group have the same numbers, but not the same signals.
-  if (mesh_.tensor().rank() > 0) std::fill(values.begin(), values.end() - 1, 0.0);
-  mesh_.world().all_reduce(name, values);
-  return stop_ && stop_->agree(values.back());
+bool Trainer::wants_checkpoint() {
+  const double minutes = ms_since(saved_at_) / 60e3, every = config_.checkpoint().every_minutes();
+  const bool moved = locks_ && !directories_lost_ && !locks_->in_place();
+  return moved || (mesh_.world().rank() == 0 && every > 0 && minutes >= every);
 }
 
-std::optional<Trainer::StepResult> Trainer::train_step(int64_t step) {
-  StepResult result{};
+std::optional<Trainer::Trained> Trainer::train_step(int64_t step) {
   const auto start = Clock::now();
   const int64_t passes = accumulation_passes(config_, mesh_.world().size()),
                 rows = config_.train().micro_batch();
   std::vector<RankBatch> batches;
-  int64_t targets = 0;
   for (int64_t pass = 0; pass < passes; ++pass) {
     const int64_t first = (pass * mesh_.data().size() + mesh_.data().rank()) * rows;
-    batches.emplace_back(ctx_, mesh_, sequence_, loader_.load(step - 1, first, rows));
-    targets += batches.back().num_targets();
+    batches.push_back(step_.part_of(loader_.load(step - 1, first, rows)));
   }
-  std::vector<double> total{double(targets), stop_vote()};
-  if (sum_and_agree("target_count", total)) return std::nullopt;
-  result.data_ms = ms_since(start);
-
-  std::vector<Tensor> scalars;  // of the losses, then the squared norm
-  for (const RankBatch& batch : batches) {
-    if (&batch == &batches.back()) reducer_.expect_last_backward();
-    Tape tape(ctx_);
-    const Var batch_loss = model_.loss(tape, batch.tokens(), total[0] > 0 ? 1.0 / total[0] : 0.0);
-    scalars.push_back(batch_loss.value());
-    tape.backward(batch_loss);
-  }
-  reducer_.finish();
-  result.lr = learning_rate(schedule_, step);
-  const Tensor squared_norm = optimizer_.squared_grad_norm();
-  const config::OptimizerConfig& o = config_.optimizer();
-  optimizer_.step({.lr = result.lr,
-                   .beta1 = o.beta1(),
-                   .beta2 = o.beta2(),
-                   .eps = o.eps(),
-                   .weight_decay = o.weight_decay(),
-                   .step = step},
-                  {.squared_norm = squared_norm, .max_norm = o.clip_norm()});
-
-  // The one place of a step where the host waits for a GPU.
-  scalars.push_back(squared_norm);
-  std::vector<double> values = read_scalars(ctx_, scalars);
-  result.grad_norm = std::sqrt(values.back());
-  values.pop_back();
-  const double minutes = ms_since(saved_at_) / 60e3, every = config_.checkpoint().every_minutes();
-  const bool moved = locks_ && !directories_lost_ && !locks_->in_place();
-  const bool due = moved || (mesh_.world().rank() == 0 && every > 0 && minutes >= every);
-  std::vector<double> loss{std::accumulate(values.begin(), values.end(), 0.0), due ? 1.0 : 0.0, stop_vote()};
-  sum_and_agree("loss", loss);
-  result.loss = loss[0];
-  time_to_save_ = loss[1] > 0;
+  const std::optional<double> targets = step_.count_targets(batches, *this);
+  if (!targets) return std::nullopt;
+  const double data_ms = ms_since(start);
+  Trained result{step_.train(batches, *targets, step, *this), data_ms};
+  time_to_save_ = result.save;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
     fail_diverged(step, fmt::format("has loss {} and gradient norm {}", result.loss, result.grad_norm),
                   newest_checkpoint_);
   }
   // A mean over nothing is not 0.
-  if (total[0] == 0) result.loss = std::numeric_limits<double>::quiet_NaN();
+  if (*targets == 0) result.loss = std::numeric_limits<double>::quiet_NaN();
 
   state_.step = step;
   state_.tokens_seen += config_.train().global_batch() * config_.train().sequence_length();
@@ -236,7 +193,7 @@ std::optional<Trainer::StepResult> Trainer::train_step(int64_t step) {
 
 std::optional<double> Trainer::held_out_loss() const {
   if (!validation_) return std::nullopt;
-  require_finite_update(state_.step, params_, optimizer_, newest_checkpoint_);
+  require_finite_update(state_.step, step_.params(), step_.optimizer(), newest_checkpoint_);
   EvaluateOptions options{.max_sequences = config_.train().eval_sequences(),
                           .micro_batch = config_.train().micro_batch(),
                           .stop = stop_};
@@ -246,11 +203,12 @@ std::optional<double> Trainer::held_out_loss() const {
         metrics_->progress("evaluating", "sequences", num_evaluated(*validation_, options.max_sequences));
     options.progress = [&](int64_t done) { progress->advance_to(done); };
   }
-  const std::optional<HeldOut> result = evaluate(model_, *validation_, mesh_, sequence_, ctx_, options);
+  const std::optional<HeldOut> result =
+      evaluate(step_.model(), *validation_, mesh_, step_.sequence(), ctx_, options);
   return result ? std::optional(result->loss) : std::nullopt;
 }
 
-void Trainer::write_metrics(int64_t step, const StepResult& result, double step_ms,
+void Trainer::write_metrics(int64_t step, const Trained& result, double step_ms,
                             std::optional<double> held_out) {
   if (!metrics_) return;
   const double tokens = double(config_.train().global_batch() * config_.train().sequence_length());
@@ -334,14 +292,14 @@ void Trainer::reopen_directories() {
 
 void Trainer::save(int64_t step) {
   report(wait_for_save());
-  require_finite_update(step, params_, optimizer_, newest_checkpoint_);
+  require_finite_update(step, step_.params(), step_.optimizer(), newest_checkpoint_);
   const auto prepare = [&] {
     reopen_directories();
     metrics_->sync();
     return std::string();
   };
   run_on_rank_zero(mesh_.world(), "prepare_save", prepare, stop_);
-  saver_->begin(manifest_of(config_, loader_.cursor(step), params_, state_), step);
+  saver_->begin(manifest_of(config_, loader_.cursor(step), step_.params(), state_), step);
   saved_step_ = step;
   saved_at_ = Clock::now();
 }
