@@ -40,7 +40,7 @@ class Operands {
         v_(leaf(ctx, {s.B, s.T, s.H, s.D}, DType::kBF16, "v")),
         log_decay_(leaf(ctx, {s.B, s.T, s.H}, DType::kF32, "g", 0.02, -0.1)),
         beta_(leaf(ctx, {s.B, s.T, s.H}, DType::kF32, "beta", 0.1, 0.5)),
-        per_head_(random_on_gpu(ctx, {s.H}, DType::kF32, "decay", 0.01, -0.1)),
+        per_head_(Var(random_on_gpu(ctx, {s.H}, DType::kF32, "decay", 0.01, -0.1))),
         ranges_(causal_key_ranges(layout_, 0)) {}
 
   std::vector<Kernel> kernels() const {
@@ -48,19 +48,22 @@ class Operands {
     return {
         {"lightning",
          [=, this](Tape& t) {
-           return scalar_decay(t, q_, k_, v_, {.per_head = per_head_}, layout_, Var(), options).out;
+           return scalar_decay(t, {.q = q_, .k = k_, .v = v_, .head_log_decay = per_head_}, layout_, options)
+               .out;
          }},
         {"simple_gla",
          [=, this](Tape& t) {
-           return scalar_decay(t, q_, k_, v_, {.per_token = log_decay_}, layout_, Var(), options).out;
+           return scalar_decay(t, {.q = q_, .k = k_, .v = v_, .log_decay = log_decay_}, layout_, options).out;
          }},
         {"delta_rule",
          [=, this](Tape& t) {
-           return gated_delta(t, q_, k_, v_, Var(), beta_, layout_, Var(), options).out;
+           return gated_delta(t, {.q = q_, .k = k_, .v = v_, .beta = beta_}, layout_, options).out;
          }},
         {"gated_delta_rule",
          [=, this](Tape& t) {
-           return gated_delta(t, q_, k_, v_, log_decay_, beta_, layout_, Var(), options).out;
+           return gated_delta(t, {.q = q_, .k = k_, .v = v_, .log_decay = log_decay_, .beta = beta_}, layout_,
+                              options)
+               .out;
          }},
         {"softmax", [=, this](Tape& t) { return softmax_attention(t, q_, k_, v_, ranges_, options.scale); }},
     };
@@ -77,7 +80,7 @@ class Operands {
   Heads shape_;
   SequenceLayout layout_;
   Var q_, k_, v_, log_decay_, beta_;
-  Tensor per_head_;
+  Var per_head_;
   KeyRanges ranges_;
 };
 

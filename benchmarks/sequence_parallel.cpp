@@ -352,10 +352,12 @@ class OverlapRun {
     return starts;
   }
   Var apply(Tape& tape, const LinearStateOptions& options) const {
-    const Var q(q_, true), k(k_, true), v(v_, true), g(log_decay_, true);
+    LinearOperands<Var> x{
+        .q = Var(q_, true), .k = Var(k_, true), .v = Var(v_, true), .log_decay = Var(log_decay_, true)};
     if (family_ == OverlapCase::Family::kScalarDecay)
-      return scalar_decay(tape, q, k, v, {.per_token = g}, plan_.local(), Var(), options).out;
-    return gated_delta(tape, q, k, v, g, Var(beta_, true), plan_.local(), Var(), options).out;
+      return scalar_decay(tape, x, plan_.local(), options).out;
+    x.beta = Var(beta_, true);
+    return gated_delta(tape, x, plan_.local(), options).out;
   }
 
   Context& ctx_;

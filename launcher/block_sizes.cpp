@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/ops/gated_delta.h"
+#include "core/ops/linear_kernels.h"
 #include "core/ops/scalar_decay.h"
 #include "core/ops/short_conv.h"
 #include "core/ops/softmax_attention.h"

@@ -5,7 +5,7 @@
 #include <optional>
 #include <vector>
 
-#include "core/ops/linear_state.h"
+#include "core/ops/linear_kernels.h"
 #include "launcher/exchange_sizes.h"
 #include "launcher/flat_model.h"
 #include "launcher/size_tape.h"

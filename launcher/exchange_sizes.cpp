@@ -23,7 +23,7 @@ SpanShape span_shape(const FlatMixers& options, MixerKind kind, int64_t rows, DT
           .value_dim = o.value_dim,
           .transition = delta                                 ? TransitionKind::kDense
                         : kind == MixerKind::kLinearAttention ? TransitionKind::kIdentity
-                                                              : TransitionKind::kLogDecay,
+                                                              : TransitionKind::kScalar,
           .dtype = dtype};
 }
 

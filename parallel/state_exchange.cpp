@@ -5,18 +5,6 @@
 
 namespace spanwise {
 
-int64_t SpanShape::transition_elems() const {
-  switch (transition) {
-    case TransitionKind::kIdentity:
-      return 0;
-    case TransitionKind::kLogDecay:
-      return heads;
-    case TransitionKind::kDense:
-      return heads * key_dim * key_dim;
-  }
-  return 0;
-}
-
 SpanShape SpanShape::split(int64_t ways) const {
   SpanShape share = *this;
   share.heads = heads / ways;
@@ -28,15 +16,11 @@ SpanShape shape_of(const SpanSummary& summary, const SequencePlan& plan) {
   SPANWISE_CHECK(b.num_dims() == 4 && b.dim(0) == plan.num_local_rows() && b.contiguous(),
                  "a summary's state must be a contiguous [{}, HV, K, V], got {}", plan.num_local_rows(),
                  b.shape().str());
-  SpanShape shape{b.dim(0), b.dim(1), b.dim(2), b.dim(3), TransitionKind::kIdentity, b.dtype()};
-  if (summary.transition.defined()) {
-    shape.transition = TransitionKind::kDense;
-    check_operand("span exchange", "transition", summary.transition,
-                  {shape.rows, shape.heads, shape.key_dim, shape.key_dim}, shape.dtype);
-  } else if (summary.log_decay.defined()) {
-    shape.transition = TransitionKind::kLogDecay;
-    check_operand("span exchange", "log_decay", summary.log_decay, {shape.rows, shape.heads}, shape.dtype);
-  }
+  const auto& [kind, values] = summary.transition;
+  const SpanShape shape{b.dim(0), b.dim(1), b.dim(2), b.dim(3), kind, b.dtype()};
+  if (kind != TransitionKind::kIdentity)
+    check_operand("span exchange", "transition", values,
+                  transition_shape(kind, {shape.rows, shape.heads}, shape.key_dim), shape.dtype);
   return shape;
 }
 
@@ -54,17 +38,14 @@ void pack_summary(const Context& ctx, const SpanSummary& summary, const SpanShap
   };
   pack(summary.state, shape.state_elems(), begin);
   if (shape.transition == TransitionKind::kIdentity) return;
-  pack(summary.transition.defined() ? summary.transition : summary.log_decay, shape.transition_elems(),
-       begin + shape.rows * shape.state_elems());
+  pack(summary.transition.values, shape.transition_elems(), begin + shape.rows * shape.state_elems());
 }
 
 SpanTransition Transitions::operator[](int64_t row) const {
-  SpanTransition m;
-  const int64_t at = row * shape.transition_elems();
-  if (shape.transition == TransitionKind::kDense)
-    m.dense = values.slice_flat(at, {shape.heads, shape.key_dim, shape.key_dim});
-  if (shape.transition == TransitionKind::kLogDecay) m.log_decay = values.slice_flat(at, {shape.heads});
-  return m;
+  if (shape.transition == TransitionKind::kIdentity) return {};
+  return {shape.transition,
+          values.slice_flat(row * shape.transition_elems(),
+                            transition_shape(shape.transition, {shape.heads}, shape.key_dim))};
 }
 
 Transitions extract_transitions(Context& ctx, const SpanShape& shape, const Tensor& summaries,

@@ -1,7 +1,7 @@
 #pragma once
 // Exchanging states between the parts of a sequence (core/ops/span.h): what the algorithms share. Bytes a
-// rank receives, for s bytes of states (R·HV·K·V) and m of transitions (R·HV for decays, R·HV·K² for dense
-// ones) a rank, W ranks, n ranks a node:
+// rank receives, for s bytes of states (R·HV·K·V) and m of transitions (R·HV for a scalar, R·HV·K for a
+// diagonal, R·HV·K² for a dense one) a rank, W ranks, n ranks a node:
 //
 //                forward                            backward                     names
 //   all-gather   (W − 1)(s + m)                     (W − 1) s                    state_*
@@ -25,8 +25,6 @@
 
 namespace spanwise {
 
-enum class TransitionKind { kIdentity, kLogDecay, kDense };
-
 /// Sizes of one rank's summary. A buffer of it is [states of all rows | transitions of all rows].
 struct SpanShape {
   int64_t rows, heads, key_dim, value_dim;
@@ -34,7 +32,7 @@ struct SpanShape {
   DType dtype;
 
   int64_t state_elems() const { return heads * key_dim * value_dim; }  ///< a row
-  int64_t transition_elems() const;                                    ///< a row
+  int64_t transition_elems() const { return heads * spanwise::transition_elems(transition, key_dim); }
   int64_t elems() const { return rows * (state_elems() + transition_elems()); }
   Shape state_shape() const { return {heads, key_dim, value_dim}; }
   /// With a share of the heads.

@@ -32,7 +32,7 @@ class ChainExchange final : public PartExchange {
   enum class Direction { kForward, kBackward };
 
   static Transitions own_transitions(const SpanShape& shape, const SpanSummary& summary) {
-    const Tensor& m = summary.transition.defined() ? summary.transition : summary.log_decay;
+    const Tensor& m = summary.transition.values;
     return {shape, m.defined() ? m.reshape({m.numel()}) : m};
   }
 

@@ -191,7 +191,7 @@ class TwoLevelExchange final : public PartExchange {
     SpanTransition m = parts.transition(first_part(run));
     for (int part = first_part(run) + 1; part < first_part(run + 1); ++part)
       m = compose_transitions(ctx_, parts.transition(part), m);
-    target.copy_from(m.dense.defined() ? m.dense : m.log_decay);
+    target.copy_from(m.values);
   }
 
   int node_size_, num_nodes_, node_;

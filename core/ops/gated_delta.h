@@ -24,61 +24,24 @@
 
 namespace spanwise {
 
-/// log_decay [B,T,HV] undefined: g = 0 (DeltaNet). beta [B,T,HV]. initial_state [B,HV,K,V] may be undefined.
-LinearStateResult gated_delta(Tape& tape, const Var& q, const Var& k, const Var& v, const Var& log_decay,
-                              const Var& beta, const SequenceLayout& layout, const Var& initial_state,
+/// Needs beta. log_decay undefined: g = 0 (DeltaNet). initial_state may be undefined.
+extern const LinearFamily kGatedDelta;
+LinearStateResult gated_delta(Tape& tape, const LinearOperands<Var>& x, const SequenceLayout& layout,
                               const LinearStateOptions& options);
 
 LinearStateBytes gated_delta_bytes(Device device, const LinearStateShape& shape, const ChunkList& chunks);
 
-/// One token a row; step.beta is defined.
-Tensor gated_delta_step(Context& ctx, const LinearStateStep& step);
-
 namespace cpu {
-void gated_delta_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                     const LinearStateForward& out);
-void gated_delta_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                     const LinearStateCotangents& from, const LinearStateGradients& out);
-void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
-                           const LinearStateForward& out);
-void gated_delta_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
-void gated_delta_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
-void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                        const Tensor& dstate_in);
-void gated_delta_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                           const LinearStateGradients& out);
-void gated_delta_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                          const LinearStateGradients& out);
-/// LinearStateKernels::temporaries.
-void gated_delta_temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input);
-void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
-}  // namespace cpu
-
-// BF16: chunks of at most 64 tokens, K and V of 64, 128 or 256. F32: token by token, K up to 256.
+LinearStateKernels gated_delta_kernels();
+}
+// BF16: chunks of at most 64 tokens, K and V of 64, 128 or 256. F32: token by token, K up to 256. Saved,
+// BF16, per value head: 17·1024 + 128·V bytes a chunk (Θ, A, decays, N), and 2·K·V for the state before every
+// chunk but a segment's first, and once more a row; where segments are cut (cuda/delta/pieces.h) 4·K·(K + V)
+// + 4 a piece. F32: as the CPU. Temporaries: cuda/delta/sizes.h.
 namespace cuda {
+LinearStateKernels gated_delta_kernels();
+void add_gated_delta_kernels(LinearStateKernels& kernels);  ///< what of it needs CUDA
 LinearStateBytes gated_delta_bytes(const LinearStateShape& shape, const ChunkList& chunks);
-/// BF16, per value head: 17·1024 + 128·V bytes a chunk (Θ, A, decays, N), and 2·K·V for the state before
-/// every chunk but a segment's first, and once more a row; where segments are cut (cuda/delta/pieces.h)
-/// 4·K·(K + V) + 4 a piece. F32: as the CPU. Temporaries: cuda/delta/sizes.h.
-std::vector<Tensor> gated_delta_saved(Context& ctx, const LinearStateCall& call);
-/// Without states and values.
-std::vector<Tensor> gated_delta_passed(Context& ctx, const LinearStateCall& call);
-void gated_delta_temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input);
-void gated_delta_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                     const LinearStateForward& out);
-void gated_delta_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                     const LinearStateCotangents& from, const LinearStateGradients& out);
-void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
-                           const LinearStateForward& out);
-void gated_delta_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
-void gated_delta_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
-void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                        const Tensor& dstate_in);
-void gated_delta_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                           const LinearStateGradients& out);
-void gated_delta_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                          const LinearStateGradients& out);
-void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
 }  // namespace cuda
 
 }  // namespace spanwise

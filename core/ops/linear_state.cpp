@@ -3,80 +3,105 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "core/dispatch.h"
+#include "core/ops/linear_kernels.h"
 
 namespace spanwise {
 
 namespace {
 
+std::string names_of(const LinearOperandSet& operands) {
+  std::string names;
+  for_each_operand([&](const LinearOperandRule& rule) {
+    if (operands.has(rule.operand)) names += std::string(names.empty() ? "" : ", ") + rule.name;
+  });
+  return names;
+}
+
 void check_shape(const char* name, const Tensor& t, const Shape& expected, DType dtype) {
-  if (!t.defined()) return;
   SPANWISE_CHECK(t.shape() == expected && t.dtype() == dtype, "{} is {} {}, expected {} {}", name,
                  name_of(t.dtype()), t.shape().str(), name_of(dtype), expected.str());
 }
 
-void check_heads(int64_t key_heads, int64_t value_heads) {
-  SPANWISE_CHECK(key_heads >= 1 && value_heads % key_heads == 0,
-                 "{} value heads are not a multiple of {} key heads", value_heads, key_heads);
-}
-
-void check_call(const LinearStateCall& c, const SequenceLayout& layout) {
-  SPANWISE_CHECK(c.q.num_dims() == 4 && c.v.num_dims() == 4,
-                 "q {} and v {} must have 4 dimensions: [batch, length, heads, width]", c.q.shape().str(),
-                 c.v.shape().str());
-  const int64_t B = layout.batch(), T = layout.length(), H = c.q.dim(2), K = c.q.dim(3), HV = c.v.dim(2),
-                V = c.v.dim(3);
-  const DType dtype = c.q.dtype(), precise = accumulation_dtype(dtype);
-  check_heads(H, HV);
-  check_shape("q", c.q, {B, T, H, K}, dtype);
-  check_shape("k", c.k, {B, T, H, K}, dtype);
-  check_shape("v", c.v, {B, T, HV, V}, dtype);
-  check_shape("log_decay", c.log_decay, {B, T, HV}, precise);
-  check_shape("the decay per head", c.head_log_decay, {HV}, precise);
-  check_shape("beta", c.beta, {B, T, HV}, precise);
-  check_shape("initial_state", c.initial_state, {B, HV, K, V}, precise);
-  SPANWISE_CHECK(!(c.log_decay.defined() && c.head_log_decay.defined()),
+/// Everything about the operands of `rows` rows of `length` tokens.
+void check_operands(const LinearFamily& family, const LinearOperands<Tensor>& x, int64_t rows,
+                    int64_t length) {
+  for_each_operand(
+      [&](const LinearOperandRule& rule, const Tensor& t) {
+        SPANWISE_CHECK(t.defined() || !family.needs.has(rule.operand), "{} needs {}", family.name, rule.name);
+        SPANWISE_CHECK(!t.defined() || family.needs.has(rule.operand) || family.takes.has(rule.operand),
+                       "{} takes no {}; it needs {} and takes {}", family.name, rule.name,
+                       names_of(family.needs), names_of(family.takes));
+      },
+      x);
+  SPANWISE_CHECK(x.q.num_dims() == 4 && x.v.num_dims() == 4,
+                 "q {} and v {} must have 4 dimensions: [batch, length, heads, width]", x.q.shape().str(),
+                 x.v.shape().str());
+  LinearStateShape shape = shape_of(x);
+  shape.rows = rows;
+  shape.length = length;
+  SPANWISE_CHECK(shape.key_heads >= 1 && shape.value_heads % shape.key_heads == 0,
+                 "{} value heads are not a multiple of {} key heads", shape.value_heads, shape.key_heads);
+  for_each_operand(
+      [&](const LinearOperandRule& rule, const Tensor& t) {
+        if (t.defined()) check_shape(rule.name, t, rule.shape(shape), rule.dtype(shape));
+      },
+      x);
+  SPANWISE_CHECK(!(x.log_decay.defined() && x.head_log_decay.defined()),
                  "the decay is given both per token and per head; give one");
 }
 
-Shape state_shape(const LinearStateCall& c) {
-  return {c.q.dim(0), c.v.dim(2), c.q.dim(3), c.v.dim(3)};
+/// Of a call's spans.
+TransitionKind transition_of(const LinearFamily& family, const LinearStateCall& call) {
+  const bool decays = call.log_decay.defined() || call.head_log_decay.defined();
+  return family.transition == TransitionKind::kDense || decays ? family.transition
+                                                               : TransitionKind::kIdentity;
 }
 
-Tensor empty_like(Context& ctx, const Adjoint& v) {
-  return Tensor::empty(ctx, v.shape(), v.dtype());
+Tensor empty_states(Context& ctx, const LinearStateCall& call) {
+  return Tensor::empty(ctx, shape_of(call).states(), accumulation_dtype(call.q.dtype()));
 }
 
-Tensor empty_if_needed(Context& ctx, const Adjoint& v) {
-  return v.requires_grad() ? empty_like(ctx, v) : Tensor();
+/// Memory for the gradient of an operand; undefined where none is computed.
+Tensor allocate_gradient(Context& ctx, OperandGradient rule, const Adjoint& x) {
+  const bool wanted = rule == OperandGradient::kAlways ? x.defined()
+                      : rule == OperandGradient::kNone ? false
+                                                       : x.requires_grad();
+  if (!wanted) return {};
+  return rule == OperandGradient::kSummed ? Tensor::zeros(ctx, x.shape(), x.dtype())
+                                          : Tensor::empty(ctx, x.shape(), x.dtype());
 }
-
-struct OperandAdjoints {
-  Adjoint q, k, v, log_decay, beta, initial_state;
-};
 
 void check_exchanged(const char* name, const Tensor& t, const LinearStateCall& call) {
   SPANWISE_CHECK(t.defined() && t.contiguous(), "the exchange of spans gave no contiguous {}", name);
-  check_shape(name, t, state_shape(call), accumulation_dtype(call.q.dtype()));
+  check_shape(name, t, shape_of(call).states(), accumulation_dtype(call.q.dtype()));
 }
 
-SpanSummary make_summary(Context& ctx, const LinearStateCall& call) {
+SpanSummary make_summary(Context& ctx, const LinearFamily& family, const LinearStateCall& call) {
   const DType dtype = accumulation_dtype(call.q.dtype());
-  const int64_t R = call.q.dim(0), HV = call.v.dim(2), K = call.q.dim(3);
-  const bool dense = call.beta.defined(), decays = call.log_decay.defined() || call.head_log_decay.defined();
-  SpanSummary summary;
-  if (dense) summary.transition = Tensor::zeros(ctx, {R, HV, K, K}, dtype);
-  if (decays && !dense) summary.log_decay = Tensor::empty(ctx, {R, HV}, dtype);
-  summary.state = Tensor::empty(ctx, state_shape(call), dtype);
+  const LinearStateShape s = shape_of(call);
+  SpanSummary summary{.transition = {.kind = transition_of(family, call)}};
+  auto& [kind, values] = summary.transition;
+  const Shape shape = transition_shape(kind, {s.rows, s.value_heads}, s.key_dim);
+  if (kind == TransitionKind::kDense) {
+    values = Tensor::zeros(ctx, shape, dtype);
+  } else if (kind != TransitionKind::kIdentity) {
+    values = Tensor::empty(ctx, shape, dtype);
+  }
+  summary.state = empty_states(ctx, call);
   return summary;
 }
 
 /// One call's stages: kernels, or on a dry Context what they take.
 class Stages {
  public:
-  Stages(Context& ctx, const LinearStateKernels& kernels, const LinearStateCall& call)
-      : ctx_(ctx), kernels_(kernels), call_(call) {}
+  Stages(Context& ctx, const LinearFamily& family, const LinearStateCall& call)
+      : ctx_(ctx), kernels_(family.kernels(ctx.device())), call_(call) {}
+
+  std::vector<Tensor> allocate_saved() const { return kernels_.allocate_saved(ctx_, call_); }
+  std::vector<Tensor> allocate_passed() const { return kernels_.allocate_passed(ctx_, call_); }
 
   void forward(const LinearStateForward& f) const {
     run({.stage = LinearStage::kForward, .saves = !f.saved.empty()}, kernels_.forward, SegmentSet::kAll, f);
@@ -89,26 +114,33 @@ class Stages {
         kernels_.summarize, summary, f);
   }
   void local(const LinearStateForward& f) const {
-    run({.stage = LinearStage::kLocal, .saves = !f.saved.empty()}, kernels_.local, f);
+    const LinearStageInput input{.stage = LinearStage::kLocal, .saves = !f.saved.empty()};
+    if (kernels_.local) return run(input, kernels_.local, f);
+    run(input, kernels_.forward, SegmentSet::kStarting, f);
   }
   void fold(const LinearStateForward& f) const {
-    run({.stage = LinearStage::kFold, .saves = !f.saved.empty()}, kernels_.fold, f);
+    const LinearStageInput input{.stage = LinearStage::kFold, .saves = !f.saved.empty()};
+    if (kernels_.fold) return run(input, kernels_.fold, f);
+    run(input, kernels_.forward, SegmentSet::kContinuing, f);
   }
   void dstate(const LinearStateCotangents& from, const Tensor& dstate_in) const {
     run({.stage = LinearStage::kDstate}, kernels_.dstate, from, dstate_in);
   }
   void local_bwd(const LinearStateCotangents& from, const LinearStateGradients& g) const {
-    run(backward_input(LinearStage::kLocalBwd, from, g), kernels_.local_bwd, from, g);
+    const LinearStageInput input = backward_input(LinearStage::kLocalBwd, from, g);
+    if (kernels_.local_bwd) return run(input, kernels_.local_bwd, from, g);
+    run(input, kernels_.backward, SegmentSet::kInsideRow, from, g);
   }
   void fold_bwd(const LinearStateCotangents& from, const LinearStateGradients& g) const {
-    run(backward_input(LinearStage::kFoldBwd, from, g), kernels_.fold_bwd, from, g);
+    const LinearStageInput input = backward_input(LinearStage::kFoldBwd, from, g);
+    if (kernels_.fold_bwd) return run(input, kernels_.fold_bwd, from, g);
+    run(input, kernels_.backward, SegmentSet::kEndingRow, from, g);
   }
 
  private:
   static LinearStageInput backward_input(LinearStage stage, const LinearStateCotangents& from,
                                          const LinearStateGradients& g) {
-    return {
-        .stage = stage, .dlog_decay = g.dlog_decay.defined(), .dfinal_state = from.dfinal_state.defined()};
+    return {.stage = stage, .dlog_decay = g.log_decay.defined(), .dfinal_state = from.dfinal_state.defined()};
   }
   template <class Kernel, class... Arguments>
   void run(const LinearStageInput& input, Kernel* kernel, const Arguments&... arguments) const {
@@ -117,54 +149,54 @@ class Stages {
   }
 
   Context& ctx_;
-  const LinearStateKernels& kernels_;
+  LinearStateKernels kernels_;
   const LinearStateCall& call_;
 };
 
-double operand_bytes(const LinearStateCall& c) {
-  return bytes_of(c.q, c.k, c.v, c.log_decay, c.beta, c.initial_state);
+/// Of all operands, or of all gradients.
+double operand_bytes(const LinearOperands<Tensor>& x) {
+  double bytes = 0;
+  for_each_operand([&](const LinearOperandRule&, const Tensor& t) { bytes += bytes_of(t); }, x);
+  return bytes;
 }
 
-void count_forward(Context& ctx, const LinearStateKernels& kernels, const LinearStateCall& call,
+void count_forward(Context& ctx, const LinearFamily& family, const LinearStateCall& call,
                    const LinearStateForward& f, bool summarized) {
-  const LinearStateFlops flops = kernels.flops(shape_of(call), call.chunks);
+  const LinearStateFlops flops = family.flops(shape_of(call), call.chunks);
   double bytes = operand_bytes(call) + bytes_of(f.out, f.final_state);
   for (const Tensor& t : f.saved) bytes += bytes_of(t);
   ctx.count({.flops = flops.forward, .recomputed_flops = summarized ? flops.summary : 0, .bytes = bytes});
 }
 
-void count_backward(Context& ctx, const LinearStateKernels& kernels, const LinearStateCall& call,
+void count_backward(Context& ctx, const LinearFamily& family, const LinearStateCall& call,
                     const LinearStateCotangents& from, const LinearStateGradients& g, bool exchanged) {
-  const LinearStateFlops flops = kernels.flops(shape_of(call), call.chunks);
-  double bytes = operand_bytes(call) + bytes_of(from.dout, from.dfinal_state, g.dq, g.dk, g.dv, g.dlog_decay,
-                                                g.dbeta, g.dinitial_state);
+  const LinearStateFlops flops = family.flops(shape_of(call), call.chunks);
+  double bytes = operand_bytes(call) + operand_bytes(g) + bytes_of(from.dout, from.dfinal_state);
   for (const Tensor& t : from.saved) bytes += bytes_of(t);
   ctx.count({.flops = 2 * flops.forward, .recomputed_flops = exchanged ? flops.summary : 0, .bytes = bytes});
 }
 
-LinearStateForward allocate_forward(Context& ctx, const LinearStateCall& call,
-                                    const LinearStateKernels& kernels, bool save) {
-  const DType dtype = call.q.dtype();
+LinearStateForward allocate_forward(Context& ctx, const LinearFamily& family, const LinearStateCall& call,
+                                    bool save) {
   LinearStateForward f;
-  f.out = Tensor::empty(ctx, call.v.shape(), dtype);
-  f.final_state = Tensor::empty(ctx, state_shape(call), accumulation_dtype(dtype));
-  if (save) f.saved = kernels.allocate_saved(ctx, call);
+  f.out = Tensor::empty(ctx, call.v.shape(), call.q.dtype());
+  f.final_state = empty_states(ctx, call);
+  if (save) f.saved = Stages(ctx, family, call).allocate_saved();
   return f;
 }
 
 // Forward of rows that are spans. Sets call.initial_state; returns what backward needs of the other spans.
-std::shared_ptr<const void> forward_spans(Tape& tape, const LinearStateKernels& kernels,
-                                          SpanExchange& exchange, LinearStateCall& call,
-                                          LinearStateForward& f) {
+std::shared_ptr<const void> forward_spans(Tape& tape, const LinearFamily& family, SpanExchange& exchange,
+                                          LinearStateCall& call, LinearStateForward& f) {
   Context& ctx = tape.context();
   std::unique_ptr<SpanExchange::Forward> started;
-  const Stages stages(ctx, kernels, call);
+  const Stages stages(ctx, family, call);
   if (tape.replays()) {
-    if (f.saved.empty()) f.saved = kernels.allocate_passed(ctx, call);
+    if (f.saved.empty()) f.saved = stages.allocate_passed();
     stages.summarize(nullptr, f);
   } else {
-    const SpanSummary summary = make_summary(ctx, call);
-    if (f.saved.empty()) f.saved = kernels.allocate_passed(ctx, call);
+    const SpanSummary summary = make_summary(ctx, family, call);
+    if (f.saved.empty()) f.saved = stages.allocate_passed();
     stages.summarize(&summary, f);
     started = exchange.start_forward(summary);
   }
@@ -173,32 +205,27 @@ std::shared_ptr<const void> forward_spans(Tape& tape, const LinearStateKernels& 
   check_exchanged("incoming state", incoming.state, call);
   call.initial_state = std::move(incoming.state);
   stages.fold(f);
-  count_forward(ctx, kernels, call, f, !tape.replays());
+  count_forward(ctx, family, call, f, !tape.replays());
   return std::move(incoming.saved);
 }
 
 /// What backward reads of a call, and how to compute again what forward saved.
 class SavedCall {
  public:
-  SavedCall(const LinearStateVars& x, LinearStateCall call, const LinearStateKernels& kernels, bool spans)
-      : q_(x.q.saved()),
-        k_(x.k.saved()),
-        v_(x.v.saved()),
-        log_decay_(x.log_decay.saved()),
-        beta_(x.beta.saved()),
-        rest_(std::move(call)),
-        kernels_(kernels),
+  SavedCall(const LinearFamily& family, const LinearOperands<Var>& x, LinearStateCall call, bool spans)
+      : family_(family),
+        operands_(map_operands<Saved>(x, [](const Var& v) { return v.saved(); })),
+        initial_state_(std::move(call.initial_state)),
+        chunks_(std::move(call.chunks)),
+        scale_(call.scale),
         spans_(spans) {
-    for (Tensor* t : {&rest_.q, &rest_.k, &rest_.v, &rest_.log_decay, &rest_.beta}) *t = {};
+    operands_.initial_state = {};  // a copy where it was not contiguous; of spans what came in
   }
 
   LinearStateCall get() const {
-    LinearStateCall call = rest_;
-    call.q = q_.get();
-    call.k = k_.get();
-    call.v = v_.get();
-    call.log_decay = log_decay_.get();
-    call.beta = beta_.get();
+    LinearStateCall call{map_operands<Tensor>(operands_, [](const Saved& s) { return s.get(); }), chunks_,
+                         scale_};
+    call.initial_state = initial_state_;
     return call;
   }
 
@@ -211,8 +238,8 @@ class SavedCall {
   Tensor forward_again(Context& ctx) {
     const Recomputation again(ctx);
     LinearStateCall call = get();
-    LinearStateForward f = allocate_forward(ctx, call, kernels_, /*save=*/true);
-    const Stages stages(ctx, kernels_, call);
+    LinearStateForward f = allocate_forward(ctx, family_, call, /*save=*/true);
+    const Stages stages(ctx, family_, call);
     if (spans_) {  // as forward_spans does, which the incoming state reaches last
       const Tensor incoming = std::move(call.initial_state);
       call.initial_state = {};
@@ -223,28 +250,30 @@ class SavedCall {
     } else {
       stages.forward(f);
     }
-    count_forward(ctx, kernels_, call, f, /*summarized=*/false);
+    count_forward(ctx, family_, call, f, /*summarized=*/false);
     keep(std::move(f.saved));
     return f.out;
   }
 
  private:
-  Saved q_, k_, v_, log_decay_, beta_;
-  LinearStateCall rest_;
-  LinearStateKernels kernels_;
+  const LinearFamily& family_;
+  LinearOperands<Saved> operands_;
+  Tensor initial_state_;
+  ChunkList chunks_;
+  double scale_;
   bool spans_;
   std::optional<std::vector<Tensor>> saved_;
 };
 
-void backward_spans(Context& ctx, const LinearStateKernels& kernels, SpanExchange& exchange,
+void backward_spans(Context& ctx, const LinearFamily& family, SpanExchange& exchange,
                     const std::shared_ptr<const void>& saved, const LinearStateCall& call,
                     LinearStateCotangents from, const LinearStateGradients& g) {
   SPANWISE_CHECK(
       !from.dfinal_state.defined(),
       "the last state of a span has a gradient of its own; with an exchange only the next span may "
       "use that state");
-  const Tensor dstate_in = Tensor::zeros(ctx, state_shape(call), accumulation_dtype(call.q.dtype()));
-  const Stages stages(ctx, kernels, call);
+  const Tensor dstate_in = Tensor::zeros(ctx, shape_of(call).states(), accumulation_dtype(call.q.dtype()));
+  const Stages stages(ctx, family, call);
   stages.dstate(from, dstate_in);
   const std::unique_ptr<SpanExchange::Backward> started = exchange.start_backward(dstate_in, saved);
   stages.local_bwd(from, g);
@@ -255,146 +284,83 @@ void backward_spans(Context& ctx, const LinearStateKernels& kernels, SpanExchang
 
 }  // namespace
 
-ChunkList::ChunkList(const SequenceLayout& layout, int64_t chunk) {
-  SPANWISE_CHECK(chunk >= 1, "a chunk of {} tokens is empty", chunk);
-  for (int64_t i = 0; i < int64_t(layout.segments().size()); ++i) {
-    const Segment& s = layout.segments()[i];
-    SegmentChunks segment{s.row, int64_t(chunks_.size()), 0, s.continues, i + 1 == layout.row_end(s.row)};
-    for (int64_t t = s.begin; t < s.end; t += chunk) {
-      const int64_t length = std::min(chunk, s.end - t);
-      chunks_.push_back({s.row * layout.length() + t, length, t == s.begin ? -1 : num_states_++});
-      max_length_ = std::max(max_length_, length);
-    }
-    segment.last = int64_t(chunks_.size());
-    segments_.push_back(segment);
-  }
-}
-
-std::vector<ChunkList::SegmentChunks> ChunkList::select(SegmentSet which) const {
-  std::vector<SegmentChunks> selected;
-  for (const SegmentChunks& s : segments_) {
-    const bool in = which == SegmentSet::kContinuing  ? s.continues
-                    : which == SegmentSet::kStarting  ? !s.continues
-                    : which == SegmentSet::kEndingRow ? s.ends_row
-                    : which == SegmentSet::kInsideRow ? !s.ends_row
-                    : which == SegmentSet::kPassing   ? s.continues && s.ends_row
-                                                      : true;
-    if (in) selected.push_back(s);
-  }
-  return selected;
-}
-
-std::vector<Tensor> allocate_chunk_states(Context& ctx, const LinearStateCall& call) {
-  const Shape state = state_shape(call);
-  return {Tensor::empty(ctx, {call.chunks.num_states(), state[1], state[2], state[3]},
-                        accumulation_dtype(call.q.dtype()))};
-}
-
-int64_t chunk_state_bytes(const LinearStateShape& s, const ChunkList& chunks) {
-  return chunks.num_states() * s.value_heads * s.key_dim * s.value_dim *
-         int64_t(size_of(accumulation_dtype(s.dtype)));
-}
-
-int64_t value_head_gradient_bytes(const LinearStateShape& s) {
-  return s.tokens() * s.value_heads * s.key_dim * int64_t(size_of(s.dtype));
-}
-
-LinearStateShape shape_of(const LinearStateCall& call) {
-  return {.rows = call.q.dim(0),
-          .length = call.q.dim(1),
-          .key_heads = call.q.dim(2),
-          .value_heads = call.v.dim(2),
-          .key_dim = call.q.dim(3),
-          .value_dim = call.v.dim(3),
-          .dtype = call.q.dtype(),
-          .token_decay = call.log_decay.defined()};
-}
-
-LinearStateResult linear_state(Tape& tape, const LinearStateVars& x, const SequenceLayout& layout,
-                               const LinearStateOptions& options, const LinearStateKernels& kernels) {
+LinearStateResult linear_state(Tape& tape, const LinearFamily& family, const LinearOperands<Var>& x,
+                               const SequenceLayout& layout, const LinearStateOptions& options) {
   Context& ctx = tape.context();
-  LinearStateCall call{.q = x.q.value(),
-                       .k = x.k.value(),
-                       .v = x.v.value(),
-                       .log_decay = x.log_decay.saved().get(),
-                       .head_log_decay = x.head_log_decay,
-                       .beta = x.beta.saved().get(),
-                       .initial_state = x.initial_state.saved().get(),
-                       .chunks = ChunkList(layout, options.chunk),
-                       .scale = options.scale};
-  check_call(call, layout);
+  LinearStateCall call{map_operands<Tensor>(x, [](const Var& v) { return v.saved().get(); }),
+                       ChunkList(layout, options.chunk), options.scale};
+  check_operands(family, call, layout.batch(), layout.length());
   SpanExchange* exchange = options.exchange;
   SPANWISE_CHECK(!exchange || !call.initial_state.defined(),
                  "a span's initial_state comes from the exchange; give one of the two");
   if (call.initial_state.defined()) call.initial_state = call.initial_state.to_contiguous(ctx);
 
-  const std::vector<Var> inputs{x.q, x.k, x.v, x.log_decay, x.beta, x.initial_state};
+  std::vector<Var> inputs;  // q the first
+  for_each_operand(
+      [&](const LinearOperandRule& rule, const Var& v) {
+        SPANWISE_CHECK(rule.gradient != OperandGradient::kNone || !v.requires_grad(), "{} has no gradient",
+                       rule.name);
+        inputs.push_back(v);
+      },
+      x);
   const bool save = tape.saving() &&
                     std::any_of(inputs.begin(), inputs.end(), [](const Var& v) { return v.requires_grad(); });
-  LinearStateForward f = allocate_forward(ctx, call, kernels, save);
+  LinearStateForward f = allocate_forward(ctx, family, call, save);
   std::shared_ptr<const void> saved;
   if (exchange) {
-    saved = forward_spans(tape, kernels, *exchange, call, f);
+    saved = forward_spans(tape, family, *exchange, call, f);
   } else {
-    Stages(ctx, kernels, call).forward(f);
-    count_forward(ctx, kernels, call, f, /*summarized=*/false);
+    Stages(ctx, family, call).forward(f);
+    count_forward(ctx, family, call, f, /*summarized=*/false);
   }
 
   LinearStateResult result;
   result.out = tape.output(f.out, inputs);
-  result.final_state = tape.output(f.final_state, {x.k, x.v, x.log_decay, x.beta, x.initial_state});
+  result.final_state = tape.output(f.final_state, {inputs.begin() + 1, inputs.end()});
   if (!save) return result;
-  const auto held = std::make_shared<SavedCall>(x, std::move(call), kernels, exchange != nullptr);
+  const auto held = std::make_shared<SavedCall>(family, x, std::move(call), exchange != nullptr);
   if (options.recompute) tape.recompute_by(result.out, [&ctx, held] { return held->forward_again(ctx); });
   if (!result.out.saved().recomputable()) held->keep(std::move(f.saved));
   tape.record(inputs, {result.out, result.final_state},
-              [&ctx, held, kernels, exchange, saved,
-               x = OperandAdjoints{x.q, x.k, x.v, x.log_decay, x.beta, x.initial_state},
+              [&ctx, &family, held, exchange, saved,
+               x = map_operands<Adjoint>(x, [](const Var& v) { return v.adjoint(); }),
                out = result.out.adjoint(), final_state = result.final_state.adjoint()] {
                 LinearStateCotangents from{held->saved(ctx), out.grad_or_zeros(ctx), final_state.grad()};
                 const LinearStateCall call = held->get();
-                LinearStateGradients g;
-                g.dq = empty_like(ctx, x.q);
-                g.dk = empty_like(ctx, x.k);
-                g.dv = empty_like(ctx, x.v);
-                g.dlog_decay = empty_if_needed(ctx, x.log_decay);
-                if (x.beta.defined()) g.dbeta = empty_like(ctx, x.beta);
-                if (x.initial_state.requires_grad())
-                  g.dinitial_state = Tensor::zeros(ctx, x.initial_state.shape(), x.initial_state.dtype());
+                LinearStateGradients d;
+                for_each_operand(
+                    [&](const LinearOperandRule& rule, const Adjoint& operand, Tensor& gradient) {
+                      gradient = allocate_gradient(ctx, rule.gradient, operand);
+                    },
+                    x, d);
                 if (from.dfinal_state.defined()) from.dfinal_state = from.dfinal_state.to_contiguous(ctx);
                 if (exchange) {
-                  backward_spans(ctx, kernels, *exchange, saved, call, from, g);
+                  backward_spans(ctx, family, *exchange, saved, call, from, d);
                 } else {
-                  Stages(ctx, kernels, call).backward(from, g);
+                  Stages(ctx, family, call).backward(from, d);
                 }
-                count_backward(ctx, kernels, call, from, g, exchange != nullptr);
-                x.q.add_grad(ctx, g.dq);
-                x.k.add_grad(ctx, g.dk);
-                x.v.add_grad(ctx, g.dv);
-                x.log_decay.add_grad(ctx, g.dlog_decay);
-                x.beta.add_grad(ctx, g.dbeta);
-                x.initial_state.add_grad(ctx, g.dinitial_state);
+                count_backward(ctx, family, call, from, d, exchange != nullptr);
+                for_each_operand([&](const LinearOperandRule&, const Adjoint& operand,
+                                     const Tensor& gradient) { operand.add_grad(ctx, gradient); },
+                                 x, d);
               });
   return result;
 }
 
-Tensor check_linear_state_step(Context& ctx, const LinearStateStep& s) {
-  SPANWISE_CHECK(s.q.num_dims() == 3 && s.v.num_dims() == 3,
-                 "q {} and v {} must have 3 dimensions: [batch, heads, width]", s.q.shape().str(),
-                 s.v.shape().str());
-  const int64_t B = s.q.dim(0), H = s.q.dim(1), K = s.q.dim(2), HV = s.v.dim(1), V = s.v.dim(2);
-  const DType dtype = s.q.dtype(), precise = accumulation_dtype(dtype);
-  check_heads(H, HV);
-  check_shape("k", s.k, {B, H, K}, dtype);
-  check_shape("v", s.v, {B, HV, V}, dtype);
-  check_shape("log_decay", s.log_decay, {B, HV}, precise);
-  check_shape("the decay per head", s.head_log_decay, {HV}, precise);
-  check_shape("beta", s.beta, {B, HV}, precise);
-  check_shape("state", s.state, {B, HV, K, V}, precise);
-  SPANWISE_CHECK(s.state.defined() && s.state.contiguous(), "a step needs a contiguous state");
-  SPANWISE_CHECK(!(s.log_decay.defined() && s.head_log_decay.defined()),
-                 "the decay is given both per token and per head; give one");
-  return Tensor::empty(ctx, s.v.shape(), dtype);
+Tensor linear_state_step(Context& ctx, const LinearFamily& family, const LinearOperands<Tensor>& x,
+                         double scale) {
+  check_operands(family, x, x.q.dim(0), 1);
+  SPANWISE_CHECK(x.initial_state.defined() && x.initial_state.contiguous(),
+                 "a step needs a contiguous state");
+  const Tensor out = Tensor::empty(ctx, x.v.shape(), x.q.dtype());
+  ctx.count({.flops = family.step_flops * double(x.initial_state.numel()),
+             .bytes = operand_bytes(x) + bytes_of(out, x.initial_state)});
+  if (!ctx.dry()) {
+    family.kernels(ctx.device()).step(ctx, x, scale, out);
+  } else if (ctx.device() == Device::kCPU) {
+    Tensor::empty(ctx, out.shape(), out.dtype());  // what is written to the state
+  }
+  return out;
 }
 
 }  // namespace spanwise

@@ -22,65 +22,24 @@
 
 namespace spanwise {
 
-/// At most one of the two; neither: g = 0.
-struct Decay {
-  Var per_token;    ///< [B,T,HV] log decay ≤ 0
-  Tensor per_head;  ///< [HV] constant log decay ≤ 0, without a gradient
-};
-
-/// initial_state [B,HV,K,V] may be undefined.
-LinearStateResult scalar_decay(Tape& tape, const Var& q, const Var& k, const Var& v, const Decay& decay,
-                               const SequenceLayout& layout, const Var& initial_state,
+/// log_decay, head_log_decay or neither: g = 0. initial_state may be undefined.
+extern const LinearFamily kScalarDecay;
+LinearStateResult scalar_decay(Tape& tape, const LinearOperands<Var>& x, const SequenceLayout& layout,
                                const LinearStateOptions& options);
 
 LinearStateBytes scalar_decay_bytes(Device device, const LinearStateShape& shape, const ChunkList& chunks);
 
-/// One token a row; step.beta is undefined.
-Tensor scalar_decay_step(Context& ctx, const LinearStateStep& step);
-
 namespace cpu {
-void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                      const LinearStateForward& out);
-void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                      const LinearStateCotangents& from, const LinearStateGradients& out);
-void scalar_decay_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
-                            const LinearStateForward& out);
-void scalar_decay_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
-void scalar_decay_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
-void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                         const Tensor& dstate_in);
-void scalar_decay_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                            const LinearStateGradients& out);
-void scalar_decay_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                           const LinearStateGradients& out);
-/// LinearStateKernels::temporaries.
-void scalar_decay_temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input);
-void scalar_decay_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
-}  // namespace cpu
-
+LinearStateKernels scalar_decay_kernels();
+}
 /// BF16 with head dims 64, 128 and 256, and F32. Saved beside the operands: with decays per token a state of
 /// the operands' dtype every 512 tokens, and F32 states where long segments of few heads are cut. Rows as
 /// spans: the summary is a scan of its own, and rows that continue are computed when their incoming state is
 /// known; backward, dq waits for no exchange.
 namespace cuda {
+LinearStateKernels scalar_decay_kernels();
+void add_scalar_decay_kernels(LinearStateKernels& kernels);  ///< what of it needs CUDA
 LinearStateBytes scalar_decay_bytes(const LinearStateShape& shape, const ChunkList& chunks);
-std::vector<Tensor> scalar_decay_saved(Context& ctx, const LinearStateCall& call);
-void scalar_decay_temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input);
-void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                      const LinearStateForward& out);
-void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                      const LinearStateCotangents& from, const LinearStateGradients& out);
-void scalar_decay_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
-                            const LinearStateForward& out);
-void scalar_decay_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
-void scalar_decay_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out);
-void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                         const Tensor& dstate_in);
-void scalar_decay_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                            const LinearStateGradients& out);
-void scalar_decay_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                           const LinearStateGradients& out);
-void scalar_decay_step(Context& ctx, const LinearStateStep& step, const Tensor& out);
 }  // namespace cuda
 
 }  // namespace spanwise

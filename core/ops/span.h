@@ -6,19 +6,37 @@
 // interface, not the ranks behind it.
 //
 //   rows R, value heads HV; all tensors contiguous, of the op's dtype (states are F32 at least)
-//   M is e^log_decay (a number a head) or dense [K, K]; a row whose tokens start a document passes nothing
-//   on: the exchange, which knows the documents, takes its M as zero.
+//   a row whose tokens start a document passes nothing on: the exchange, which knows the documents, takes its
+//   M as zero.
 
 #include <memory>
+#include <vector>
 
 #include "core/tensor.h"
 
 namespace spanwise {
 
+/// What M is on the state [K, V] of one head. Composing spans of one kind gives that kind.
+enum class TransitionKind {
+  kIdentity,  ///< nothing decays
+  kScalar,    ///< e^g · I
+  kDiagonal,  ///< diag(e^g), a g for each of the K rows of the state
+  kDense,     ///< any [K, K]
+};
+/// What says M of some heads: [heads…] and [heads…, K] of g, or [heads…, K, K] of M itself. No dimensions for
+/// the identity.
+Shape transition_shape(TransitionKind kind, std::vector<int64_t> heads, int64_t key_dim);
+/// Elements of that, a head.
+int64_t transition_elems(TransitionKind kind, int64_t key_dim);
+
+struct SpanTransition {
+  TransitionKind kind = TransitionKind::kIdentity;
+  Tensor values;  ///< of transition_shape, contiguous; undefined for the identity
+};
+
 struct SpanSummary {
-  Tensor log_decay;   ///< [R, HV], Σ g over the row; undefined: no decay, or dense
-  Tensor transition;  ///< [R, HV, K, K], S_out = transition · S_in; undefined unless dense
-  Tensor state;       ///< [R, HV, K, V]: B, the row's last state had it started from zero
+  SpanTransition transition;  ///< of [R, HV]
+  Tensor state;               ///< [R, HV, K, V]: B, the row's last state had it started from zero
 };
 
 /// The incoming states, and what backward needs of the other spans (their M).

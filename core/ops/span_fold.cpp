@@ -25,14 +25,14 @@ Tensor fold(Context& ctx, const SpanTransition& m, HeadOperand op, const Tensor&
   check_equal_shapes("apply_transition", "state", state, "added", added);
   const int64_t heads = state.dim(0), keys = state.dim(1);
   const Tensor out = Tensor::empty(ctx, state.shape(), state.dtype());
-  if (m.dense.defined()) {
-    check_operand("apply_transition", "transition", m.dense, {heads, keys, keys}, state.dtype());
-    SPANWISE_DISPATCH(ctx, multiply_heads, ctx, m.dense, op, state, added, out);
-    return out;
+  if (m.kind != TransitionKind::kIdentity)
+    check_operand("apply_transition", "transition", m.values, transition_shape(m.kind, {heads}, keys),
+                  state.dtype());
+  if (m.kind == TransitionKind::kDense) {
+    SPANWISE_DISPATCH(ctx, multiply_heads, ctx, m.values, op, state, added, out);
+  } else {
+    SPANWISE_DISPATCH(ctx, decay_heads, ctx, m.values, state, added, out);
   }
-  if (m.log_decay.defined())
-    check_operand("apply_transition", "log_decay", m.log_decay, {heads}, state.dtype());
-  SPANWISE_DISPATCH(ctx, decay_heads, ctx, m.log_decay, state, added, out);
   return out;
 }
 
@@ -48,17 +48,17 @@ Tensor apply_transition_transposed(Context& ctx, const SpanTransition& m, const 
 }
 
 SpanTransition compose_transitions(Context& ctx, const SpanTransition& later, const SpanTransition& earlier) {
-  SpanTransition out;
-  if (later.dense.defined()) {
-    check_equal_shapes("compose_transitions", "later", later.dense, "earlier", earlier.dense);
-    out.dense = Tensor::empty(ctx, later.dense.shape(), later.dense.dtype());
-    SPANWISE_DISPATCH(ctx, multiply_heads, ctx, later.dense, HeadOperand::kPlain, earlier.dense, Tensor(),
-                      out.dense);
-  } else if (later.log_decay.defined()) {
-    check_equal_shapes("compose_transitions", "later", later.log_decay, "earlier", earlier.log_decay);
-    out.log_decay = Tensor::empty(ctx, later.log_decay.shape(), later.log_decay.dtype());
-    out.log_decay.copy_from(later.log_decay);
-    accumulate(ctx, out.log_decay, earlier.log_decay);
+  SPANWISE_CHECK(later.kind == earlier.kind, "transitions of kinds {} and {} are not composed",
+                 int(later.kind), int(earlier.kind));
+  if (later.kind == TransitionKind::kIdentity) return {};
+  check_equal_shapes("compose_transitions", "later", later.values, "earlier", earlier.values);
+  const SpanTransition out{later.kind, Tensor::empty(ctx, later.values.shape(), later.values.dtype())};
+  if (later.kind == TransitionKind::kDense) {
+    SPANWISE_DISPATCH(ctx, multiply_heads, ctx, later.values, HeadOperand::kPlain, earlier.values, Tensor(),
+                      out.values);
+  } else {
+    out.values.copy_from(later.values);
+    accumulate(ctx, out.values, earlier.values);
   }
   return out;
 }

@@ -7,16 +7,11 @@
 //
 // F32 or F64 (on a GPU F32), all equal and contiguous; every sum has one fixed order.
 
-#include "core/tensor.h"
+#include "core/ops/span.h"
 
 namespace spanwise {
 
-/// M of one row: both undefined is the identity.
-struct SpanTransition {
-  Tensor log_decay;  ///< [HV]: e^log_decay · I
-  Tensor dense;      ///< [HV, K, K]
-};
-
+// M is one row's, of [HV] heads; the kinds of two that are composed are equal.
 Tensor apply_transition(Context& ctx, const SpanTransition& m, const Tensor& state, const Tensor& added);
 Tensor apply_transition_transposed(Context& ctx, const SpanTransition& m, const Tensor& dstate,
                                    const Tensor& added);
@@ -30,7 +25,8 @@ namespace cpu {
 /// may be undefined (none).
 void multiply_heads(const Context& ctx, const Tensor& a, HeadOperand op, const Tensor& b, const Tensor& added,
                     const Tensor& out);
-/// out = e^log_decay[h] · state + added
+/// out = e^log_decay · state + added, with log_decay [HV], [HV, K] (a number for each row of the state), or
+/// undefined: 0.
 void decay_heads(const Context& ctx, const Tensor& log_decay, const Tensor& state, const Tensor& added,
                  const Tensor& out);
 }  // namespace cpu

@@ -32,10 +32,10 @@ GatedDeltaNet::GatedDeltaNet(const GatedDeltaNetOptions& o, const SharedOptions&
                     Decay::kScalarGate, o.kName, shared, split_over_ranks(shared.tensor, o.heads, o.kName)) {}
 
 Var GatedDeltaNet::forward(Tape& tape, const Var& x, const LayerContext& context) const {
-  const QkvProjection::Heads heads = qkv_(tape, x, context);
-  const Var beta = scaled_sigmoid(tape, b_proj_(tape, x), beta_scale_);
-  const Var log_decay = a_proj_.exists() ? decay_gate(tape, a_proj_(tape, x), A_log_, dt_bias_) : Var();
-  return out_(tape, run_gated_delta(tape, heads, log_decay, beta, context, family_), x);
+  LinearOperands<Var> operands = qkv_(tape, x, context);
+  operands.beta = scaled_sigmoid(tape, b_proj_(tape, x), beta_scale_);
+  if (a_proj_.exists()) operands.log_decay = decay_gate(tape, a_proj_(tape, x), A_log_, dt_bias_);
+  return out_(tape, run_family(tape, kGatedDelta, operands, context, family_), x);
 }
 
 void GatedDeltaNet::visit(const std::string& prefix, const ParamVisitor& visitor) {

@@ -29,9 +29,9 @@ Lightning::Lightning(const LightningOptions& o, const SharedOptions& shared, con
 }
 
 Var Lightning::forward(Tape& tape, const Var& x, const LayerContext& context) const {
-  const QkvProjection::Heads heads = qkv_(tape, x, context);
-  const Tensor decay = per_head_tensor(tape.context(), x.value().dtype(), log_decays_, heads_.values);
-  const Var y = merge_heads(tape, run_scalar_decay(tape, heads, {.per_head = decay}, context, family_));
+  LinearOperands<Var> operands = qkv_(tape, x, context);
+  operands.head_log_decay = per_head_decay(tape.context(), x.value().dtype(), log_decays_, heads_.values);
+  const Var y = merge_heads(tape, run_family(tape, kScalarDecay, operands, context, family_));
   if (!g_proj_.exists()) return o_proj_(tape, rms_norm(tape, y, norm_.var(), norm_eps_, norm_part_));
   return o_proj_(tape, gated_rms_norm(tape, y, g_proj_(tape, x), norm_.var(), norm_eps_,
                                       {.gate_activation = Activation::kSigmoid, .part = norm_part_}));

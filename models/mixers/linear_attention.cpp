@@ -39,10 +39,10 @@ Var LinearAttention::mapped(Tape& tape, const Var& x, const ProductMap& map) con
 }
 
 Var LinearAttention::forward(Tape& tape, const Var& x, const LayerContext& context) const {
-  QkvProjection::Heads heads = qkv_(tape, x, context);
-  heads.q = mapped(tape, heads.q, map_q_);
-  heads.k = mapped(tape, heads.k, map_k_);
-  const Var o = run_scalar_decay(tape, heads, {}, context, family_);
+  LinearOperands<Var> operands = qkv_(tape, x, context);
+  operands.q = mapped(tape, operands.q, map_q_);
+  operands.k = mapped(tape, operands.k, map_k_);
+  const Var o = run_family(tape, kScalarDecay, operands, context, family_);
   return o_proj_(tape, merge_heads(tape, rms_norm(tape, o, norm_.var(), norm_eps_)));
 }
 

@@ -35,8 +35,10 @@ Var QkvProjection::project(Tape& tape, const Var& x, int index, const LayerConte
   return normed ? l2_norm(tape, y) : y;
 }
 
-QkvProjection::Heads QkvProjection::operator()(Tape& tape, const Var& x, const LayerContext& context) const {
-  return {project(tape, x, 0, context), project(tape, x, 1, context), project(tape, x, 2, context)};
+LinearOperands<Var> QkvProjection::operator()(Tape& tape, const Var& x, const LayerContext& context) const {
+  return {.q = project(tape, x, 0, context),
+          .k = project(tape, x, 1, context),
+          .v = project(tape, x, 2, context)};
 }
 
 void QkvProjection::visit(const std::string& prefix, const ParamVisitor& visitor) {
@@ -72,72 +74,30 @@ LinearStateOptions family_options(const SharedOptions& shared, std::string_view 
   return {.scale = scale, .chunk = chunk, .recompute = shared.recompute_mixers};
 }
 
-namespace {
-
-// Runs a family over heads.v's tokens: its step for one token of a sequence being generated, else its chunked
-// form.
-template <class Chunked, class Step>
-Var run_family(Tape& tape, const QkvProjection::Heads& heads, MixerState* state, LinearStateStep operands,
-               Chunked chunked, Step step) {
-  Context& ctx = tape.context();
-  const int64_t batch = heads.v.dim(0), length = heads.v.dim(1), value_heads = heads.v.dim(2);
-  if (!state || length > 1) {
-    const LinearStateResult result =
-        chunked(state && state->recurrent.defined() ? Var(state->recurrent) : Var());
+Var run_family(Tape& tape, const LinearFamily& family, LinearOperands<Var> operands,
+               const LayerContext& context, LinearStateOptions options) {
+  MixerState* const state = context.state;
+  if (!state || operands.v.dim(1) > 1) {
+    options.exchange = context.exchange();
+    if (state && state->recurrent.defined()) operands.initial_state = Var(state->recurrent);
+    const LinearStateResult result = linear_state(tape, family, operands, context.layout, options);
     if (state) state->recurrent = result.final_state.value();
     return result.out;
   }
-  const int64_t K = heads.k.dim(3), V = heads.v.dim(3);
-  if (!state->recurrent.defined()) {
+  LinearOperands<Tensor> token = map_operands<Tensor>(operands, [](const Var& x) { return x.saved().get(); });
+  if (!state->recurrent.defined())
     state->recurrent =
-        Tensor::zeros(ctx, {batch, value_heads, K, V}, accumulation_dtype(heads.v.value().dtype()));
-  }
-  const auto without_time = [](const Var& x) { return x.value().reshape({x.dim(0), x.dim(2), x.dim(3)}); };
-  operands.q = without_time(heads.q);
-  operands.k = without_time(heads.k);
-  operands.v = without_time(heads.v);
-  operands.state = state->recurrent;
-  return Var(step(ctx, operands).reshape({batch, 1, value_heads, V}));
+        Tensor::zeros(tape.context(), {token.v.dim(0), token.v.dim(2), token.k.dim(3), token.v.dim(3)},
+                      accumulation_dtype(token.v.dtype()));
+  token.initial_state = state->recurrent;
+  return Var(linear_state_step(tape.context(), family, token, options.scale));
 }
 
-// [B, 1, HV] → [B, HV]; undefined stays undefined.
-Tensor token_gate(const Var& gate, const MixerState* state) {
-  if (!state || !gate.defined() || gate.dim(1) != 1) return {};
-  return gate.value().reshape({gate.dim(0), gate.dim(2)});
-}
-
-}  // namespace
-
-Var run_scalar_decay(Tape& tape, const QkvProjection::Heads& heads, const Decay& decay,
-                     const LayerContext& context, LinearStateOptions options) {
-  options.exchange = context.exchange();
-  const auto chunked = [&](const Var& initial) {
-    return scalar_decay(tape, heads.q, heads.k, heads.v, decay, context.layout, initial, options);
-  };
-  LinearStateStep operands{.log_decay = token_gate(decay.per_token, context.state),
-                           .head_log_decay = decay.per_head,
-                           .scale = options.scale};
-  return run_family(tape, heads, context.state, operands, chunked, scalar_decay_step);
-}
-
-Var run_gated_delta(Tape& tape, const QkvProjection::Heads& heads, const Var& log_decay, const Var& beta,
-                    const LayerContext& context, LinearStateOptions options) {
-  options.exchange = context.exchange();
-  const auto chunked = [&](const Var& initial) {
-    return gated_delta(tape, heads.q, heads.k, heads.v, log_decay, beta, context.layout, initial, options);
-  };
-  LinearStateStep operands{.log_decay = token_gate(log_decay, context.state),
-                           .beta = token_gate(beta, context.state),
-                           .scale = options.scale};
-  return run_family(tape, heads, context.state, operands, chunked, gated_delta_step);
-}
-
-Tensor per_head_tensor(Context& ctx, DType activations, const std::vector<double>& all,
-                       const SplitDim& heads) {
+Var per_head_decay(Context& ctx, DType activations, const std::vector<double>& all, const SplitDim& heads) {
   const auto first = all.begin() + heads.ranges.front().begin;
   return dispatch_float(accumulation_dtype(activations), [&](auto zero) {
     using T = decltype(zero);
-    return Tensor::from(ctx, {heads.size()}, std::vector<T>(first, first + heads.size()));
+    return Var(Tensor::from(ctx, {heads.size()}, std::vector<T>(first, first + heads.size())));
   });
 }
 

@@ -24,11 +24,8 @@ struct QkvOptions {
 class QkvProjection : public Module {
  public:
   QkvProjection(const SharedOptions& shared, const HeadSplit& split, const QkvOptions& options);
-  struct Heads {
-    Var q, k;  ///< [B, T, H, K]
-    Var v;     ///< [B, T, HV, V]
-  };
-  Heads operator()(Tape& tape, const Var& x, const LayerContext& context) const;
+  /// q, k and v.
+  LinearOperands<Var> operator()(Tape& tape, const Var& x, const LayerContext& context) const;
   void visit(const std::string& prefix, const ParamVisitor& visitor) override;
 
  private:
@@ -66,15 +63,13 @@ class GatedOutput : public Module {
 LinearStateOptions family_options(const SharedOptions& shared, std::string_view mixer, double scale,
                                   int64_t chunk);
 
-/// scalar_decay and gated_delta over the spans of a longer sequence if the context has one, or going on from
-/// state->recurrent and replacing it if `state` is given; a single token then takes the family's step.
-Var run_scalar_decay(Tape& tape, const QkvProjection::Heads& heads, const Decay& decay,
-                     const LayerContext& context, LinearStateOptions options);
-Var run_gated_delta(Tape& tape, const QkvProjection::Heads& heads, const Var& log_decay, const Var& beta,
-                    const LayerContext& context, LinearStateOptions options);
+/// The family's result over the spans of a longer sequence if the context has one, or going on from
+/// state->recurrent and replacing it if `state` is given; a single token then takes the family's step. The
+/// initial state is left to this.
+Var run_family(Tape& tape, const LinearFamily& family, LinearOperands<Var> operands,
+               const LayerContext& context, LinearStateOptions options);
 
 /// A constant log decay for each of this rank's heads, out of all heads' values.
-Tensor per_head_tensor(Context& ctx, DType activations, const std::vector<double>& all,
-                       const SplitDim& heads);
+Var per_head_decay(Context& ctx, DType activations, const std::vector<double>& all, const SplitDim& heads);
 
 }  // namespace spanwise

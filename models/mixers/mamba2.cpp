@@ -48,9 +48,12 @@ Var Mamba2::forward(Tape& tape, const Var& u, const LayerContext& context) const
   const std::vector<Var> parts = split_columns(tape, xbc, {inner_, group_columns_, group_columns_});
   const Var x = split_heads(tape, parts[0], heads_);
   const Mamba2Gates gates = mamba2_gates(tape, x, zxbcdt[2], A_log_, dt_bias_);
-  const QkvProjection::Heads heads{split_heads(tape, parts[2], groups_), split_heads(tape, parts[1], groups_),
-                                   gates.v};
-  Var y = run_scalar_decay(tape, heads, {.per_token = gates.g}, context, family_);
+  Var y = run_family(tape, kScalarDecay,
+                     {.q = split_heads(tape, parts[2], groups_),
+                      .k = split_heads(tape, parts[1], groups_),
+                      .v = gates.v,
+                      .log_decay = gates.g},
+                     context, family_);
   // Each group's heads are normalised together.
   const DimPart norm_part =
       grouped_dim_part(tape.context(), tensor_, inner_split_, num_groups_, "norm over heads");

@@ -24,11 +24,11 @@ Retention::Retention(const RetentionOptions& o, const SharedOptions& shared)
 }
 
 Var Retention::forward(Tape& tape, const Var& x, const LayerContext& context) const {
-  QkvProjection::Heads heads = qkv_(tape, x, context);
-  heads.q = rope(tape, heads.q, context.layout.positions(), rope_theta_, 0);
-  heads.k = rope(tape, heads.k, context.layout.positions(), rope_theta_, 0);
-  const Tensor decay = per_head_tensor(tape.context(), x.value().dtype(), log_decays_, heads_.values);
-  return out_(tape, run_scalar_decay(tape, heads, {.per_head = decay}, context, family_), x);
+  LinearOperands<Var> operands = qkv_(tape, x, context);
+  operands.q = rope(tape, operands.q, context.layout.positions(), rope_theta_, 0);
+  operands.k = rope(tape, operands.k, context.layout.positions(), rope_theta_, 0);
+  operands.head_log_decay = per_head_decay(tape.context(), x.value().dtype(), log_decays_, heads_.values);
+  return out_(tape, run_family(tape, kScalarDecay, operands, context, family_), x);
 }
 
 void Retention::visit(const std::string& prefix, const ParamVisitor& visitor) {

@@ -25,8 +25,8 @@ std::vector<CudaOperand> cuda_operands(const std::vector<Tensor>& x, DType dtype
 
 OpFunction op_of_case(const LinearCase& c) {
   return [c](Tape& tape, const std::vector<Var>& x) {
-    const LinearStateResult r = gated_delta(tape, x[0], x[1], x[2], x[3], x[4], c.layout(), x[5],
-                                            {.scale = c.scale(), .chunk = c.chunk});
+    const LinearStateResult r =
+        gated_delta(tape, operand_list(x), c.layout(), {.scale = c.scale(), .chunk = c.chunk});
     return std::vector<Var>{r.out, r.final_state};
   };
 }
@@ -35,7 +35,8 @@ void check_case(const LinearCase& c, DType dtype) {
   SCOPED_TRACE(std::string(c.name) +
                fmt::format(" {} T={} K={} V={} decay {}", name_of(dtype), c.T, c.K, c.V, c.gate_scale));
   const CudaBounds bounds = dtype == DType::kBF16 ? kBoundsBF16 : kBoundsF32;
-  check_on_cuda(op_of_case(c), cuda_operands(operands_of(c, true), dtype), {bounds.output, bounds.output});
+  check_on_cuda(op_of_case(c), cuda_operands(operands_of(c, kGatedDelta), dtype),
+                {bounds.output, bounds.output});
 }
 
 LinearCase shape(const char* name, int64_t T, int64_t K, int64_t V) {
@@ -124,7 +125,7 @@ TEST(CudaGatedDelta, OddDecaysAndBetas) {
 TEST(CudaGatedDelta, RepeatedKeysWrittenWhole) {
   LinearCase c = shape("repeated keys", 256, 128, 128);
   c.gate_scale = 0.001;
-  std::vector<Tensor> x = operands_of(c, true);
+  std::vector<Tensor> x = operands_of(c, kGatedDelta);
   const int64_t width = c.H * c.K;
   for (int64_t t = 0; t < c.T; ++t) {
     std::copy_n(x[1].data<double>() + t % 3 * width, width, x[1].data<double>() + t * width);
@@ -138,7 +139,7 @@ TEST(CudaGatedDelta, RepeatedKeysWrittenWhole) {
 TEST(CudaGatedDelta, ReadsColumnBlocks) {
   for (const int64_t wider : {64, 3}) {
     const LinearCase c = shape("column blocks", 130, 64, 64);
-    std::vector<CudaOperand> operands = cuda_operands(operands_of(c, true), DType::kBF16);
+    std::vector<CudaOperand> operands = cuda_operands(operands_of(c, kGatedDelta), DType::kBF16);
     for (size_t i = 0; i < 5; ++i) {
       operands[i].column_block = wider;
       operands[i].block_dims = i < 3 ? 2 : 1;
@@ -157,7 +158,7 @@ TEST(CudaGatedDelta, Fp32TakesEveryCaseOfTheFamily) {
 TEST(CudaGatedDelta, StepsEqualTheChunkedResult) {
   const LinearCase c = shape("steps", 20, 128, 64);
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
-    const std::vector<Tensor> x = operands_of(c, true);
+    const std::vector<Tensor> x = operands_of(c, kGatedDelta);
     std::vector<Tensor> gpu, oracle;
     for (size_t i = 0; i < x.size(); ++i) {
       gpu.push_back(to_cuda(x[i], i < 3 ? dtype : DType::kF32));
@@ -168,18 +169,18 @@ TEST(CudaGatedDelta, StepsEqualTheChunkedResult) {
     const auto token = [&](const Tensor& t, int64_t i) {
       std::vector<int64_t> dims = t.shape().to_vector();
       const int64_t row = t.numel() / c.T;
-      dims.erase(dims.begin());
-      dims[0] = 1;
+      dims[1] = 1;
       return t.slice_flat(i * row, Shape(dims));
     };
     for (int64_t t = 0; t < c.T; ++t) {
-      const Tensor out = gated_delta_step(cuda_context(), {.q = token(gpu[0], t),
-                                                           .k = token(gpu[1], t),
-                                                           .v = token(gpu[2], t),
-                                                           .log_decay = token(gpu[3], t),
-                                                           .beta = token(gpu[4], t),
-                                                           .state = state,
-                                                           .scale = c.scale()});
+      const Tensor out = linear_state_step(cuda_context(), kGatedDelta,
+                                           {.q = token(gpu[0], t),
+                                            .k = token(gpu[1], t),
+                                            .v = token(gpu[2], t),
+                                            .log_decay = token(gpu[3], t),
+                                            .beta = token(gpu[4], t),
+                                            .initial_state = state},
+                                           c.scale());
       EXPECT_LE(rms_ratio(out, token(expected[0], t)), dtype == DType::kBF16 ? kBoundsBF16.output : 1e-5)
           << t;
     }
@@ -192,9 +193,8 @@ class CudaFoldingExchange : public SpanExchange {
  public:
   explicit CudaFoldingExchange(FoldingExchange folding) : folding_(std::move(folding)) {}
   std::unique_ptr<Forward> start_forward(const SpanSummary& s) override {
-    return std::make_unique<Forwarding>(folding_.start_forward({.log_decay = to_cpu64(s.log_decay),
-                                                                .transition = to_cpu64(s.transition),
-                                                                .state = to_cpu64(s.state)}));
+    return std::make_unique<Forwarding>(folding_.start_forward(
+        {.transition = {s.transition.kind, to_cpu64(s.transition.values)}, .state = to_cpu64(s.state)}));
   }
   std::unique_ptr<Backward> start_backward(const Tensor& d,
                                            const std::shared_ptr<const void>& saved) override {
@@ -231,14 +231,16 @@ void check_spans(const SpanCut& cut, LinearCase c, const std::vector<DType>& dty
     } else {
       exchanges->push_back(std::make_unique<FoldingExchange>(std::move(folding)));
     }
-    return std::vector<Var>{gated_delta(tape, x[0], x[1], x[2], x[3], x[4], cut.layout(), Var(),
-                                        {.scale = c.scale(), .exchange = exchanges->back().get()})
-                                .out};
+    LinearOperands<Var> operands = operand_list(x);
+    operands.initial_state = {};
+    return std::vector<Var>{
+        gated_delta(tape, operands, cut.layout(), {.scale = c.scale(), .exchange = exchanges->back().get()})
+            .out};
   };
   for (const DType dtype : dtypes) {
     SCOPED_TRACE(name_of(dtype));
     const CudaBounds bounds = dtype == DType::kBF16 ? kBoundsBF16 : kBoundsF32;
-    check_on_cuda(op, cuda_operands(operands_of(c, true), dtype), {bounds.output});
+    check_on_cuda(op, cuda_operands(operands_of(c, kGatedDelta), dtype), {bounds.output});
   }
 }
 

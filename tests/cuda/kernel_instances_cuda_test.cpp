@@ -16,6 +16,7 @@
 #include "core/ops/short_conv.h"
 #include "core/upload.h"
 #include "tests/testing/cuda_precisions.h"
+#include "tests/testing/linear_state_testing.h"
 
 namespace spanwise::testing {
 namespace {
@@ -157,22 +158,20 @@ std::vector<CudaOperand> recurrent_operands(int64_t tokens, int64_t key_dim, DTy
   return operands;
 }
 
-// Few heads: pieces and parts whose states alone are scanned first.
+// Few heads: pieces whose states alone are scanned first.
 TEST(CudaKernelInstances, LongRowsOfEveryKeyWidth) {
   for (const int64_t key_dim : {64, 128, 256}) {
     SCOPED_TRACE(key_dim);
     check_on_cuda(
         [](Tape& tape, const std::vector<Var>& x) {
           return std::vector<Var>{
-              gated_delta(tape, x[0], x[1], x[2], x[3], x[4], SequenceLayout(1, 2100), Var(), {.scale = 1})
-                  .out};
+              gated_delta(tape, operand_list(x), SequenceLayout(1, 2100), {.scale = 1}).out};
         },
         recurrent_operands(2100, key_dim, DType::kBF16, true), {kBoundsBF16.output});
     check_on_cuda(
         [](Tape& tape, const std::vector<Var>& x) {
-          return std::vector<Var>{scalar_decay(tape, x[0], x[1], x[2], {.per_token = x[3], .per_head = {}},
-                                               SequenceLayout(1, 4200), Var(), {.scale = 1})
-                                      .out};
+          return std::vector<Var>{
+              scalar_decay(tape, operand_list(x), SequenceLayout(1, 4200), {.scale = 1}).out};
         },
         recurrent_operands(4200, key_dim, DType::kBF16, false), {kBoundsBF16.output});
   }
@@ -218,15 +217,12 @@ TEST(CudaKernelInstances, SpansOfEveryKeyWidth) {
       const CudaBounds bounds = dtype == DType::kBF16 ? kBoundsBF16 : kBoundsF32;
       check_on_cuda(
           [&](Tape& tape, const std::vector<Var>& x) {
-            return std::vector<Var>{
-                gated_delta(tape, x[0], x[1], x[2], x[3], x[4], layout, Var(), options(tape)).out};
+            return std::vector<Var>{gated_delta(tape, operand_list(x), layout, options(tape)).out};
           },
           recurrent_operands(70, key_dim, dtype, true), {bounds.output});
       check_on_cuda(
           [&](Tape& tape, const std::vector<Var>& x) {
-            return std::vector<Var>{scalar_decay(tape, x[0], x[1], x[2], {.per_token = x[3], .per_head = {}},
-                                                 layout, Var(), options(tape))
-                                        .out};
+            return std::vector<Var>{scalar_decay(tape, operand_list(x), layout, options(tape)).out};
           },
           recurrent_operands(70, key_dim, dtype, false), {bounds.output});
     }
@@ -242,13 +238,14 @@ TEST(CudaKernelInstances, StepsOfEveryKeyWidth) {
           const Tensor t = to_cuda(normal64(shape, name, scale), gpu_dtype);
           return ctx.device() == Device::kCUDA ? t : to_cpu64(t);
         };
-        return gated_delta_step(ctx, {.q = operand({2, 1, key_dim}, "q", dtype, 0.1),
-                                      .k = operand({2, 1, key_dim}, "k", dtype, 0.05),
-                                      .v = operand({2, 1, 64}, "v", dtype, 1),
-                                      .log_decay = operand({2, 1}, "decay", DType::kF32, 0.1),
-                                      .beta = operand({2, 1}, "beta", DType::kF32, 0.3),
-                                      .state = state,
-                                      .scale = 1});
+        return linear_state_step(ctx, kGatedDelta,
+                                 {.q = operand({2, 1, 1, key_dim}, "q", dtype, 0.1),
+                                  .k = operand({2, 1, 1, key_dim}, "k", dtype, 0.05),
+                                  .v = operand({2, 1, 1, 64}, "v", dtype, 1),
+                                  .log_decay = operand({2, 1, 1}, "decay", DType::kF32, 0.1),
+                                  .beta = operand({2, 1, 1}, "beta", DType::kF32, 0.3),
+                                  .initial_state = state},
+                                 1.0);
       };
       const Tensor state = to_cuda(normal64({2, 1, key_dim, 64}, "state"), DType::kF32),
                    exact = to_cpu64(state);

@@ -14,6 +14,7 @@
 #include "core/ops/softmax_attention.h"
 #include "core/ops/swiglu.h"
 #include "tests/testing/cuda_testing.h"
+#include "tests/testing/linear_state_testing.h"
 
 namespace spanwise::testing {
 namespace {
@@ -120,9 +121,8 @@ TEST(OpMemoryCuda, GatedDeltaTakesWhatItsDryRunSays) {
     for (const bool recompute : {false, true}) {
       expect_dry_equals_gpu(
           [&](Tape& tape, const std::vector<Var>& x) {
-            return std::vector<Var>{gated_delta(tape, x[0], x[1], x[2], x[3], x[4], layout, Var(),
-                                                {.scale = 1.0, .recompute = recompute})
-                                        .out};
+            return std::vector<Var>{
+                gated_delta(tape, operand_list(x), layout, {.scale = 1.0, .recompute = recompute}).out};
           },
           operands_of(c.shape));
     }
@@ -137,10 +137,7 @@ TEST(OpMemoryCuda, ScalarDecayTakesWhatItsDryRunSays) {
     operands.pop_back();
     expect_dry_equals_gpu(
         [&](Tape& tape, const std::vector<Var>& x) {
-          return std::vector<Var>{scalar_decay(tape, x[0], x[1], x[2],
-                                               {.per_token = x[3], .per_head = Tensor()}, layout, Var(),
-                                               {.scale = 1.0})
-                                      .out};
+          return std::vector<Var>{scalar_decay(tape, operand_list(x), layout, {.scale = 1.0}).out};
         },
         operands);
   }

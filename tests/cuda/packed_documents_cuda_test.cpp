@@ -7,6 +7,7 @@
 #include "core/ops/softmax_attention.h"
 #include "core/shared_upload.h"
 #include "tests/testing/cuda_testing.h"
+#include "tests/testing/linear_state_testing.h"
 
 namespace spanwise::testing {
 namespace {
@@ -23,16 +24,13 @@ struct Mixer {
   std::function<Var(Tape&, const std::vector<Var>&, const SequenceLayout&, double scale)> mix;
 };
 
-const Mixer kDelta{
-    "gated delta rule", 5,
-    [](Tape& tape, const std::vector<Var>& x, const SequenceLayout& layout, double scale) {
-      return gated_delta(tape, x[0], x[1], x[2], x[3], x[4], layout, Var(), {.scale = scale}).out;
-    }};
+const Mixer kDelta{"gated delta rule", 5,
+                   [](Tape& tape, const std::vector<Var>& x, const SequenceLayout& layout, double scale) {
+                     return gated_delta(tape, operand_list(x), layout, {.scale = scale}).out;
+                   }};
 const Mixer kScalar{"scalar decay", 4,
                     [](Tape& tape, const std::vector<Var>& x, const SequenceLayout& layout, double scale) {
-                      return scalar_decay(tape, x[0], x[1], x[2], {.per_token = x[3], .per_head = {}}, layout,
-                                          Var(), {.scale = scale})
-                          .out;
+                      return scalar_decay(tape, operand_list(x), layout, {.scale = scale}).out;
                     }};
 const Mixer kSoftmax{"softmax attention", 3,
                      [](Tape& tape, const std::vector<Var>& x, const SequenceLayout& layout, double scale) {

@@ -15,13 +15,14 @@ Tensor head_log_decay_in(Context& ctx, const LinearCase& c) {
 /// Operands in the order of operands_of, without beta.
 LinearStateResult run(const LinearCase& c, Tape& tape, const std::vector<Var>& x,
                       const SequenceLayout& layout, SpanExchange* exchange = nullptr) {
-  const Decay decay{.per_token = x[3], .per_head = head_log_decay_in(tape.context(), c)};
-  return scalar_decay(tape, x[0], x[1], x[2], decay, layout, exchange ? Var() : x[4],
-                      {.scale = c.scale(), .exchange = exchange});
+  LinearOperands<Var> operands{.q = x[0], .k = x[1], .v = x[2], .log_decay = x[3]};
+  if (c.gate == Gate::kPerHead) operands.head_log_decay = Var(head_log_decay_in(tape.context(), c));
+  if (!exchange) operands.initial_state = x[4];
+  return scalar_decay(tape, operands, layout, {.scale = c.scale(), .exchange = exchange});
 }
 
 std::vector<Tensor> values_of(const LinearCase& c) {
-  std::vector<Tensor> x = operands_of(c, false);
+  std::vector<Tensor> x = operands_of(c, kScalarDecay);
   x.erase(x.begin() + 4);
   return x;
 }
@@ -146,7 +147,7 @@ TEST(ScalarDecayCuda, StepsEqualTheScan) {
   // Token t of every row, from [B, T, ...].
   const auto token = [&](const Tensor& all, int64_t t, DType dtype) {
     std::vector<int64_t> dims = all.shape().to_vector();
-    dims.erase(dims.begin() + 1);
+    dims[1] = 1;
     const Tensor one = Tensor::empty(test_context(), Shape(dims), DType::kF64);
     const int64_t width = one.numel() / c.B;
     for (int64_t b = 0; b < c.B; ++b)
@@ -156,12 +157,13 @@ TEST(ScalarDecayCuda, StepsEqualTheScan) {
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
     const Tensor state = to_cuda(x[4], DType::kF32);
     for (int64_t t = 0; t < c.T; ++t) {
-      const Tensor out = scalar_decay_step(cuda_context(), {.q = token(rounded[0], t, dtype),
-                                                            .k = token(rounded[1], t, dtype),
-                                                            .v = token(rounded[2], t, dtype),
-                                                            .log_decay = token(rounded[3], t, DType::kF32),
-                                                            .state = state,
-                                                            .scale = c.scale()});
+      const Tensor out = linear_state_step(cuda_context(), kScalarDecay,
+                                           {.q = token(rounded[0], t, dtype),
+                                            .k = token(rounded[1], t, dtype),
+                                            .v = token(rounded[2], t, dtype),
+                                            .log_decay = token(rounded[3], t, DType::kF32),
+                                            .initial_state = state},
+                                           c.scale());
       EXPECT_LE(rms_ratio(out, token(expected[0], t, DType::kF32)), bounds_of(dtype).output) << "token " << t;
     }
     EXPECT_LE(rms_ratio(state, expected[1]), kBoundsF32.output);
@@ -206,7 +208,8 @@ class CudaFolding : public SpanExchange {
   FoldingExchange fold;
 
   std::unique_ptr<Forward> start_forward(const SpanSummary& s) override {
-    return std::make_unique<Forwarding>(fold.start_forward({on_cpu(s.log_decay), Tensor(), on_cpu(s.state)}));
+    return std::make_unique<Forwarding>(fold.start_forward(
+        {.transition = {s.transition.kind, on_cpu(s.transition.values)}, .state = on_cpu(s.state)}));
   }
   std::unique_ptr<Backward> start_backward(const Tensor& dstate_in,
                                            const std::shared_ptr<const void>& saved) override {

@@ -34,30 +34,29 @@ TEST(CudaSpanFold, AppliesAndComposesTransitions) {
   for (const auto& [heads, key_dim, value_dim] : kSizes) {
     SCOPED_TRACE(fmt::format("{} heads of {} x {}", heads, key_dim, value_dim));
     const Tensor s = random({heads, key_dim, value_dim}, "s"), b = random({heads, key_dim, value_dim}, "b");
-    const Tensor m = random({heads, key_dim, key_dim}, "m", 0.2),
-                 n = random({heads, key_dim, key_dim}, "n", 0.2);
-    const Tensor g = random({heads}, "g", 0.3), h = random({heads}, "h", 0.3);
     using Operands = std::vector<Tensor>;
-    expect_near(
-        [](Context& c, const Operands& x) { return apply_transition(c, {.dense = x[0]}, x[1], x[2]); },
-        {m, s, b});
-    expect_near([](Context& c,
-                   const Operands& x) { return apply_transition_transposed(c, {.dense = x[0]}, x[1], x[2]); },
-                {m, s, b});
-    expect_near(
-        [](Context& c, const Operands& x) { return apply_transition(c, {.log_decay = x[0]}, x[1], x[2]); },
-        {g, s, b});
+    for (const TransitionKind kind :
+         {TransitionKind::kScalar, TransitionKind::kDiagonal, TransitionKind::kDense}) {
+      SCOPED_TRACE(fmt::format("kind {}", int(kind)));
+      const Shape shape = transition_shape(kind, {heads}, key_dim);
+      const Tensor m = random(shape, "m", 0.2), n = random(shape, "n", 0.2);
+      expect_near(
+          [&](Context& c, const Operands& x) {
+            return apply_transition(c, {kind, x[0]}, x[1], x[2]);
+          },
+          {m, s, b});
+      expect_near(
+          [&](Context& c, const Operands& x) {
+            return apply_transition_transposed(c, {kind, x[0]}, x[1], x[2]);
+          },
+          {m, s, b});
+      expect_near(
+          [&](Context& c, const Operands& x) {
+            return compose_transitions(c, {kind, x[0]}, {kind, x[1]}).values;
+          },
+          {m, n});
+    }
     expect_near([](Context& c, const Operands& x) { return apply_transition(c, {}, x[0], x[1]); }, {s, b});
-    expect_near(
-        [](Context& c, const Operands& x) {
-          return compose_transitions(c, {.dense = x[0]}, {.dense = x[1]}).dense;
-        },
-        {m, n});
-    expect_near(
-        [](Context& c, const Operands& x) {
-          return compose_transitions(c, {.log_decay = x[0]}, {.log_decay = x[1]}).log_decay;
-        },
-        {g, h});
   }
 }
 

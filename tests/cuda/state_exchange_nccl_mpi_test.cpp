@@ -10,8 +10,8 @@ namespace spanwise::testing {
 namespace {
 
 constexpr int64_t kKeyDim = 64, kValueDim = 48;
-constexpr TransitionKind kKinds[] = {TransitionKind::kIdentity, TransitionKind::kLogDecay,
-                                     TransitionKind::kDense};
+constexpr TransitionKind kKinds[] = {TransitionKind::kIdentity, TransitionKind::kScalar,
+                                     TransitionKind::kDiagonal, TransitionKind::kDense};
 
 int64_t num_heads() {
   return 2 * world().size();
@@ -37,10 +37,11 @@ SpanSummary summary_of(TransitionKind kind, int64_t rows, bool gpu) {
   const auto place = [&](const Tensor& t) {
     return gpu ? to_cuda(t, DType::kF32) : to_cpu64(to_cuda(t, DType::kF32));
   };
-  SpanSummary summary{.state = place(part({rows, num_heads(), kKeyDim, kValueDim}, "B", 1))};
-  if (kind == TransitionKind::kLogDecay) summary.log_decay = place(part({rows, num_heads()}, "g", 0.1, -0.3));
-  if (kind == TransitionKind::kDense)
-    summary.transition = place(part({rows, num_heads(), kKeyDim, kKeyDim}, "M", 0.1));
+  SpanSummary summary{.transition = {.kind = kind},
+                      .state = place(part({rows, num_heads(), kKeyDim, kValueDim}, "B", 1))};
+  if (kind == TransitionKind::kIdentity) return summary;
+  summary.transition.values = place(part(transition_shape(kind, {rows, num_heads()}, kKeyDim), "M", 0.1,
+                                         kind == TransitionKind::kDense ? 0 : -0.3));
   return summary;
 }
 

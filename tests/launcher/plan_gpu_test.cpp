@@ -5,6 +5,7 @@
 #include "core/ops/cuda/common/gemm.h"
 #include "core/ops/gated_delta.h"
 #include "core/ops/linear.h"
+#include "core/ops/linear_kernels.h"
 #include "core/ops/scalar_decay.h"
 #include "core/ops/softmax_attention.h"
 #include "launcher/config/config.h"

@@ -17,6 +17,7 @@
 #include "core/optim/adamw.h"
 #include "core/optim/clip.h"
 #include "tests/testing/dry_testing.h"
+#include "tests/testing/linear_state_testing.h"
 
 namespace spanwise::testing {
 namespace {
@@ -98,13 +99,13 @@ std::vector<Tensor> operands_of(const SpanCase& c, DType dtype) {
 
 Var delta(Tape& tape, const std::vector<Var>& x, const SequenceLayout& layout,
           const LinearStateOptions& options) {
-  return gated_delta(tape, x[0], x[1], x[2], x[3], x[4], layout, Var(), options).out;
+  return gated_delta(tape, operand_list(x), layout, options).out;
 }
 Var decay(Tape& tape, const std::vector<Var>& x, const SequenceLayout& layout,
           const LinearStateOptions& options) {
-  return scalar_decay(tape, x[0], x[1], x[2], {.per_token = x[3], .per_head = Tensor()}, layout, Var(),
-                      options)
-      .out;
+  LinearOperands<Var> operands = operand_list(x);
+  operands.beta = Var();  // which it does not take
+  return scalar_decay(tape, operands, layout, options).out;
 }
 
 TEST(DryRun, SpansOfLinearStates) {
@@ -146,15 +147,12 @@ TEST(DryRun, LinearStatesThatForwardAgain) {
 TEST(DryRun, StepsOfGeneration) {
   for (const bool with_beta : {false, true}) {
     check_dry_call([&](Context& ctx) {
-      const LinearStateStep step{.q = ones(ctx, {3, 2, 8}, kF32),
-                                 .k = ones(ctx, {3, 2, 8}, kF32),
-                                 .v = ones(ctx, {3, 4, 6}, kF32),
-                                 .log_decay = Tensor(),
-                                 .head_log_decay = Tensor(),
-                                 .beta = with_beta ? ones(ctx, {3, 4}, kF32) : Tensor(),
-                                 .state = ones(ctx, {3, 4, 8, 6}, kF32),
-                                 .scale = 1};
-      return keep(with_beta ? gated_delta_step(ctx, step) : scalar_decay_step(ctx, step));
+      LinearOperands<Tensor> x{.q = ones(ctx, {3, 1, 2, 8}, kF32),
+                               .k = ones(ctx, {3, 1, 2, 8}, kF32),
+                               .v = ones(ctx, {3, 1, 4, 6}, kF32),
+                               .initial_state = ones(ctx, {3, 4, 8, 6}, kF32)};
+      if (with_beta) x.beta = ones(ctx, {3, 1, 4}, kF32);
+      return keep(linear_state_step(ctx, with_beta ? kGatedDelta : kScalarDecay, x, 1));
     });
   }
 }
@@ -248,10 +246,10 @@ TEST(DryRun, TensorsBesideTapes) {
   check_dry_call([](Context& ctx) {
     const Tensor state = ones(ctx, {2, 4, 3}, kF32), dense = ones(ctx, {2, 4, 4}, kF32),
                  log_decay = ones(ctx, {2}, kF32);
-    apply_transition_transposed(ctx, {Tensor(), dense}, state, state);
-    compose_transitions(ctx, {Tensor(), dense}, {Tensor(), dense});
-    compose_transitions(ctx, {log_decay, Tensor()}, {log_decay, Tensor()});
-    return keep(apply_transition(ctx, {log_decay, Tensor()}, state, state));
+    apply_transition_transposed(ctx, {TransitionKind::kDense, dense}, state, state);
+    compose_transitions(ctx, {TransitionKind::kDense, dense}, {TransitionKind::kDense, dense});
+    compose_transitions(ctx, {TransitionKind::kScalar, log_decay}, {TransitionKind::kScalar, log_decay});
+    return keep(apply_transition(ctx, {TransitionKind::kScalar, log_decay}, state, state));
   });
 }
 

@@ -5,62 +5,46 @@
 namespace spanwise::testing {
 namespace {
 
-// The family has no decay per head: those cases pass it per token, as a constant.
-const LinearFamily kFamily = [](Tape& tape, const std::vector<Var>& x, const Tensor& head_log_decay,
-                                const SequenceLayout& layout, const LinearStateOptions& options) {
-  Var log_decay = x[3];
-  if (head_log_decay.defined()) {
-    const int64_t HV = head_log_decay.numel();
-    const Tensor g = Tensor::empty(test_context(), x[4].shape(), DType::kF64);
-    const std::vector<double> heads = to_doubles(head_log_decay);
-    for (int64_t i = 0; i < g.numel(); ++i) g.data<double>()[i] = heads[i % HV];
-    log_decay = Var(cast(g, x[0].value().dtype()));
-  }
-  return gated_delta(tape, x[0], x[1], x[2], log_decay, x[4], layout, x[5], options);
-};
-
 TEST(GatedDelta, ChunkedEqualsTheTokenRecurrence) {
-  expect_equals_recurrence(kFamily, true);
+  expect_equals_recurrence(kGatedDelta);
 }
 TEST(GatedDelta, GradientsEqualFiniteDifferences) {
-  expect_gradients_equal_finite_differences(kFamily, true);
+  expect_gradients_equal_finite_differences(kGatedDelta);
 }
 TEST(GatedDelta, Fp32LiesWithinTheTable) {
-  expect_fp32_within_table(kFamily, true);
+  expect_fp32_within_table(kGatedDelta);
 }
 TEST(GatedDelta, StepsEqualTheChunkedResult) {
-  expect_step_equals_chunked(kFamily, gated_delta_step, true);
+  expect_step_equals_chunked(kGatedDelta);
 }
 TEST(GatedDelta, ADocumentNeverSeesTheOneBefore) {
-  expect_documents_do_not_leak(kFamily, true);
+  expect_documents_do_not_leak(kGatedDelta);
 }
 TEST(GatedDelta, OutputsBeforeAChangedTokenStayBitwiseEqual) {
-  expect_causal_to_the_bit(kFamily, true);
+  expect_causal_to_the_bit(kGatedDelta);
 }
 TEST(GatedDelta, OneAndTwoThreadsAgreeBitwise) {
-  expect_independent_of_threads(kFamily, true);
+  expect_independent_of_threads(kGatedDelta);
 }
 TEST(GatedDelta, ReadsColumnBlocks) {
-  expect_reads_column_blocks(kFamily, true);
+  expect_reads_column_blocks(kGatedDelta);
 }
 TEST(GatedDelta, NoDecayGivesNaNOrInfinity) {
-  expect_finite_with_any_decay(kFamily, true);
+  expect_finite_with_any_decay(kGatedDelta);
 }
-
-TEST(GatedDelta, NeedsBeta) {
-  const LinearCase c{.name = ""};
-  EXPECT_THROW(evaluate(op_of(c, kFamily), operands_of(c, false)), Error);
+TEST(GatedDelta, RefusesOperandsOfOtherFamiliesAndShapes) {
+  expect_refuses_other_operands(kGatedDelta);
 }
 
 // With orthonormal keys, beta = 1 and no decay, each key's row of the state is the last value written to it.
 TEST(GatedDelta, OverwritesTheValueOfAKeySeenAgain) {
   const LinearCase c{.name = "", .T = 12, .K = 4, .V = 2, .gate = Gate::kNone, .initial = false};
-  std::vector<Tensor> x = operands_of(c, true);
+  std::vector<Tensor> x = operands_of(c, kGatedDelta);
   x[1].fill(0);
   x[4].fill(1);
   for (int64_t t = 0; t < c.T; ++t) x[1].data<double>()[t * c.K + t % c.K] = 1;
   const Tensor last_values = x[2].reshape({c.T, c.V}).row_range(c.T - c.K, c.T).reshape({1, 1, c.K, c.V});
-  EXPECT_TRUE(near(evaluate(op_of(c, kFamily), x)[1], last_values, kTolerance64.value));
+  EXPECT_TRUE(near(evaluate(op_of(c, kGatedDelta), x)[1], last_values, kTolerance64.value));
 }
 
 }  // namespace

@@ -8,17 +8,19 @@
 namespace spanwise::testing {
 namespace {
 
-enum class Family { kScalarDecay, kGatedDelta };
 using Order = SpanCut::Order;
 
 /// Operands in the order of operands_of, without initial_state.
-LinearStateResult run(Family family, const LinearCase& c, Tape& tape, const std::vector<Var>& x,
+LinearStateResult run(const LinearFamily& family, const LinearCase& c, Tape& tape, const std::vector<Var>& x,
                       const SequenceLayout& layout, SpanExchange* exchange) {
-  const LinearStateOptions options{.scale = c.scale(), .chunk = c.chunk, .exchange = exchange};
-  if (family == Family::kGatedDelta)
-    return gated_delta(tape, x[0], x[1], x[2], x[3], x[4], layout, Var(), options);
-  const Decay decay{.per_token = x[3], .per_head = head_log_decay_of(c, x[0].value().dtype())};
-  return scalar_decay(tape, x[0], x[1], x[2], decay, layout, Var(), options);
+  LinearOperands<Var> operands = operand_list(x);
+  if (c.gate == Gate::kPerHead) operands.head_log_decay = Var(head_log_decay_of(c, x[0].value().dtype()));
+  return linear_state(tape, family, operands, layout,
+                      {.scale = c.scale(), .chunk = c.chunk, .exchange = exchange});
+}
+
+bool is_delta(const LinearFamily& family) {
+  return family.needs.has(LinearOperand::kBeta);
 }
 
 enum class Checkpoint { kNone, kOne, kNested };
@@ -29,7 +31,7 @@ struct Results {
 };
 
 /// Output and gradients for given gradients of the output.
-Results results_of(Family family, const LinearCase& c, const std::vector<Tensor>& operands,
+Results results_of(const LinearFamily& family, const LinearCase& c, const std::vector<Tensor>& operands,
                    const Tensor& dout, const SequenceLayout& layout, SpanExchange* exchange,
                    Checkpoint checkpoints = Checkpoint::kNone) {
   std::vector<Var> x;
@@ -49,8 +51,8 @@ Results results_of(Family family, const LinearCase& c, const std::vector<Tensor>
   return results;
 }
 
-std::vector<Tensor> whole_operands(Family family, const LinearCase& c) {
-  std::vector<Tensor> x = operands_of(c, family == Family::kGatedDelta);
+std::vector<Tensor> whole_operands(const LinearFamily& family, const LinearCase& c) {
+  std::vector<Tensor> x = operands_of(c, family);
   x.pop_back();
   return x;
 }
@@ -64,7 +66,7 @@ std::vector<Tensor> cut_operands(const SpanCut& cut, const std::vector<Tensor>& 
 }
 
 /// Every span count and order gives the one-row call's output and gradients.
-void expect_spans_equal_whole(Family family, const LinearCase& c) {
+void expect_spans_equal_whole(const LinearFamily& family, const LinearCase& c) {
   SCOPED_TRACE(c.name);
   const std::vector<Tensor> x = whole_operands(family, c);
   const Tensor dout = whole_dout(c);
@@ -121,32 +123,32 @@ std::vector<LinearCase> span_cases() {
 }
 
 TEST(Span, ScalarDecayOnSpansEqualsTheWholeSequence) {
-  for (const LinearCase& c : span_cases()) expect_spans_equal_whole(Family::kScalarDecay, c);
+  for (const LinearCase& c : span_cases()) expect_spans_equal_whole(kScalarDecay, c);
 }
 
 TEST(Span, ConstantDecayOnSpansEqualsTheWholeSequence) {
   for (LinearCase c : span_cases()) {
     if (c.gate != Gate::kPerToken) continue;
     c.gate = Gate::kPerHead;
-    expect_spans_equal_whole(Family::kScalarDecay, c);
+    expect_spans_equal_whole(kScalarDecay, c);
   }
 }
 
 TEST(Span, GatedDeltaOnSpansEqualsTheWholeSequence) {
-  for (const LinearCase& c : span_cases()) expect_spans_equal_whole(Family::kGatedDelta, c);
+  for (const LinearCase& c : span_cases()) expect_spans_equal_whole(kGatedDelta, c);
 }
 
 TEST(Span, DeltaRuleWithoutAGateOnSpansEqualsTheWholeSequence) {
   for (LinearCase c : span_cases()) {
     c.gate = Gate::kNone;
-    expect_spans_equal_whole(Family::kGatedDelta, c);
+    expect_spans_equal_whole(kGatedDelta, c);
   }
 }
 
 TEST(Span, TheLastSpansFinalStateIsTheWholeSequences) {
   const LinearCase c{.name = "", .T = 48, .HV = 2, .starts = {0, 10}};
   const SpanCut cut(c.B, c.T, 8, c.starts, Order::kZigzag);
-  for (const Family family : {Family::kScalarDecay, Family::kGatedDelta}) {
+  for (const LinearFamily& family : {kScalarDecay, kGatedDelta}) {
     const std::vector<Tensor> x = whole_operands(family, c);
     FoldingExchange exchange(cut.layout(), cut.chains());
     const Results spans = results_of(family, c, cut_operands(cut, x), cut.cut(whole_dout(c)), cut.layout(),
@@ -160,7 +162,7 @@ TEST(Span, TheLastSpansFinalStateIsTheWholeSequences) {
 TEST(Span, CheckpointingIsBitwiseEqualAndExchangesOnce) {
   const LinearCase c{.name = "", .T = 61, .H = 1, .HV = 2, .starts = {0, 20, 21, 50}};
   const SpanCut cut(c.B, c.T, 3, c.starts, Order::kInRow);
-  for (const Family family : {Family::kScalarDecay, Family::kGatedDelta}) {
+  for (const LinearFamily& family : {kScalarDecay, kGatedDelta}) {
     const std::vector<Tensor> rows = cut_operands(cut, whole_operands(family, c));
     FoldingExchange plain_exchange(cut.layout(), cut.chains());
     const Results plain = results_of(family, c, rows, cut.cut(whole_dout(c)), cut.layout(), &plain_exchange);
@@ -184,30 +186,33 @@ TEST(Span, CheckpointingIsBitwiseEqualAndExchangesOnce) {
 TEST(Span, SummariesAreContiguousAndOfTheStatedShapes) {
   const LinearCase c{.name = "", .B = 3, .T = 20, .H = 1, .HV = 2, .K = 4, .V = 7, .starts = {27, 40}};
   const std::vector<std::vector<int64_t>> chains{{0, 1, 2}};
-  for (const Family family : {Family::kScalarDecay, Family::kGatedDelta}) {
+  for (const LinearFamily& family : {kScalarDecay, kGatedDelta}) {
     for (const Gate gate : {Gate::kNone, Gate::kPerHead, Gate::kPerToken}) {
       LinearCase gated = c;
       gated.gate = gate;
-      if (family == Family::kGatedDelta && gate == Gate::kPerHead) continue;
+      if (is_delta(family) && gate == Gate::kPerHead) continue;
       const std::vector<Tensor> x = whole_operands(family, gated);
       FoldingExchange exchange(gated.layout(), chains);
       results_of(family, gated, x, whole_dout(gated), gated.layout(), &exchange);
       const SpanSummary& s = exchange.summary;
       EXPECT_EQ(s.state.shape(), Shape({3, 2, 4, 7}));
       EXPECT_TRUE(s.state.contiguous());
-      EXPECT_EQ(s.transition.defined(), family == Family::kGatedDelta);
-      EXPECT_EQ(s.log_decay.defined(), family == Family::kScalarDecay && gate != Gate::kNone);
-      if (s.transition.defined()) {
-        EXPECT_EQ(s.transition.shape(), Shape({3, 2, 4, 4}));
-        EXPECT_TRUE(s.transition.contiguous());
-        const std::vector<double> m = to_doubles(s.transition.row_range(1, 3));
+      const auto& [kind, values] = s.transition;
+      EXPECT_EQ(kind, is_delta(family)      ? TransitionKind::kDense
+                      : gate != Gate::kNone ? TransitionKind::kScalar
+                                            : TransitionKind::kIdentity);
+      EXPECT_EQ(values.defined(), kind != TransitionKind::kIdentity);
+      if (kind == TransitionKind::kDense) {
+        EXPECT_EQ(values.shape(), Shape({3, 2, 4, 4}));
+        EXPECT_TRUE(values.contiguous());
+        const std::vector<double> m = to_doubles(values.row_range(1, 3));
         EXPECT_EQ(m, std::vector<double>(m.size(), 0.0));
       }
-      if (s.log_decay.defined() && gate == Gate::kPerToken) {
+      if (kind == TransitionKind::kScalar && gate == Gate::kPerToken) {
         double sum = 0;
         for (int64_t t = 0; t < 20; ++t) sum += to_doubles(x[3])[t * 2 + 1];
-        EXPECT_EQ(s.log_decay.shape(), Shape({3, 2}));
-        EXPECT_NEAR(to_doubles(s.log_decay)[1], sum, 1e-12);
+        EXPECT_EQ(values.shape(), Shape({3, 2}));
+        EXPECT_NEAR(to_doubles(values)[1], sum, 1e-12);
       }
       EXPECT_EQ(exchange.dstate_in.shape(), s.state.shape());
       EXPECT_TRUE(exchange.dstate_in.contiguous());
@@ -221,7 +226,7 @@ TEST(Span, SummariesAreContiguousAndOfTheStatedShapes) {
 TEST(Span, ADocumentOfAnotherSpanChangesNoBit) {
   const LinearCase c{.name = "", .T = 48, .HV = 2, .starts = {0, 20}, .gate_scale = 1e-3};
   const SpanCut cut(c.B, c.T, 8, c.starts, Order::kInRow);
-  for (const Family family : {Family::kScalarDecay, Family::kGatedDelta}) {
+  for (const LinearFamily& family : {kScalarDecay, kGatedDelta}) {
     std::vector<Tensor> x = whole_operands(family, c);
     std::vector<Tensor> outs;
     for (const double value : {1.0, 3.0}) {
@@ -239,7 +244,7 @@ TEST(Span, ADocumentOfAnotherSpanChangesNoBit) {
 TEST(Span, InferenceExchangesAndKeepsNothing) {
   const LinearCase c{.name = "", .T = 48};
   const SpanCut cut(c.B, c.T, 3, c.starts, Order::kInRow);
-  for (const Family family : {Family::kScalarDecay, Family::kGatedDelta}) {
+  for (const LinearFamily& family : {kScalarDecay, kGatedDelta}) {
     const std::vector<Tensor> x = whole_operands(family, c), rows = cut_operands(cut, x);
     FoldingExchange exchange(cut.layout(), cut.chains());
     const auto op = [&](SpanExchange* e, const SequenceLayout& layout) {
@@ -258,14 +263,15 @@ TEST(Span, AnInitialStateOrAGradientOfTheFinalOneIsRefused) {
   const LinearCase c{.name = "", .T = 12};
   const SequenceLayout layout = c.layout();
   FoldingExchange exchange(layout, {{0}});
-  const std::vector<Tensor> x = operands_of(c, false);
+  const std::vector<Tensor> x = operands_of(c, kScalarDecay);
   std::vector<Var> in;
   for (const Tensor& t : x) in.push_back(t.defined() ? Var(t, true) : Var());
   const LinearStateOptions options{.scale = 1, .chunk = 4, .exchange = &exchange};
   Tape tape(test_context());
-  EXPECT_THROW(scalar_decay(tape, in[0], in[1], in[2], {.per_token = in[3]}, layout, in[5], options), Error);
-  const Var last =
-      scalar_decay(tape, in[0], in[1], in[2], {.per_token = in[3]}, layout, Var(), options).final_state;
+  LinearOperands<Var> operands = operand_list(in);
+  EXPECT_THROW(scalar_decay(tape, operands, layout, options), Error);
+  operands.initial_state = {};
+  const Var last = scalar_decay(tape, operands, layout, options).final_state;
   EXPECT_THROW(tape.backward({last}, {x[5]}), Error);
 }
 

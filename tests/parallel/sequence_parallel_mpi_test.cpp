@@ -45,15 +45,13 @@ std::vector<Tensor> operands_of(Family family, int64_t batch, int64_t length) {
 Op op_of(Family family, const SequenceLayout& layout, SpanExchange* exchange) {
   return [family, &layout, exchange](Tape& tape, const std::vector<Var>& x) {
     const LinearStateOptions options{.scale = 0.6, .chunk = 4, .exchange = exchange};
-    if (is_delta(family)) return gated_delta(tape, x[0], x[1], x[2], x[3], x[4], layout, Var(), options).out;
-    Decay decay;
-    if (family == Family::kTokenDecay) decay.per_token = x[3];
+    LinearOperands<Var> operands{.q = x[0], .k = x[1], .v = x[2], .log_decay = x[3], .beta = x[4]};
     if (family == Family::kHeadDecay) {
       std::vector<double> g;
       for (int64_t h = 0; h < num_heads(); ++h) g.push_back(-0.03 * double(h + 1));
-      decay.per_head = Tensor::from(test_context(), {num_heads()}, g);
+      operands.head_log_decay = Var(Tensor::from(test_context(), {num_heads()}, g));
     }
-    return scalar_decay(tape, x[0], x[1], x[2], decay, layout, Var(), options).out;
+    return linear_state(tape, is_delta(family) ? kGatedDelta : kScalarDecay, operands, layout, options).out;
   };
 }
 
@@ -111,6 +109,37 @@ TEST(StateExchange, NothingLeaksIntoOtherDocumentsOrThePast) {
                         operands_of(family, rows.batch, rows.length));
     }
   }
+}
+
+/// What ranks hold: different values on each.
+Tensor part_of(const Shape& shape, const char* name, double scale, double shift = 0) {
+  return random_tensor(shape, DType::kF64, fmt::format("{} {}", name, world().rank()), scale, shift);
+}
+
+// No op has them yet; a matrix with the decays on its diagonal says what they must come to.
+TEST(StateExchange, DiagonalTransitionsFoldAsTheirMatrices) {
+  for_each_case([](const Rows&, const SequencePlan& plan) {
+    const int64_t heads = num_heads(), rows = plan.num_local_rows();
+    const Tensor state = part_of({rows, heads, kKeyDim, kValueDim}, "B", 1),
+                 decays = part_of({rows, heads, kKeyDim}, "g", 0.1, -0.3),
+                 matrices = Tensor::zeros(test_context(), {rows, heads, kKeyDim, kKeyDim}, DType::kF64);
+    for (int64_t i = 0; i < decays.numel(); ++i)
+      matrices.data<double>()[i * kKeyDim + i % kKeyDim] = std::exp(decays.data<double>()[i]);
+    for (const Algorithm& algorithm : algorithms()) {
+      SCOPED_TRACE(algorithm.name);
+      const SequenceParallel sequence(test_context(), world(), plan, algorithm.options);
+      const auto results_of = [&](TransitionKind kind, const Tensor& values) {
+        const IncomingState incoming =
+            sequence.spans().start_forward({.transition = {kind, values}, .state = state})->wait();
+        return std::vector<Tensor>{incoming.state,
+                                   sequence.spans().start_backward(state, incoming.saved)->wait()};
+      };
+      const std::vector<Tensor> actual = results_of(TransitionKind::kDiagonal, decays),
+                                expected = results_of(TransitionKind::kDense, matrices);
+      EXPECT_TRUE(near(actual[0], expected[0], kLayoutTolerance));
+      EXPECT_TRUE(near(actual[1], expected[1], kLayoutTolerance));
+    }
+  });
 }
 
 struct Bytes {

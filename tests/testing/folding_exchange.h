@@ -43,12 +43,16 @@ class FoldingExchange : public SpanExchange {
   template <class T>
   static void add_transformed(const SpanSummary& s, int64_t unit, Transpose transpose, const T* x, T* y) {
     const int64_t K = s.state.dim(2), V = s.state.dim(3);
-    if (!s.transition.defined()) {
-      const T decay = s.log_decay.defined() ? std::exp(s.log_decay.data<T>()[unit]) : T(1);
-      for (int64_t i = 0; i < K * V; ++i) y[i] += decay * x[i];
+    const auto& [kind, values] = s.transition;
+    if (kind != TransitionKind::kDense) {
+      const int64_t decays = transition_elems(kind, K);
+      for (int64_t i = 0; i < K * V; ++i) {
+        const int64_t at = unit * decays + (kind == TransitionKind::kDiagonal ? i / V : 0);
+        y[i] += (decays ? std::exp(values.data<T>()[at]) : T(1)) * x[i];
+      }
       return;
     }
-    const T* m = s.transition.data<T>() + unit * K * K;
+    const T* m = values.data<T>() + unit * K * K;
     for (int64_t i = 0; i < K; ++i) {
       for (int64_t j = 0; j < K; ++j) {
         const T factor = transpose == Transpose::kNo ? m[i * K + j] : m[j * K + i];

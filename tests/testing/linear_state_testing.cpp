@@ -6,6 +6,14 @@
 
 namespace spanwise::testing {
 
+namespace {
+
+bool takes(const LinearFamily& family, LinearOperand operand) {
+  return family.needs.has(operand) || family.takes.has(operand);
+}
+
+}  // namespace
+
 std::vector<LinearCase> linear_cases() {
   return {
       {.name = "chunks of 16, T = 70", .T = 70},
@@ -41,7 +49,7 @@ Tensor head_log_decay_of(const LinearCase& c, DType dtype) {
   return cast(g, dtype);
 }
 
-std::vector<Tensor> operands_of(const LinearCase& c, bool delta_rule) {
+std::vector<Tensor> operands_of(const LinearCase& c, const LinearFamily& family) {
   Tensor q = random_tensor({c.B, c.T, c.H, c.K}, DType::kF64, "q"),
          k = random_tensor({c.B, c.T, c.H, c.K}, DType::kF64, "k"),
          v = random_tensor({c.B, c.T, c.HV, c.V}, DType::kF64, "v"), log_decay, beta, initial;
@@ -58,7 +66,7 @@ std::vector<Tensor> operands_of(const LinearCase& c, bool delta_rule) {
       g = c.reset_period && i % c.reset_period == 3 ? -1e4 : -std::abs(g);
     }
   }
-  if (delta_rule) {
+  if (takes(family, LinearOperand::kBeta)) {
     beta = random_tensor({c.B, c.T, c.HV}, DType::kF64, "beta", 2.0);
     for (int64_t i = 0; i < beta.numel(); ++i) {
       double& b = beta.data<double>()[i];
@@ -110,36 +118,62 @@ std::vector<Tensor> token_recurrence(const LinearCase& c, const std::vector<Tens
   return {out, final_state};
 }
 
+LinearOperands<Var> operand_list(const std::vector<Var>& x) {
+  LinearOperands<Var> operands{.q = x[0], .k = x[1], .v = x[2], .log_decay = x[3]};
+  if (x.size() > 4) operands.beta = x[4];
+  if (x.size() > 5) operands.initial_state = x[5];
+  return operands;
+}
+
+namespace {
+
+/// The same decay for every token.
+Tensor per_token(const LinearCase& c, const Tensor& head_log_decay) {
+  const std::vector<double> heads = to_doubles(head_log_decay);
+  const Tensor g = Tensor::empty(test_context(), {c.B, c.T, c.HV}, DType::kF64);
+  for (int64_t i = 0; i < g.numel(); ++i) g.data<double>()[i] = heads[i % c.HV];
+  return cast(g, head_log_decay.dtype());
+}
+
+}  // namespace
+
 OpFunction op_of(const LinearCase& c, const LinearFamily& family) {
-  return [c, family](Tape& tape, const std::vector<Var>& x) {
-    const Tensor head_log_decay = head_log_decay_of(c, x[0].value().dtype());
+  return [c, &family](Tape& tape, const std::vector<Var>& x) {
+    LinearOperands<Var> operands = operand_list(x);
+    if (const Tensor g = head_log_decay_of(c, x[0].value().dtype()); g.defined()) {
+      if (takes(family, LinearOperand::kHeadLogDecay)) {
+        operands.head_log_decay = Var(g);
+      } else {
+        operands.log_decay = Var(per_token(c, g));
+      }
+    }
     const LinearStateResult r =
-        family(tape, x, head_log_decay, c.layout(), {.scale = c.scale(), .chunk = c.chunk});
+        linear_state(tape, family, operands, c.layout(), {.scale = c.scale(), .chunk = c.chunk});
     return std::vector<Var>{r.out, r.final_state};
   };
 }
 
-void expect_equals_recurrence(const LinearFamily& family, bool delta_rule) {
+void expect_equals_recurrence(const LinearFamily& family) {
   for (const LinearCase& c : linear_cases()) {
     SCOPED_TRACE(c.name);
-    const std::vector<Tensor> x = operands_of(c, delta_rule), expected = token_recurrence(c, x),
+    const std::vector<Tensor> x = operands_of(c, family), expected = token_recurrence(c, x),
                               actual = evaluate(op_of(c, family), x);
     EXPECT_TRUE(near(actual[0], expected[0], kTolerance64.value));
     EXPECT_TRUE(near(actual[1], expected[1], kTolerance64.value));
   }
 }
 
-void expect_gradients_equal_finite_differences(const LinearFamily& family, bool delta_rule) {
+void expect_gradients_equal_finite_differences(const LinearFamily& family) {
   for (const LinearCase& c : linear_cases()) {
     SCOPED_TRACE(c.name);
-    check_gradients(op_of(c, family), operands_of(c, delta_rule), {.max_elements = 10});
+    check_gradients(op_of(c, family), operands_of(c, family), {.max_elements = 10});
   }
 }
 
-void expect_fp32_within_table(const LinearFamily& family, bool delta_rule) {
+void expect_fp32_within_table(const LinearFamily& family) {
   for (const LinearCase& c : linear_cases()) {
     SCOPED_TRACE(c.name);
-    check_fp32(op_of(c, family), operands_of(c, delta_rule));
+    check_fp32(op_of(c, family), operands_of(c, family));
   }
 }
 
@@ -150,7 +184,7 @@ Tensor token_of(const Tensor& x, int64_t t) {
   if (!x.defined()) return Tensor();
   std::vector<int64_t> dims = x.shape().to_vector();
   const int64_t B = dims[0], T = dims[1], width = x.numel() / (B * T);
-  dims.erase(dims.begin() + 1);
+  dims[1] = 1;
   const Tensor out = Tensor::empty(test_context(), Shape(dims), DType::kF64);
   for (int64_t b = 0; b < B; ++b)
     std::copy_n(x.data<double>() + (b * T + t) * width, width, out.data<double>() + b * width);
@@ -180,31 +214,37 @@ Tensor tokens(const Tensor& out, int64_t begin, int64_t end) {
 
 }  // namespace
 
-void expect_step_equals_chunked(const LinearFamily& family, const LinearStepFunction& step, bool delta_rule) {
+void expect_step_equals_chunked(const LinearFamily& family) {
   for (const LinearCase& c : linear_cases()) {
     if (!c.starts.empty()) continue;
     SCOPED_TRACE(c.name);
-    const std::vector<Tensor> x = operands_of(c, delta_rule), chunked = evaluate(op_of(c, family), x);
+    const std::vector<Tensor> x = operands_of(c, family), chunked = evaluate(op_of(c, family), x);
     const Tensor state = Tensor::zeros(test_context(), {c.B, c.HV, c.K, c.V}, DType::kF64);
     if (c.initial) state.copy_from(x[5]);
+    Tensor decay = x[3], head_decay = head_log_decay_of(c, DType::kF64);
+    if (head_decay.defined() && !takes(family, LinearOperand::kHeadLogDecay)) {
+      decay = per_token(c, head_decay);
+      head_decay = {};
+    }
     for (int64_t t = 0; t < c.T; ++t) {
-      const Tensor out = step(test_context(), {.q = token_of(x[0], t),
-                                               .k = token_of(x[1], t),
-                                               .v = token_of(x[2], t),
-                                               .log_decay = token_of(x[3], t),
-                                               .head_log_decay = head_log_decay_of(c, DType::kF64),
-                                               .beta = token_of(x[4], t),
-                                               .state = state,
-                                               .scale = c.scale()});
+      const Tensor out = linear_state_step(test_context(), family,
+                                           {.q = token_of(x[0], t),
+                                            .k = token_of(x[1], t),
+                                            .v = token_of(x[2], t),
+                                            .log_decay = token_of(decay, t),
+                                            .head_log_decay = head_decay,
+                                            .beta = token_of(x[4], t),
+                                            .initial_state = state},
+                                           c.scale());
       ASSERT_TRUE(near(out, token_of(chunked[0], t), kTolerance64.value)) << "token " << t;
     }
     EXPECT_TRUE(near(state, chunked[1], kTolerance64.value));
   }
 }
 
-void expect_documents_do_not_leak(const LinearFamily& family, bool delta_rule) {
+void expect_documents_do_not_leak(const LinearFamily& family) {
   const LinearCase c{.name = "", .T = 90, .HV = 2, .starts = {41}};
-  const std::vector<Tensor> x = operands_of(c, delta_rule);
+  const std::vector<Tensor> x = operands_of(c, family);
   const std::vector<Tensor> before = evaluate(op_of(c, family), x);
   for (const int64_t token : {0, 15, 40}) {
     const std::vector<Tensor> after = evaluate(op_of(c, family), with_token_changed(c, x, token));
@@ -214,10 +254,10 @@ void expect_documents_do_not_leak(const LinearFamily& family, bool delta_rule) {
   }
 }
 
-void expect_causal_to_the_bit(const LinearFamily& family, bool delta_rule) {
+void expect_causal_to_the_bit(const LinearFamily& family) {
   for (const int64_t chunk : {16, 64}) {
     const LinearCase c{.name = "", .T = 90, .HV = 2, .chunk = chunk};
-    const std::vector<Tensor> x = operands_of(c, delta_rule);
+    const std::vector<Tensor> x = operands_of(c, family);
     const Tensor before = evaluate(op_of(c, family), x)[0];
     for (const int64_t token : {1, 15, 16, 17, 31, 32, 63, 64, 65, 89}) {
       const Tensor after = evaluate(op_of(c, family), with_token_changed(c, x, token))[0];
@@ -227,7 +267,7 @@ void expect_causal_to_the_bit(const LinearFamily& family, bool delta_rule) {
   }
 }
 
-void expect_independent_of_threads(const LinearFamily& family, bool delta_rule) {
+void expect_independent_of_threads(const LinearFamily& family) {
   for (const LinearCase& c :
        {LinearCase{.name = "one unit, products large enough for threaded BLAS",
        .T = 150,
@@ -238,7 +278,7 @@ void expect_independent_of_threads(const LinearFamily& family, bool delta_rule) 
             .name = "three value heads, documents", .B = 2, .T = 50, .HV = 3, .starts = {13, 50, 77}}}) {
     SCOPED_TRACE(c.name);
     std::vector<Tensor> low;
-    for (const Tensor& t : operands_of(c, delta_rule)) low.push_back(cast(t, DType::kF32));
+    for (const Tensor& t : operands_of(c, family)) low.push_back(cast(t, DType::kF32));
     std::vector<std::vector<Tensor>> results;
     for (const int num_threads : {2, 1}) {
       Context ctx({.num_threads = num_threads, .poison = true});
@@ -259,13 +299,13 @@ void expect_independent_of_threads(const LinearFamily& family, bool delta_rule) 
   }
 }
 
-void expect_reads_column_blocks(const LinearFamily& family, bool delta_rule) {
+void expect_reads_column_blocks(const LinearFamily& family) {
   const LinearCase c{.name = "", .B = 2, .T = 40, .H = 2, .HV = 4, .K = 4, .V = 3};
   const int64_t widths[] = {c.H * c.K, c.H * c.K, c.HV * c.V, c.HV, c.HV};
   int64_t columns = 5;
   for (const int64_t w : widths) columns += w;
   const Tensor fused = random_tensor({c.B * c.T, columns}, DType::kF64, "fused", 0.1, -0.4);
-  const std::vector<Tensor> plain = operands_of(c, delta_rule);
+  const std::vector<Tensor> plain = operands_of(c, family);
   std::vector<Tensor> blocks = plain, copies = plain;
   int64_t begin = 5;
   for (size_t i = 0; i < 5; ++i) {
@@ -285,12 +325,12 @@ void expect_reads_column_blocks(const LinearFamily& family, bool delta_rule) {
   }
 }
 
-void expect_finite_with_any_decay(const LinearFamily& family, bool delta_rule) {
+void expect_finite_with_any_decay(const LinearFamily& family) {
   const LinearCase c{.name = "", .T = 70, .chunk = 64};
   for (const DType dtype : {DType::kF64, DType::kF32}) {
     for (const double g : {-0.0, -1.0, -90.0, -1e4, -1e30, -std::numeric_limits<double>::infinity()}) {
       SCOPED_TRACE(fmt::format("{} log decay {}", name_of(dtype), g));
-      std::vector<Tensor> x = operands_of(c, delta_rule);
+      std::vector<Tensor> x = operands_of(c, family);
       x[3] = Tensor::empty(test_context(), x[3].shape(), DType::kF64);
       x[3].fill(g);
       for (Tensor& t : x) t = cast(t, dtype);
@@ -302,6 +342,37 @@ void expect_finite_with_any_decay(const LinearFamily& family, bool delta_rule) {
       }
     }
   }
+}
+
+void expect_refuses_other_operands(const LinearFamily& family) {
+  const LinearCase c{.name = "", .T = 20};
+  const std::vector<Tensor> x = operands_of(c, family);
+  LinearOperands<Tensor> all{.q = x[0], .k = x[1], .v = x[2], .log_decay = x[3], .beta = x[4]};
+  all.initial_state = x[5];
+  const auto run = [&](const LinearOperands<Tensor>& operands) {
+    Tape tape(test_context());
+    linear_state(tape, family,
+                 map_operands<Var>(operands, [](const Tensor& t) { return t.defined() ? Var(t) : Var(); }),
+                 c.layout(), {.scale = 1});
+  };
+  run(all);
+  const LinearStateShape sizes{c.B, c.T, c.H, c.HV, c.K, c.V, DType::kF64, true};
+  for_each_operand(
+      [&](const LinearOperandRule& rule, Tensor& operand) {
+        SCOPED_TRACE(rule.name);
+        const Tensor given = operand, fitting = Tensor::zeros(test_context(), rule.shape(sizes), DType::kF64);
+        operand = {};
+        if (family.needs.has(rule.operand)) EXPECT_THROW(run(all), Error);
+        operand = fitting;
+        const bool second_decay = rule.operand == LinearOperand::kHeadLogDecay;
+        if (!takes(family, rule.operand) || second_decay) EXPECT_THROW(run(all), Error);
+        operand = fitting.reshape({1, fitting.numel()});
+        EXPECT_THROW(run(all), Error);
+        operand = cast(fitting, DType::kF32);
+        EXPECT_THROW(run(all), Error);
+        operand = given;
+      },
+      all);
 }
 
 }  // namespace spanwise::testing

@@ -29,30 +29,32 @@ struct LinearCase {
 /// Shapes every family must handle.
 std::vector<LinearCase> linear_cases();
 
-/// [q, k (unit length), v, log_decay, beta, initial_state], F64; undefined where the case has none.
-std::vector<Tensor> operands_of(const LinearCase& c, bool delta_rule);
+/// [q, k (unit length), v, log_decay, beta, initial_state], F64; undefined where the case has none, beta
+/// where the family takes none.
+std::vector<Tensor> operands_of(const LinearCase& c, const LinearFamily& family);
 /// [HV] or undefined.
 Tensor head_log_decay_of(const LinearCase& c, DType dtype);
 
 /// [out, final_state] of S' = e^g S, S = S' + k (β (v − S'ᵀk))ᵀ (or S' + k vᵀ without beta), o = scale Sᵀ q.
 std::vector<Tensor> token_recurrence(const LinearCase& c, const std::vector<Tensor>& operands);
 
-/// The family under test: [out, final_state] from operands in the order of operands_of.
-using LinearFamily =
-    std::function<LinearStateResult(Tape&, const std::vector<Var>&, const Tensor& head_log_decay,
-                                    const SequenceLayout&, const LinearStateOptions&)>;
-OpFunction op_of(const LinearCase& c, const LinearFamily& family);
-using LinearStepFunction = std::function<Tensor(Context&, const LinearStateStep&)>;
+/// q, k, v, log_decay and what there is of beta and initial_state, as operands_of orders them.
+LinearOperands<Var> operand_list(const std::vector<Var>& x);
 
-// Properties both families share; failures carry the case's name.
-void expect_equals_recurrence(const LinearFamily& family, bool delta_rule);
-void expect_gradients_equal_finite_differences(const LinearFamily& family, bool delta_rule);
-void expect_fp32_within_table(const LinearFamily& family, bool delta_rule);
-void expect_step_equals_chunked(const LinearFamily& family, const LinearStepFunction& step, bool delta_rule);
-void expect_documents_do_not_leak(const LinearFamily& family, bool delta_rule);
-void expect_causal_to_the_bit(const LinearFamily& family, bool delta_rule);
-void expect_independent_of_threads(const LinearFamily& family, bool delta_rule);
-void expect_reads_column_blocks(const LinearFamily& family, bool delta_rule);
-void expect_finite_with_any_decay(const LinearFamily& family, bool delta_rule);
+/// [out, final_state] from operands in the order of operands_of. To a family without a decay per head the
+/// cases with one give it per token, as a constant.
+OpFunction op_of(const LinearCase& c, const LinearFamily& family);
+
+// Properties all families share; failures carry the case's name.
+void expect_equals_recurrence(const LinearFamily& family);
+void expect_gradients_equal_finite_differences(const LinearFamily& family);
+void expect_fp32_within_table(const LinearFamily& family);
+void expect_step_equals_chunked(const LinearFamily& family);
+void expect_documents_do_not_leak(const LinearFamily& family);
+void expect_causal_to_the_bit(const LinearFamily& family);
+void expect_independent_of_threads(const LinearFamily& family);
+void expect_reads_column_blocks(const LinearFamily& family);
+void expect_finite_with_any_decay(const LinearFamily& family);
+void expect_refuses_other_operands(const LinearFamily& family);
 
 }  // namespace spanwise::testing

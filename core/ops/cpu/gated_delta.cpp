@@ -1,7 +1,7 @@
 #include "core/ops/gated_delta.h"
 
 #include "core/ops/cpu/gemm.h"
-#include "core/ops/cpu/linear_spans.h"
+#include "core/ops/cpu/linear_family.h"
 #include "core/ops/cpu/linear_step.h"
 
 namespace spanwise::cpu {
@@ -135,68 +135,10 @@ class DeltaValues {
 
 }  // namespace
 
-void gated_delta_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                     const LinearStateForward& out) {
-  dispatch_float(call.q.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    scan_forward<T, DeltaValues<T>>(ctx, call, which, out);
-  });
-}
-
-void gated_delta_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                     const LinearStateCotangents& from, const LinearStateGradients& out) {
-  dispatch_float(call.q.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    scan_backward<T, DeltaValues<T>>(ctx, call, which, from, out);
-  });
-}
-
-void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
-                           const LinearStateForward&) {
-  if (!summary) return;
-  dispatch_float(call.q.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    scan_summaries<T, DeltaValues<T>>(ctx, call, *summary);
-  });
-}
-
-void gated_delta_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
-  gated_delta_fwd(ctx, call, SegmentSet::kStarting, out);
-}
-
-void gated_delta_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
-  gated_delta_fwd(ctx, call, SegmentSet::kContinuing, out);
-}
-
-void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                        const Tensor& dstate_in) {
-  dispatch_float(call.q.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    scan_state_gradients<T, DeltaValues<T>>(ctx, call, from.dout, dstate_in);
-  });
-}
-
-void gated_delta_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                           const LinearStateGradients& out) {
-  gated_delta_bwd(ctx, call, SegmentSet::kInsideRow, from, out);
-}
-
-void gated_delta_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                          const LinearStateGradients& out) {
-  gated_delta_bwd(ctx, call, SegmentSet::kEndingRow, from, out);
-}
-
-void gated_delta_temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input) {
-  if (input.stage == LinearStage::kSummarize && !input.summary) return;
-  StateDims dims = state_dims(call);
-  if (input.stage == LinearStage::kSummarize) dims.V += dims.K;  // [B | M]
-  const bool backward = input.stage == LinearStage::kBackward || input.stage == LinearStage::kLocalBwd ||
-                        input.stage == LinearStage::kFoldBwd;
-  dry_scan<DeltaValues>(ctx, call, dims, backward && call.v.dim(2) > call.q.dim(2) ? 2 : 0);
-}
-
-void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& out) {
-  linear_step(ctx, step, out);
+LinearStateKernels gated_delta_kernels() {
+  LinearStateKernels kernels = linear_family_kernels<DeltaValues>();
+  kernels.step = linear_step<StateWrite::kDelta>;
+  return kernels;
 }
 
 }  // namespace spanwise::cpu

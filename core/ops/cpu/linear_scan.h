@@ -17,7 +17,7 @@
 
 #include "core/ops/cpu/chunks.h"
 #include "core/ops/cpu/parallel_for.h"
-#include "core/ops/linear_state.h"
+#include "core/ops/linear_kernels.h"
 
 namespace spanwise::cpu {
 
@@ -250,19 +250,19 @@ enum class StateGradient { kFollowed, kLeftOut };
 /// The segments `which` names.
 template <class T, class Values>
 void scan_backward(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                   const LinearStateCotangents& from, const LinearStateGradients& result,
+                   const LinearStateCotangents& from, const LinearStateGradients& d,
                    StateGradient state_gradient = StateGradient::kFollowed) {
   const ScanOperands<T> x(call);
   const T scale = T(call.scale);
   const int64_t K = x.dims.K, elems = x.state_elems();
   // Value heads that share a key head write apart, and are added afterwards.
   const bool shared = x.HV > x.H;
-  const Tensor dq_heads = shared ? empty_per_value_head(ctx, call) : result.dq;
-  const Tensor dk_heads = shared ? empty_per_value_head(ctx, call) : result.dk;
-  const HeadRows<T> dq(dq_heads, x.HV, K), dk(dk_heads, x.HV, K), dv(result.dv, x.HV, x.dims.V),
-      dbeta(result.dbeta, x.HV, 1), dlog_decay(result.dlog_decay, x.HV, 1), dout(from.dout, x.HV, x.dims.V);
+  const Tensor dq_heads = shared ? empty_per_value_head(ctx, call) : d.q;
+  const Tensor dk_heads = shared ? empty_per_value_head(ctx, call) : d.k;
+  const HeadRows<T> dq(dq_heads, x.HV, K), dk(dk_heads, x.HV, K), dv(d.v, x.HV, x.dims.V),
+      dbeta(d.beta, x.HV, 1), dlog_decay(d.log_decay, x.HV, 1), dout(from.dout, x.HV, x.dims.V);
   const HeadStates<T> saved(chunk_states(from.saved), x.HV, x.dims), dfinal(from.dfinal_state, x.HV, x.dims),
-      dinitial(result.dinitial_state, x.HV, x.dims);
+      dinitial(d.initial_state, x.HV, x.dims);
   using Workspace = ScanWorkspace<T, Values>;
   for_each_unit(ctx, call.chunks, which, x.HV, Workspace::bytes(x.dims), [&](const ScanUnit& unit) {
     const auto& [segment, head, scratch] = unit;
@@ -294,8 +294,8 @@ void scan_backward(Context& ctx, const LinearStateCall& call, SegmentSet which,
     if (initial && dinitial.defined()) std::copy_n(w.state, elems, dinitial.at(segment.row, head));
   });
   if (shared) {
-    sum_value_heads<T>(ctx, call, which, dq_heads, Write::kAssign, result.dq);
-    sum_value_heads<T>(ctx, call, which, dk_heads, Write::kAssign, result.dk);
+    sum_value_heads<T>(ctx, call, which, dq_heads, Write::kAssign, d.q);
+    sum_value_heads<T>(ctx, call, which, dk_heads, Write::kAssign, d.k);
   }
 }
 

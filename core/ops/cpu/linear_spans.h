@@ -29,7 +29,8 @@ void scan_summaries(Context& ctx, const LinearStateCall& call, const SpanSummary
   const ScanOperands<T> x(call);
   const auto [K, V, C] = x.dims;
   const StateDims with_transition{K, V + K, C};
-  const HeadStates<T> states(summary.state, x.HV, x.dims), transitions(summary.transition, x.HV, {K, K, C});
+  const HeadStates<T> states(summary.state, x.HV, x.dims),
+      transitions(summary.transition.values, x.HV, {K, K, C});
   using Workspace = ScanWorkspace<T, Values>;
   const auto nothing = [](const ChunkList::Chunk&, const ChunkOperands<T>&, const T*) {};
   for_each_unit(ctx, call.chunks, SegmentSet::kEndingRow, x.HV, Workspace::bytes(with_transition),

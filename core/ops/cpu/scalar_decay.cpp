@@ -1,6 +1,6 @@
 #include "core/ops/scalar_decay.h"
 
-#include "core/ops/cpu/linear_spans.h"
+#include "core/ops/cpu/linear_family.h"
 #include "core/ops/cpu/linear_step.h"
 
 namespace spanwise::cpu {
@@ -83,10 +83,10 @@ void fold_states(Context& ctx, const LinearStateCall& call, const LinearStateFor
 /// Adds what the gradients of the rows' last states bring to those of k, v and the decays.
 template <class T>
 void fold_state_gradients(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                          const LinearStateGradients& g) {
+                          const LinearStateGradients& d) {
   const ScanOperands<T> x(call);
   const Tensor dk_heads = empty_per_value_head(ctx, call);
-  const HeadRows<T> dk(dk_heads, x.HV, x.dims.K), dv(g.dv, x.HV, x.dims.V), dlog_decay(g.dlog_decay, x.HV, 1),
+  const HeadRows<T> dk(dk_heads, x.HV, x.dims.K), dv(d.v, x.HV, x.dims.V), dlog_decay(d.log_decay, x.HV, 1),
       dout(from.dout, x.HV, x.dims.V);
   const HeadStates<T> states(chunk_states(from.saved), x.HV, x.dims), dlast(from.dfinal_state, x.HV, x.dims);
   using Workspace = ScanWorkspace<T, PlainValues<T>>;
@@ -113,72 +113,47 @@ void fold_state_gradients(Context& ctx, const LinearStateCall& call, const Linea
                                        w.buffers, w.state);
                   }
                 });
-  sum_value_heads<T>(ctx, call, SegmentSet::kEndingRow, dk_heads, Write::kAdd, g.dk);
+  sum_value_heads<T>(ctx, call, SegmentSet::kEndingRow, dk_heads, Write::kAdd, d.k);
 }
 
-}  // namespace
-
-void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                      const LinearStateForward& out) {
-  dispatch_float(call.q.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    scan_forward<T, PlainValues<T>>(ctx, call, which, out);
-  });
-}
-
-void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                      const LinearStateCotangents& from, const LinearStateGradients& out) {
-  dispatch_float(call.q.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    scan_backward<T, PlainValues<T>>(ctx, call, which, from, out);
-  });
-}
-
-void scalar_decay_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
-                            const LinearStateForward& out) {
+void summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
+               const LinearStateForward& out) {
   dispatch_float(call.q.dtype(), [&](auto zero) {
     using T = decltype(zero);
     scan_forward<T, PlainValues<T>>(ctx, call, SegmentSet::kAll,
                                     {.out = Tensor(), .final_state = out.final_state, .saved = out.saved});
-    if (summary && summary->log_decay.defined()) sum_log_decays<T>(call, summary->log_decay);
+    if (summary && summary->transition.kind == TransitionKind::kScalar)
+      sum_log_decays<T>(call, summary->transition.values);
   });
   if (summary) summary->state.copy_from(out.final_state);
 }
 
-void scalar_decay_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
+void local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
   dispatch_float(call.q.dtype(), [&](auto zero) { local_outputs<decltype(zero)>(ctx, call, out); });
 }
 
-void scalar_decay_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
+void fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
   dispatch_float(call.q.dtype(), [&](auto zero) { fold_states<decltype(zero)>(ctx, call, out); });
 }
 
-void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                         const Tensor& dstate_in) {
+void local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+               const LinearStateGradients& d) {
+  LinearFamilyKernels<PlainValues>::backward(ctx, call, SegmentSet::kInsideRow, from, d);
   dispatch_float(call.q.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    scan_state_gradients<T, PlainValues<T>>(ctx, call, from.dout, dstate_in);
+    scan_backward<T, PlainValues<T>>(ctx, call, SegmentSet::kEndingRow, from, d, StateGradient::kLeftOut);
   });
 }
 
-void scalar_decay_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                            const LinearStateGradients& out) {
-  scalar_decay_bwd(ctx, call, SegmentSet::kInsideRow, from, out);
-  dispatch_float(call.q.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    scan_backward<T, PlainValues<T>>(ctx, call, SegmentSet::kEndingRow, from, out, StateGradient::kLeftOut);
-  });
-}
-
-void scalar_decay_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                           const LinearStateGradients& out) {
+void fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
+              const LinearStateGradients& d) {
   dispatch_float(call.q.dtype(),
-                 [&](auto zero) { fold_state_gradients<decltype(zero)>(ctx, call, from, out); });
+                 [&](auto zero) { fold_state_gradients<decltype(zero)>(ctx, call, from, d); });
 }
 
 // With an exchange the part of dk that comes from the next spans is summed per value head however many there
 // are.
-void scalar_decay_temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input) {
+void temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input) {
   const bool shared = call.v.dim(2) > call.q.dim(2);
   int gradients = 0;
   if (input.stage == LinearStage::kBackward || input.stage == LinearStage::kLocalBwd)
@@ -187,8 +162,19 @@ void scalar_decay_temporaries(Context& ctx, const LinearStateCall& call, const L
   dry_scan<PlainValues>(ctx, call, state_dims(call), gradients);
 }
 
-void scalar_decay_step(Context& ctx, const LinearStateStep& step, const Tensor& out) {
-  linear_step(ctx, step, out);
+}  // namespace
+
+LinearStateKernels scalar_decay_kernels() {
+  LinearStateKernels kernels = linear_family_kernels<PlainValues>();
+  kernels.allocate_passed = allocate_chunk_states;
+  kernels.temporaries = temporaries;
+  kernels.summarize = summarize;
+  kernels.local = local;
+  kernels.fold = fold;
+  kernels.local_bwd = local_bwd;
+  kernels.fold_bwd = fold_bwd;
+  kernels.step = linear_step<StateWrite::kValue>;
+  return kernels;
 }
 
 }  // namespace spanwise::cpu

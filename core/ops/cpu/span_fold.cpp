@@ -23,13 +23,15 @@ void multiply_heads(const Context& ctx, const Tensor& a, HeadOperand op, const T
 
 void decay_heads(const Context& ctx, const Tensor& log_decay, const Tensor& state, const Tensor& added,
                  const Tensor& out) {
-  const int64_t elems = out.dim(1) * out.dim(2);
+  const int64_t num_decays = log_decay.defined() ? log_decay.numel() : out.dim(0);
+  if (num_decays == 0) return;
+  const int64_t elems = out.numel() / num_decays;
   dispatch_float(out.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    parallel_for(ctx, out.dim(0), [&](int64_t h) {
-      const T decay = log_decay.defined() ? std::exp(log_decay.data<T>()[h]) : T(1);
-      const T *s = state.data<T>() + h * elems, *b = added.data<T>() + h * elems;
-      T* o = out.data<T>() + h * elems;
+    parallel_for(ctx, num_decays, [&](int64_t d) {
+      const T decay = log_decay.defined() ? std::exp(log_decay.data<T>()[d]) : T(1);
+      const T *s = state.data<T>() + d * elems, *b = added.data<T>() + d * elems;
+      T* o = out.data<T>() + d * elems;
 #pragma omp simd
       for (int64_t i = 0; i < elems; ++i) o[i] = decay * s[i] + b[i];
     });

@@ -111,20 +111,20 @@ Retreated retreat(Context& ctx, const CallOperands& x, const DeviceChunks& chunk
 }
 
 void backward(Context& ctx, const LinearStateCall& call, SegmentSet which, const LinearStateCotangents& from,
-              const LinearStateGradients& out, Spans spans) {
+              const LinearStateGradients& d, Spans spans) {
   const CallOperands x(ctx, call);
   const DeviceChunks chunks(ctx, call, which, from.dfinal_state.defined());
   if (chunks.segments.empty()) return;
   const AlignedRows dout(ctx, from.dout);
-  const Retreated r = retreat(ctx, x, chunks, dout, from, out.dinitial_state, spans);
+  const Retreated r = retreat(ctx, x, chunks, dout, from, d.initial_state, spans);
 
   const int64_t H = call.q.dim(2), HV = call.v.dim(2), K = call.q.dim(3), V = call.v.dim(3);
   const TensorSize partials_size = gate_gradient_partials(shape_of(call), call.chunks);
   const Tensor partials = Tensor::empty(ctx, partials_size.shape, partials_size.dtype);
   const bool shared = HV > H;
   const Shape per_value_head{call.q.dim(0), call.q.dim(1), HV, K};
-  const Tensor dq = shared ? Tensor::empty(ctx, per_value_head, DType::kBF16) : out.dq,
-               dk = shared ? Tensor::empty(ctx, per_value_head, DType::kBF16) : out.dk;
+  const Tensor dq = shared ? Tensor::empty(ctx, per_value_head, DType::kBF16) : d.q,
+               dk = shared ? Tensor::empty(ctx, per_value_head, DType::kBF16) : d.k;
   const cudaStream_t stream = stream_of(ctx);
   launch_gradients(stream, {.problem = x.problem(chunks),
                             .selected = chunks.selected(),
@@ -133,7 +133,7 @@ void backward(Context& ctx, const LinearStateCall& call, SegmentSet which, const
                             .dout = dout.rows(),
                             .dq = {pointer<bf16>(dq), HV * K},
                             .dk = {pointer<bf16>(dk), HV * K},
-                            .dv = {pointer<bf16>(out.dv), HV * V},
+                            .dv = {pointer<bf16>(d.v), HV * V},
                             .factors = pointer<float>(from.saved[kFactors]),
                             .states = pointer<bf16>(from.saved[kStates]),
                             .dstates = pointer<bf16>(r.dstates),
@@ -147,10 +147,10 @@ void backward(Context& ctx, const LinearStateCall& call, SegmentSet which, const
                          .HV = int(HV),
                          .key_blocks = int(partials.dim(1)),
                          .partials = pointer<float>(partials),
-                         .dlog_decay = pointer<float>(out.dlog_decay),
-                         .dbeta = pointer<float>(out.dbeta)});
+                         .dlog_decay = pointer<float>(d.log_decay),
+                         .dbeta = pointer<float>(d.beta)});
   if (!shared) return;
-  for (const auto& [heads, sums] : {std::pair{dq, out.dq}, {dk, out.dk}}) {
+  for (const auto& [heads, sums] : {std::pair{dq, d.q}, {dk, d.k}}) {
     launch_sum_heads(stream, {.chunks = chunks.chunks(),
                               .selected = chunks.selected(),
                               .num_selected = chunks.num_selected,
@@ -162,8 +162,6 @@ void backward(Context& ctx, const LinearStateCall& call, SegmentSet which, const
   }
 }
 
-}  // namespace
-
 void gated_delta_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                      const LinearStateForward& out) {
   if (!is_bf16(call)) return recurrent_fwd(ctx, call, which, out);
@@ -174,9 +172,9 @@ void gated_delta_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which
 }
 
 void gated_delta_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                     const LinearStateCotangents& from, const LinearStateGradients& out) {
-  if (!is_bf16(call)) return recurrent_bwd(ctx, call, which, from, out);
-  backward(ctx, call, which, from, out, Spans::kNone);
+                     const LinearStateCotangents& from, const LinearStateGradients& d) {
+  if (!is_bf16(call)) return recurrent_bwd(ctx, call, which, from, d);
+  backward(ctx, call, which, from, d, Spans::kNone);
 }
 
 void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const SpanSummary* summary,
@@ -191,12 +189,12 @@ void gated_delta_summarize(Context& ctx, const LinearStateCall& call, const Span
   const std::vector<const SegmentCuts::Cut*> selected = cut_among(cuts, ending.segments);
   summarizer.open_pieces(cuts, selected);
   if (!summary) return;
-  summarizer.rows(uncut_among(cuts, ending.segments), summary->state, summary->transition);
+  summarizer.rows(uncut_among(cuts, ending.segments), summary->state, summary->transition.values);
   std::vector<FoldRange> ranges;
   for (const SegmentCuts::Cut* cut : selected)
     ranges.push_back({cut->first, cut->last, -1, row_out(cut->segment), row_in(cut->segment)});
-  summarizer.fold(ranges,
-                  {.ends = pointer<float>(summary->state), .products = pointer<float>(summary->transition)});
+  summarizer.fold(ranges, {.ends = pointer<float>(summary->state),
+                           .products = pointer<float>(summary->transition.values)});
 }
 
 void gated_delta_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
@@ -228,19 +226,29 @@ void gated_delta_dstate(Context& ctx, const LinearStateCall& call, const LinearS
 }
 
 void gated_delta_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                           const LinearStateGradients& out) {
-  if (!is_bf16(call)) return recurrent_bwd(ctx, call, SegmentSet::kInsideRow, from, out);
-  backward(ctx, call, SegmentSet::kInsideRow, from, out, Spans::kGiven);
+                           const LinearStateGradients& d) {
+  if (!is_bf16(call)) return recurrent_bwd(ctx, call, SegmentSet::kInsideRow, from, d);
+  backward(ctx, call, SegmentSet::kInsideRow, from, d, Spans::kGiven);
 }
 
 void gated_delta_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                          const LinearStateGradients& out) {
-  if (!is_bf16(call)) return recurrent_bwd(ctx, call, SegmentSet::kEndingRow, from, out);
-  backward(ctx, call, SegmentSet::kEndingRow, from, out, Spans::kGiven);
+                          const LinearStateGradients& d) {
+  if (!is_bf16(call)) return recurrent_bwd(ctx, call, SegmentSet::kEndingRow, from, d);
+  backward(ctx, call, SegmentSet::kEndingRow, from, d, Spans::kGiven);
 }
 
-void gated_delta_step(Context& ctx, const LinearStateStep& step, const Tensor& out) {
-  linear_step(ctx, step, out);
+}  // namespace
+
+void add_gated_delta_kernels(LinearStateKernels& kernels) {
+  kernels.forward = gated_delta_fwd;
+  kernels.backward = gated_delta_bwd;
+  kernels.summarize = gated_delta_summarize;
+  kernels.local = gated_delta_local;
+  kernels.fold = gated_delta_fold;
+  kernels.dstate = gated_delta_dstate;
+  kernels.local_bwd = gated_delta_local_bwd;
+  kernels.fold_bwd = gated_delta_fold_bwd;
+  kernels.step = linear_step<StateWrite::kDelta>;
 }
 
 namespace delta {

@@ -19,7 +19,7 @@ struct StepRows {
 template <class T>
 struct StepParams {
   StepRows<T> q, k, v;
-  StepRows<float> log_decay, beta;  // data nullptr: none
+  StepRows<float> log_decay, beta;  // data nullptr: none; without beta v is written
   const float* head_log_decay;
   float* state;
   T* out;
@@ -74,21 +74,23 @@ StepRows<T> rows_of(const Tensor& t, int64_t width) {
 
 }  // namespace
 
-void linear_step(Context& ctx, const LinearStateStep& step, const Tensor& out) {
-  const int64_t B = step.q.dim(0), H = step.q.dim(1), K = step.q.dim(2), HV = step.v.dim(1),
-                V = step.v.dim(2);
+template <StateWrite kWrite>
+void linear_step(Context& ctx, const LinearOperands<Tensor>& x, double scale, const Tensor& out) {
+  const LinearStateShape s = shape_of(x);
+  const int64_t B = s.rows, H = s.key_heads, K = s.key_dim, HV = s.value_heads, V = s.value_dim;
+  const Tensor beta = kWrite == StateWrite::kDelta ? x.beta : Tensor();
   if (B == 0) return;
-  dispatch_cuda(step.q.dtype(), [&](auto zero) {
+  dispatch_cuda(s.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const StepParams<T> params{.q = rows_of<T>(step.q, H * K),
-                               .k = rows_of<T>(step.k, H * K),
-                               .v = rows_of<T>(step.v, HV * V),
-                               .log_decay = rows_of<float>(step.log_decay, HV),
-                               .beta = rows_of<float>(step.beta, HV),
-                               .head_log_decay = pointer<float>(step.head_log_decay),
-                               .state = pointer<float>(step.state),
+    const StepParams<T> params{.q = rows_of<T>(x.q, H * K),
+                               .k = rows_of<T>(x.k, H * K),
+                               .v = rows_of<T>(x.v, HV * V),
+                               .log_decay = rows_of<float>(x.log_decay, HV),
+                               .beta = rows_of<float>(beta, HV),
+                               .head_log_decay = pointer<float>(x.head_log_decay),
+                               .state = pointer<float>(x.initial_state),
                                .out = pointer<T>(out),
-                               .scale = float(step.scale),
+                               .scale = float(scale),
                                .H = int(H),
                                .HV = int(HV),
                                .K = int(K),
@@ -99,5 +101,8 @@ void linear_step(Context& ctx, const LinearStateStep& step, const Tensor& out) {
     check_launch("linear_step");
   });
 }
+
+template void linear_step<StateWrite::kValue>(Context&, const LinearOperands<Tensor>&, double, const Tensor&);
+template void linear_step<StateWrite::kDelta>(Context&, const LinearOperands<Tensor>&, double, const Tensor&);
 
 }  // namespace spanwise::cuda

@@ -28,14 +28,14 @@ using UploadedGroups = SharedArray<ScanCuts::Group>;
 class Backward {
  public:
   Backward(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-           const LinearStateGradients& g)
-      : ctx_(ctx), call_(call), cuts_(call), from_(from), saved_(from.saved), g_(g) {}
+           const LinearStateGradients& d)
+      : ctx_(ctx), call_(call), cuts_(call), from_(from), saved_(from.saved), d_(d) {}
 
   void query_gradients(SegmentSet which) {
     const std::vector<ScanCuts::Group> groups = cuts_.groups(which);
     if (groups.empty()) return;
     const UploadedGroups on_device(ctx_, groups);
-    const Tensor heads = per_value_head(g_.dq), dots = allocate_dots(ctx_, call_, g_.dlog_decay.defined());
+    const Tensor heads = per_value_head(d_.q), dots = allocate_dots(ctx_, call_, d_.log_decay.defined());
     run_state_scan(ctx_, call_, cuts_, which,
                    {.q = from_.dout,
                     .k = call_.v,
@@ -49,11 +49,11 @@ class Backward {
                     .cut_states_known = true,
                     .x = dots.defined() ? call_.q : Tensor(),
                     .x_dots = dots});
-    sum_heads(on_device, heads, g_.dq);
+    sum_heads(on_device, heads, d_.q);
     if (!dots.defined()) return;
     scan::store_query_dots<<<dim3(unsigned(on_device.size()), unsigned(ceil_div(HV(), scan::kGateWarps))),
                              scan::kGateThreads, 0, stream_of(ctx_)>>>(
-        pointer<float>(dots), pointer<float>(g_.dlog_decay), on_device.data(), int(HV()), int(dots.dim(0)),
+        pointer<float>(dots), pointer<float>(d_.log_decay), on_device.data(), int(HV()), int(dots.dim(0)),
         num_tokens());
     check_launch("store_query_dots");
   }
@@ -65,17 +65,17 @@ class Backward {
     const UploadedGroups on_device(ctx_, groups);
     const Tensor cut_states = allocate_cut_states(ctx_, call_, cuts_);
     Tensor state_dots;
-    const Tensor heads = per_value_head(g_.dk), dots = allocate_dots(ctx_, call_, g_.dlog_decay.defined());
+    const Tensor heads = per_value_head(d_.k), dots = allocate_dots(ctx_, call_, d_.log_decay.defined());
     if (dots.defined()) state_dots = allocate_state_dots(ctx_, call_, cuts_);
     run_state_scan(ctx_, call_, cuts_, which,
                    {.q = call_.k,
                     .k = call_.q,
                     .v = from_.dout,
-                    .out = g_.dv,
+                    .out = d_.v,
                     .time = ScanTime::kBackward,
                     .write_scale = call_.scale,
                     .first_states = from_.dfinal_state,
-                    .last_states = call_.initial_state.defined() ? g_.dinitial_state : Tensor(),
+                    .last_states = call_.initial_state.defined() ? d_.initial_state : Tensor(),
                     .cut_states = cut_states,
                     .saved_states = dots.defined() ? saved_.group_states : Tensor(),
                     .saved_dots = state_dots});
@@ -92,12 +92,12 @@ class Backward {
                     .cut_states_known = true,
                     .x = dots.defined() ? call_.k : Tensor(),
                     .x_dots = dots});
-    sum_heads(on_device, heads, g_.dk);
+    sum_heads(on_device, heads, d_.k);
     if (!dots.defined()) return;
     scan::accumulate_dots<<<dim3(unsigned(on_device.size()), unsigned(ceil_div(HV(), scan::kGateWarps))),
                             scan::kGateThreads, 0, stream_of(ctx_)>>>(
         pointer<float>(dots), int(dots.dim(0)), pointer<float>(state_dots), int(state_dots.dim(0)),
-        int(cuts_.num_slots()), pointer<float>(g_.dlog_decay), on_device.data(), int(HV()), num_tokens());
+        int(cuts_.num_slots()), pointer<float>(d_.log_decay), on_device.data(), int(HV()), num_tokens());
     check_launch("accumulate_dots");
   }
 
@@ -133,10 +133,8 @@ class Backward {
   ScanCuts cuts_;
   const LinearStateCotangents& from_;
   Saved saved_;
-  const LinearStateGradients& g_;
+  const LinearStateGradients& d_;
 };
-
-}  // namespace
 
 void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                       const LinearStateForward& out) {
@@ -155,8 +153,8 @@ void scalar_decay_fwd(Context& ctx, const LinearStateCall& call, SegmentSet whic
 }
 
 void scalar_decay_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                      const LinearStateCotangents& from, const LinearStateGradients& out) {
-  Backward backward(ctx, call, from, out);
+                      const LinearStateCotangents& from, const LinearStateGradients& d) {
+  Backward backward(ctx, call, from, d);
   backward.query_gradients(which);
   backward.key_value_gradients(which);
 }
@@ -166,20 +164,12 @@ void scalar_decay_summarize(Context& ctx, const LinearStateCall& call, const Spa
   if (!summary) return;
   run_state_scan(ctx, call, ScanCuts(call), SegmentSet::kEndingRow,
                  {.k = call.k, .v = call.v, .time = ScanTime::kForward, .last_states = summary->state});
-  if (!summary->log_decay.defined()) return;
+  if (summary->transition.kind == TransitionKind::kIdentity) return;
   const int64_t rows = call.q.dim(0), heads = call.v.dim(2);
   scan::sum_log_decays<<<dim3(unsigned(rows), unsigned(heads)), scan::kGateThreads, 0, stream_of(ctx)>>>(
       pointer<float>(call.log_decay), call.log_decay.defined() ? call.log_decay.row_stride(heads) : 0,
-      pointer<float>(call.head_log_decay), call.q.dim(1), pointer<float>(summary->log_decay));
+      pointer<float>(call.head_log_decay), call.q.dim(1), pointer<float>(summary->transition.values));
   check_launch("sum_log_decays");
-}
-
-void scalar_decay_local(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
-  scalar_decay_fwd(ctx, call, SegmentSet::kStarting, out);
-}
-
-void scalar_decay_fold(Context& ctx, const LinearStateCall& call, const LinearStateForward& out) {
-  scalar_decay_fwd(ctx, call, SegmentSet::kContinuing, out);
 }
 
 void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
@@ -193,19 +183,27 @@ void scalar_decay_dstate(Context& ctx, const LinearStateCall& call, const Linear
 }
 
 void scalar_decay_local_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                            const LinearStateGradients& out) {
-  Backward backward(ctx, call, from, out);
+                            const LinearStateGradients& d) {
+  Backward backward(ctx, call, from, d);
   backward.query_gradients(SegmentSet::kAll);
   backward.key_value_gradients(SegmentSet::kInsideRow);
 }
 
 void scalar_decay_fold_bwd(Context& ctx, const LinearStateCall& call, const LinearStateCotangents& from,
-                           const LinearStateGradients& out) {
-  Backward(ctx, call, from, out).key_value_gradients(SegmentSet::kEndingRow);
+                           const LinearStateGradients& d) {
+  Backward(ctx, call, from, d).key_value_gradients(SegmentSet::kEndingRow);
 }
 
-void scalar_decay_step(Context& ctx, const LinearStateStep& step, const Tensor& out) {
-  linear_step(ctx, step, out);
+}  // namespace
+
+void add_scalar_decay_kernels(LinearStateKernels& kernels) {
+  kernels.forward = scalar_decay_fwd;
+  kernels.backward = scalar_decay_bwd;
+  kernels.summarize = scalar_decay_summarize;
+  kernels.dstate = scalar_decay_dstate;
+  kernels.local_bwd = scalar_decay_local_bwd;
+  kernels.fold_bwd = scalar_decay_fold_bwd;
+  kernels.step = linear_step<StateWrite::kValue>;
 }
 
 }  // namespace spanwise::cuda

@@ -168,8 +168,9 @@ void decay_heads(const Context& ctx, const Tensor& log_decay, const Tensor& stat
                  const Tensor& out) {
   check_single(out);
   if (out.numel() == 0) return;
-  const int64_t elems = out.dim(1) * out.dim(2);
-  const dim3 grid(unsigned(out.dim(0)), unsigned(std::min<int64_t>(ceil_div(elems, 256), 64)));
+  const int64_t num_decays = log_decay.defined() ? log_decay.numel() : out.dim(0),
+                elems = out.numel() / num_decays;
+  const dim3 grid(unsigned(num_decays), unsigned(std::min<int64_t>(ceil_div(elems, 256), 64)));
   decay_heads_kernel<<<grid, 256, 0, stream_of(ctx)>>>(pointer<float>(log_decay), state.data<float>(),
                                                        added.data<float>(), out.data<float>(), elems);
   check_launch("decay_heads");

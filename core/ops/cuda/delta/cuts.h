@@ -1,7 +1,7 @@
 #pragma once
 // How gated_delta's segments are cut into pieces (pieces.h). No CUDA types: plans of runs ask, too.
 
-#include "core/ops/linear_state.h"
+#include "core/ops/linear_kernels.h"
 
 namespace spanwise::cuda::delta {
 

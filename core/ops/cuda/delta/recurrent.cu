@@ -120,7 +120,7 @@ void recurrent_summarize(Context& ctx, const LinearStateCall& call, const SpanSu
   a.V = a.K;
   a.v = {nullptr, 0};
   a.from_identity = true;
-  a.final = pointer<float>(summary->transition);
+  a.final = pointer<float>(summary->transition.values);
   launch_forward(ctx, a);
 }
 
@@ -138,7 +138,7 @@ void recurrent_dstate(Context& ctx, const LinearStateCall& call, const Tensor& d
 }
 
 void recurrent_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
-                   const LinearStateCotangents& from, const LinearStateGradients& out) {
+                   const LinearStateCotangents& from, const LinearStateGradients& d) {
   const DeviceSegments segments(ctx, call, which);
   if (segments.count == 0) return;
   Args a = args_of(call, segments);
@@ -147,17 +147,17 @@ void recurrent_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                dk = Tensor::empty(ctx, {slabs, a.tokens, HV, K}, DType::kF32),
                dbeta = Tensor::empty(ctx, {slabs, a.tokens, HV}, DType::kF32);
   const Tensor dlog =
-      out.dlog_decay.defined() ? Tensor::empty(ctx, {slabs, a.tokens, HV}, DType::kF32) : Tensor();
+      d.log_decay.defined() ? Tensor::empty(ctx, {slabs, a.tokens, HV}, DType::kF32) : Tensor();
   a.scratch_tokens = int(call.chunks.max_length());
   a.states = pointer<float>(from.saved.front());
   a.dout = rows_of(from.dout, HV * a.V);
   a.dfinal = pointer<float>(from.dfinal_state);
-  a.dinitial = pointer<float>(out.dinitial_state);
+  a.dinitial = pointer<float>(d.initial_state);
   a.dq = pointer<float>(dq);
   a.dk = pointer<float>(dk);
   a.dbeta = pointer<float>(dbeta);
   a.dlog = pointer<float>(dlog);
-  a.dv = {pointer<float>(out.dv), HV * a.V};
+  a.dv = {pointer<float>(d.v), HV * a.V};
   dispatch_rows(a.K, [&](auto rows) {
     constexpr int kRows = decltype(rows)::value;
     const Tensor scratch =
@@ -172,10 +172,10 @@ void recurrent_bwd(Context& ctx, const LinearStateCall& call, SegmentSet which,
                  {a.segments, int(slabs), int(heads), int(HV), int(width), a.tokens, pointer<float>(partials),
                   pointer<float>(to)});
   };
-  sum(dq, a.H, K, out.dq);
-  sum(dk, a.H, K, out.dk);
-  sum(dbeta, HV, 1, out.dbeta);
-  sum(dlog, HV, 1, out.dlog_decay);
+  sum(dq, a.H, K, d.q);
+  sum(dk, a.H, K, d.k);
+  sum(dbeta, HV, 1, d.beta);
+  sum(dlog, HV, 1, d.log_decay);
 }
 
 }  // namespace spanwise::cuda

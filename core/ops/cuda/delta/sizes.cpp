@@ -74,18 +74,6 @@ TensorSize gate_gradient_partials(const LinearStateShape& s, const ChunkList& li
 
 }  // namespace delta
 
-std::vector<Tensor> gated_delta_saved(Context& ctx, const LinearStateCall& call) {
-  if (call.q.dtype() != DType::kBF16) return allocate_chunk_states(ctx, call);
-  delta::check_supported(call);
-  return delta::allocate_saved(ctx, call, delta::kNumSaved);
-}
-
-std::vector<Tensor> gated_delta_passed(Context& ctx, const LinearStateCall& call) {
-  if (call.q.dtype() != DType::kBF16) return {};
-  delta::check_supported(call);
-  return delta::allocate_saved(ctx, call, delta::kStates);
-}
-
 namespace {
 
 // Forward and retreat have the states that the pieces start from; retreat's dstates and Z, as large as what

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/ops/gpu_limits.h"
-#include "core/ops/linear_state.h"
+#include "core/ops/linear_kernels.h"
 
 namespace spanwise::cuda {
 

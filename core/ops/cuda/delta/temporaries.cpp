@@ -1,6 +1,7 @@
-// What gated_delta's kernels take on a GPU, in their order (gated_delta.cu, recurrent.cu), for dry runs.
+// What gated_delta's kernels take on a GPU, in their order (gated_delta.cu, recurrent.cu), also in dry runs.
 // Lists of segments that a summary or a fold reads, some KiB, are left out.
 
+#include "core/dispatch.h"
 #include "core/ops/cuda/common/alignment.h"
 #include "core/ops/cuda/common/ceil_div.h"
 #include "core/ops/cuda/delta/cuts.h"
@@ -154,14 +155,32 @@ void token_by_token(Context& ctx, const LinearStateCall& call, const LinearStage
   }
 }
 
-}  // namespace
-
-void gated_delta_temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input) {
+void temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input) {
   if (call.q.dtype() == DType::kBF16) {
     check_supported(call);
     return chunked(ctx, call, input);
   }
   token_by_token(ctx, call, input);
+}
+
+std::vector<Tensor> saved(Context& ctx, const LinearStateCall& call) {
+  if (call.q.dtype() != DType::kBF16) return allocate_chunk_states(ctx, call);
+  delta::check_supported(call);
+  return delta::allocate_saved(ctx, call, delta::kNumSaved);
+}
+
+std::vector<Tensor> passed(Context& ctx, const LinearStateCall& call) {
+  if (call.q.dtype() != DType::kBF16) return {};
+  delta::check_supported(call);
+  return delta::allocate_saved(ctx, call, delta::kStates);
+}
+
+}  // namespace
+
+LinearStateKernels gated_delta_kernels() {
+  LinearStateKernels kernels{.allocate_saved = saved, .allocate_passed = passed, .temporaries = temporaries};
+  if constexpr (kHasCuda) add_gated_delta_kernels(kernels);
+  return kernels;
 }
 
 }  // namespace spanwise::cuda

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "core/ops/linear_state.h"
+#include "core/ops/linear_kernels.h"
 
 namespace spanwise::cuda {
 

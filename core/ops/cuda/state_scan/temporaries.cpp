@@ -1,6 +1,7 @@
-// What scalar_decay's scans take on a GPU, in their order (scalar_decay.cu, scan.cu), for dry runs. Lists of
-// chunks that a scan reads, some KiB, are left out.
+// What scalar_decay's scans take on a GPU, in their order (scalar_decay.cu, scan.cu), also in dry runs. Lists
+// of chunks that a scan reads, some KiB, are left out.
 
+#include "core/dispatch.h"
 #include "core/ops/cuda/common/alignment.h"
 #include "core/ops/cuda/state_scan/cuts.h"
 #include "core/ops/scalar_decay.h"
@@ -81,20 +82,18 @@ class Backward {
   bool dlog_decay_;
 };
 
-}  // namespace
-
-std::vector<Tensor> scalar_decay_saved(Context& ctx, const LinearStateCall& call) {
+std::vector<Tensor> saved(Context& ctx, const LinearStateCall& call) {
   const ScanCuts cuts(call);
   return {allocate_saved_states(ctx, call, cuts), allocate_cut_states(ctx, call, cuts)};
 }
 
-void scalar_decay_temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input) {
+void temporaries(Context& ctx, const LinearStateCall& call, const LinearStageInput& input) {
   const ScanCuts cuts(call);
-  const CutStates saved = input.saves ? CutStates::kGiven : CutStates::kNone;
+  const CutStates states = input.saves ? CutStates::kGiven : CutStates::kNone;
   const Backward backward(ctx, call, input.dlog_decay);
   switch (input.stage) {
     case LinearStage::kForward:
-      return scan(ctx, call, cuts, SegmentSet::kAll, saved, {call.k, call.v}, {call.q});
+      return scan(ctx, call, cuts, SegmentSet::kAll, states, {call.k, call.v}, {call.q});
     case LinearStage::kBackward:
       backward.query_gradients(SegmentSet::kAll);
       return backward.key_value_gradients(SegmentSet::kAll);
@@ -102,9 +101,9 @@ void scalar_decay_temporaries(Context& ctx, const LinearStateCall& call, const L
       if (!input.summary) return;
       return scan(ctx, call, cuts, SegmentSet::kEndingRow, CutStates::kNone, {call.k, call.v}, {});
     case LinearStage::kLocal:
-      return scan(ctx, call, cuts, SegmentSet::kStarting, saved, {call.k, call.v}, {call.q});
+      return scan(ctx, call, cuts, SegmentSet::kStarting, states, {call.k, call.v}, {call.q});
     case LinearStage::kFold:
-      return scan(ctx, call, cuts, SegmentSet::kContinuing, saved, {call.k, call.v}, {call.q});
+      return scan(ctx, call, cuts, SegmentSet::kContinuing, states, {call.k, call.v}, {call.q});
     case LinearStage::kDstate:
       return scan(ctx, call, cuts, SegmentSet::kContinuing, CutStates::kNone, {call.q}, {});
     case LinearStage::kLocalBwd:
@@ -113,6 +112,15 @@ void scalar_decay_temporaries(Context& ctx, const LinearStateCall& call, const L
     case LinearStage::kFoldBwd:
       return backward.key_value_gradients(SegmentSet::kEndingRow);
   }
+}
+
+}  // namespace
+
+LinearStateKernels scalar_decay_kernels() {
+  LinearStateKernels kernels{
+      .allocate_saved = saved, .allocate_passed = allocate_nothing, .temporaries = temporaries};
+  if constexpr (kHasCuda) add_scalar_decay_kernels(kernels);
+  return kernels;
 }
 
 }  // namespace spanwise::cuda
