@@ -1,62 +1,21 @@
 #include "launcher/plan.h"
 
 #include <algorithm>
+#include <map>
 #include <memory>
+#include <set>
 
 #include "launcher/checkpoint/checkpoint_saver.h"
 #include "launcher/checkpoint/shard_plan.h"
 #include "launcher/config/derived.h"
 #include "launcher/objects.h"
-#include "launcher/planned_comm.h"
+#include "launcher/runtime.h"
+#include "launcher/train_step.h"
+#include "parallel/comm_dry.h"
 
 namespace spanwise {
 
 namespace {
-
-/// What the model reads of two parts that follow each other, at most: in stage 3 one is used while the next
-/// one comes. Embeddings that serve as the head follow the last part, too.
-int64_t largest_neighbours(const ParamLayout& params, DType dtype, bool tied_embeddings) {
-  std::vector<int64_t> parts;
-  for (const ParamBucket& bucket : params.buckets()) {
-    parts.resize(std::max(parts.size(), size_t(bucket.part) + 1));
-    parts[bucket.part] += bucket.range.numel() * int64_t(size_of(model_dtype(bucket, dtype)));
-  }
-  if (tied_embeddings) parts.push_back(parts.front());
-  int64_t largest = 0;
-  for (size_t i = 0; i + 1 < parts.size(); ++i) largest = std::max(largest, parts[i] + parts[i + 1]);
-  return largest;
-}
-
-PlannedMemory plan_memory(const ParamLayout& params, DType dtype, int zero_stage,
-                          const GradientSizes& gradients, const PlannedActivations& activations,
-                          int64_t passes, bool tied_embeddings) {
-  const DType master = accumulation_dtype(dtype);
-  const int64_t updated = zero_stage == 0 ? params.numel() : params.slice_numel();
-  int64_t parameters = 0;
-  for (const ParamBucket& bucket : params.buckets()) {
-    const int64_t kept = zero_stage == 3 ? params.own_slice(bucket).numel() : bucket.range.numel();
-    parameters += kept * int64_t(size_of(model_dtype(bucket, dtype)));
-  }
-  // The model reads copies of the optimizer's masters where these have another dtype.
-  const int num_optimizer_values = master == dtype ? 2 : 3;
-  const int64_t optimizer = num_optimizer_values * updated * int64_t(size_of(master));
-  const int64_t pass = passes > 1 ? activations.bytes + gradients.whole() : activations.with_gradients;
-  const int64_t gathered = zero_stage == 3 ? largest_neighbours(params, dtype, tied_embeddings) : 0;
-  return {.parameters = parameters,
-          .optimizer = optimizer,
-          .gradients = gradients.at_update(),
-          .activations = activations.bytes,
-          .peak = parameters + optimizer + std::max(pass + gathered, gradients.at_update())};
-}
-
-int64_t checkpoint_copy(const RunConfig& config, const Mesh& mesh, const ParamLayout& params, DType dtype) {
-  const int positions = mesh.data_sequence().size(), position = mesh.data_sequence().rank();
-  const int writers = num_checkpoint_writers(config, positions, false);
-  if (mesh.tensor().rank() > 0 || position >= writers) return 0;
-  const ShardPlan shards(params.entries(), writers, int64_t(size_of(accumulation_dtype(dtype))),
-                         SaverOptions{}.block_bytes);
-  return shards.num_blocks(position) * shards.block_bytes();
-}
 
 void check_known_nodes(const config::ParallelConfig& parallel) {
   if (parallel.exchange() == config::StateExchange::TWO_LEVEL && parallel.sequence() > 1 &&
@@ -65,6 +24,162 @@ void check_known_nodes(const config::ParallelConfig& parallel) {
         "parallel.ranks_per_node is 0, the ranks of the machine a run is on, which a plan cannot know; set "
         "parallel.ranks_per_node.");
   }
+}
+
+using TrafficTable = std::map<std::pair<std::string, std::string>, Traffic>;
+
+/// What a step took.
+struct StepCosts {
+  TrafficTable traffic;
+  Work work;
+};
+
+/// this + times * (this - less): of steps that differ by a micro-batch, one with `times` more of them.
+StepCosts extrapolated(const StepCosts& more, const StepCosts& less, int64_t times) {
+  StepCosts result = more;
+  for (auto& [key, traffic] : result.traffic) {
+    const auto before = less.traffic.find(key);
+    const Traffic first = before == less.traffic.end() ? Traffic{} : before->second;
+    traffic.calls += times * (traffic.calls - first.calls);
+    traffic.received_bytes += times * (traffic.received_bytes - first.received_bytes);
+  }
+  const double n = double(times);
+  result.work.flops += n * (more.work.flops - less.work.flops);
+  result.work.recomputed_flops += n * (more.work.recomputed_flops - less.work.recomputed_flops);
+  result.work.bytes += n * (more.work.bytes - less.work.bytes);
+  return result;
+}
+
+/// A run of one rank that nobody started.
+class DryRun {
+ public:
+  DryRun(const RunConfig& config, int64_t vocab_size, int world_size, int rank)
+      : shape_(mesh_shape(config, world_size)),
+        ctx_({.device = compute_device(config), .num_threads = planned_threads(config), .dry = true}),
+        world_(make_dry_world(
+            shape_,
+            {.rank = rank, .ranks_per_machine = int(config.parallel().ranks_per_node() * shape_.tensor)})),
+        mesh_(*world_, shape_),
+        step_(config, vocab_size, mesh_, ctx_),
+        held_(live()) {}
+
+  const Mesh& mesh() const { return mesh_; }
+  const TrainStep& step() const { return step_; }
+  int64_t live() const { return int64_t(ctx_.memory().live_bytes); }
+  int64_t peak() const { return int64_t(ctx_.memory().peak_bytes); }
+  int64_t rounded(size_t bytes) const { return int64_t(allocation_bytes(ctx_.device(), bytes)); }
+
+  /// Trains one step. Gradients at the update go to `gradients` where it is not null.
+  StepCosts train(const std::vector<Batch>& rows, int64_t* gradients = nullptr) {
+    for (Comm* axis : axes()) axis->reset_traffic();
+    ctx_.reset_work();
+    ctx_.reset_peak();
+    ++number_;
+    StepVotes votes;
+    const std::vector<RankBatch> batches = parts_of(rows);
+    step_.compute_gradients(batches, step_.count_targets(batches, votes).value());
+    const int64_t before = live();
+    step_.update(number_);
+    // What an update leaves is the norm, one F64 number.
+    if (gradients) *gradients = before - live() + rounded(sizeof(double));
+    step_.finish(votes);
+    return {traffic(), ctx_.work()};
+  }
+
+  /// Most that a micro-batch holds beside what is held anyway and all gradients, which are there.
+  int64_t activations(const Batch& rows) {
+    const std::vector<RankBatch> batches = parts_of({rows});
+    step_.accumulate(batches[0], 1.0);
+    const int64_t before = live();
+    ctx_.reset_peak();
+    step_.accumulate(batches[0], 1.0);
+    const int64_t most = peak() - before;
+    step_.params().drop_grads();
+    return most;
+  }
+
+  void fill_held(PlannedMemory& memory) const {
+    const ParamStore& params = step_.params();
+    if (params.dtype() == params.master_dtype()) {
+      memory.parameters = rounded(params.values().bytes());
+    } else {
+      for (size_t b = 0; b < params.buckets().size(); ++b)
+        memory.parameters += rounded(params.model_values(int(b)).bytes());
+    }
+    memory.optimizer = held_ - memory.parameters;
+  }
+
+ private:
+  /// Ranks that share a machine share its cores; a plan does not know the machines.
+  static int planned_threads(const RunConfig& config) {
+    return config.train().threads() > 0 ? int(config.train().threads()) : available_cores();
+  }
+  std::vector<RankBatch> parts_of(const std::vector<Batch>& rows) {
+    std::vector<RankBatch> parts;
+    for (const Batch& batch : rows) parts.push_back(step_.part_of(batch));
+    return parts;
+  }
+  std::vector<Comm*> axes() const {
+    std::vector<Comm*> axes = mesh_.axes();
+    axes.push_back(world_.get());
+    return axes;
+  }
+  TrafficTable traffic() const {
+    TrafficTable table;
+    for (const Comm* axis : axes()) {
+      if (axis->size() == 1) continue;
+      for (const auto& [name, traffic] : axis->traffic()) table[{axis->axis(), name}] = traffic;
+    }
+    return table;
+  }
+
+  MeshShape shape_;
+  Context ctx_;
+  std::unique_ptr<Comm> world_;
+  Mesh mesh_;
+  TrainStep step_;
+  int64_t held_;  ///< before the first step
+  int64_t number_ = 0;
+};
+
+int64_t checkpoint_copy(const RunConfig& config, const Mesh& mesh, const ParamStore& params) {
+  const int positions = mesh.data_sequence().size(), position = mesh.data_sequence().rank();
+  const int writers = num_checkpoint_writers(config, positions, false);
+  if (mesh.tensor().rank() > 0 || position >= writers) return 0;
+  const ShardPlan shards(params.entries(), writers, int64_t(size_of(params.master_dtype())),
+                         SaverOptions{}.block_bytes);
+  return shards.num_blocks(position) * shards.block_bytes();
+}
+
+/// Between the first micro-batch of a step and its last one all that are alike take the same.
+constexpr int64_t kEnoughPasses = 3;
+
+std::vector<Batch> micro_batches(const PlannedRows& rows, int data) {
+  const int64_t passes = rows.alike ? std::min(rows.passes, kEnoughPasses) : rows.passes;
+  std::vector<Batch> batches;
+  for (int64_t pass = 0; pass < passes; ++pass) batches.push_back(rows.micro_batch(data, pass));
+  return batches;
+}
+
+/// Two steps of `rows`, the first of which takes what is taken once; then what the second one takes. Of alike
+/// micro-batches `rows` may be fewer than num_passes, which they stand for.
+RankPlan plan_steps(DryRun& run, std::vector<Batch> rows, int64_t num_passes) {
+  RankPlan plan;
+  run.train(rows);
+  plan.memory.first_peak = run.peak();
+  StepCosts costs = run.train(rows, &plan.memory.gradients);
+  plan.memory.peak = run.peak();
+  if (const int64_t left_out = num_passes - int64_t(rows.size()); left_out > 0) {
+    rows.pop_back();
+    costs = extrapolated(costs, run.train(rows), left_out);
+    // Every micro-batch's loss stays to the end of the step.
+    plan.memory.first_peak += left_out * run.rounded(sizeof(double));
+    plan.memory.peak += left_out * run.rounded(sizeof(double));
+  }
+  for (const auto& [key, traffic] : costs.traffic)
+    plan.traffic.push_back({key.first, key.second, traffic.calls, traffic.received_bytes});
+  plan.work = costs.work;
+  return plan;
 }
 
 }  // namespace
@@ -81,33 +196,68 @@ RunConfig config_to_plan(RunConfig config) {
   return config;
 }
 
-RankPlan plan_rank(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size, int rank) {
+RankPlan plan_rank(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size, int rank,
+                   const PlannedRows& rows) {
   check_known_nodes(config.parallel());
-  const MeshShape shape = mesh_shape(config, world_size);
-  const std::unique_ptr<Comm> world = make_planned_world(shape, rank);
-  const Mesh mesh(*world, shape);
-  LanguageModel model(language_model_options(config, tokenizer_vocab_size, mesh));
-  const ParamStoreOptions options = param_store_options(config, model);
-  const int stage = effective_zero_stage(options, mesh.data_sequence());
-  const ParamLayout params(model, param_layout_options(options, mesh.data_sequence(), mesh.tensor()));
-
-  RankPlan plan{.rank = rank};
-  for (const ParamEntry& entry : params.entries()) plan.num_parameters += entry.param->global_shape().numel();
-  const GradientSizes gradients(params, model, options.dtype, stage);
-  plan.memory = plan_memory(params, options.dtype, stage, gradients,
-                            plan_activations(config, mesh, model, params, gradients),
-                            accumulation_passes(config, world_size), model.options().tie_embeddings);
-  plan.memory.checkpoint_copy = checkpoint_copy(config, mesh, params, options.dtype);
-  plan.traffic = plan_traffic(config, mesh, model, params, stage);
+  DryRun run(config, tokenizer_vocab_size, world_size, rank);
+  const std::vector<Batch> batches = micro_batches(rows, run.mesh().data().rank());
+  RankPlan plan = plan_steps(run, batches, rows.passes);
+  plan.rank = rank;
+  plan.num_parameters = run.step().params().num_parameters();
+  run.fill_held(plan.memory);
+  for (size_t i = 0; i < (rows.alike ? 1 : batches.size()); ++i)
+    plan.memory.activations = std::max(plan.memory.activations, run.activations(batches[i]));
+  plan.memory.checkpoint_copy = checkpoint_copy(config, run.mesh(), run.step().params());
   return plan;
 }
 
-std::vector<RankPlan> plan_ranks(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size) {
+RankPlan plan_rank(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size, int rank) {
+  return plan_rank(config, tokenizer_vocab_size, world_size, rank,
+                   rows_of_documents(config, tokenizer_vocab_size, world_size, 0));
+}
+
+MostOfAnyRank plan_ranks(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size,
+                         const PlannedRows& rows) {
+  check_known_nodes(config.parallel());
   const MeshShape shape = mesh_shape(config, world_size);
-  std::vector<RankPlan> plans;
-  for (int rank = 0; rank < shape.sequence * shape.tensor; ++rank)
-    plans.push_back(plan_rank(config, tokenizer_vocab_size, world_size, rank));
-  return plans;
+  const int ranks_of_data = shape.size() / shape.data;
+  std::set<std::vector<std::vector<int64_t>>> planned;  // document starts by micro-batch
+  MostOfAnyRank most;
+  for (int data = 0; data < shape.data; ++data) {
+    const std::vector<Batch> batches = micro_batches(rows, data);
+    std::vector<std::vector<int64_t>> starts;
+    for (const Batch& batch : batches) starts.push_back(batch.document_starts);
+    if (!planned.insert(std::move(starts)).second) continue;
+    for (int rank = data * ranks_of_data; rank < (data + 1) * ranks_of_data; ++rank) {
+      DryRun run(config, tokenizer_vocab_size, world_size, rank);
+      const RankPlan plan = plan_steps(run, batches, rows.passes);
+      if (plan.memory.peak > most.peak) most.memory_rank = rank;
+      if (plan.received_bytes() > most.received_bytes) most.traffic_rank = rank;
+      most.peak = std::max(most.peak, plan.memory.peak);
+      most.received_bytes = std::max(most.received_bytes, plan.received_bytes());
+    }
+    if (rows.alike) break;
+  }
+  return most;
+}
+
+int64_t fullest_step(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size, int rank,
+                     int64_t steps, const std::function<PlannedRows(int64_t step)>& rows) {
+  check_known_nodes(config.parallel());
+  DryRun run(config, tokenizer_vocab_size, world_size, rank);
+  std::set<std::vector<int64_t>> tried;
+  int64_t fullest = 0, most = -1;
+  for (int64_t step = 0; step < steps; ++step) {
+    const std::vector<Batch> batches = micro_batches(rows(step), run.mesh().data().rank());
+    const auto& batch = *std::max_element(batches.begin(), batches.end(), [](const Batch& a, const Batch& b) {
+      return a.document_starts.size() < b.document_starts.size();
+    });
+    if (!tried.insert(batch.document_starts).second) continue;
+    const int64_t needed = run.activations(batch);
+    if (needed > most) fullest = step;
+    most = std::max(most, needed);
+  }
+  return fullest;
 }
 
 }  // namespace spanwise

@@ -38,15 +38,19 @@ StepResult TrainStep::train(const std::vector<RankBatch>& batches, double num_ta
   return finish(votes);
 }
 
+Tensor TrainStep::accumulate(const RankBatch& batch, double loss_scale) {
+  Tape tape(ctx_);
+  const Var loss = objective_.loss(tape, batch, loss_scale);
+  tape.backward(loss);
+  return loss.value();
+}
+
 void TrainStep::compute_gradients(const std::vector<RankBatch>& batches, double num_targets) {
   const double scale = num_targets > 0 ? 1.0 / num_targets : 0.0;
   losses_.clear();
   for (const RankBatch& batch : batches) {
     if (&batch == &batches.back()) reducer_.expect_last_backward();
-    Tape tape(ctx_);
-    const Var loss = objective_.loss(tape, batch, scale);
-    losses_.push_back(loss.value());
-    tape.backward(loss);
+    losses_.push_back(accumulate(batch, scale));
   }
   reducer_.finish();
 }

@@ -67,7 +67,9 @@ class TrainStep {
   /// The step number `step`, counted from 1. The three below, in their order.
   StepResult train(const std::vector<RankBatch>& batches, double num_targets, int64_t step, StepVotes& votes);
 
-  /// Forward and backward of every micro-batch; then gradients are those of all ranks.
+  /// One micro-batch's forward and backward, whose gradients are added to those that are there. The loss.
+  Tensor accumulate(const RankBatch& batch, double loss_scale);
+  /// That for every micro-batch; then gradients are those of all ranks.
   void compute_gradients(const std::vector<RankBatch>& batches, double num_targets);
   /// Clipping and AdamW; gradients' memory goes.
   void update(int64_t step);

@@ -71,4 +71,13 @@ OwnedRuns find_owned_runs(const std::vector<const Param*>& params, Comm& tensor)
   return owned;
 }
 
+OwnedRuns assumed_runs(const std::vector<const Param*>& params, const Comm& tensor) {
+  OwnedRuns assumed;
+  for (const Param* param : params) {
+    const bool others = !param->placement.sharded() && tensor.rank() > 0;
+    assumed.runs.push_back(others ? std::vector<ElementRun>{} : element_runs(*param));
+  }
+  return assumed;
+}
+
 }  // namespace spanwise

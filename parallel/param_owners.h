@@ -17,5 +17,8 @@ struct OwnedRuns {
 };
 /// Collective over the tensor axis.
 OwnedRuns find_owned_runs(const std::vector<const Param*>& params, Comm& tensor);
+/// In a dry world nobody says what others hold: of sharded parameters everything that this rank holds counts.
+/// That is more than its own where key or value heads are shared.
+OwnedRuns assumed_runs(const std::vector<const Param*>& params, const Comm& tensor);
 
 }  // namespace spanwise

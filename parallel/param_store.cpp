@@ -42,7 +42,7 @@ ParamStore::ParamStore(Context& ctx, Module& module, const ParamStoreOptions& op
   write_initial_values();
   std::vector<const Param*> params;
   for (const ParamEntry& entry : entries()) params.push_back(entry.param);
-  owned_ = find_owned_runs(params, tensor);
+  owned_ = ctx.dry() ? assumed_runs(params, tensor) : find_owned_runs(params, tensor);
 }
 
 ParamStore::ParamStore(Context& ctx, Module& module, const ParamStoreOptions& options,

@@ -1,10 +1,13 @@
-// spanwise plan CONFIG|RUN_DIR [--ranks N] [--rank R] [--set …]
+// spanwise plan CONFIG|RUN_DIR [--ranks N] [--rank R] [--documents TOKENS] [--set …]
 
 #include <algorithm>
+#include <filesystem>
 #include <iostream>
 #include <optional>
 
 #include "core/progress.h"
+#include "data/document_start.h"
+#include "data/loader.h"
 #include "launcher/objects.h"
 #include "launcher/plan.h"
 #include "launcher/run_setup.h"
@@ -27,7 +30,7 @@ std::string planned_device(const RunConfig& given, const RunConfig& planned) {
     text += planned.device() == RunConfig::AUTO ? ", which AUTO is on this machine"
                                                 : ", which AUTO is in BF16: only GPUs run it";
   }
-  return text + ".\n\n";
+  return text + ".\n";
 }
 
 std::string memory_table(const RankPlan& plan) {
@@ -38,8 +41,9 @@ std::string memory_table(const RankPlan& plan) {
   row("parameters", plan.memory.parameters);
   row("optimizer", plan.memory.optimizer);
   row("gradients, at the update", plan.memory.gradients);
-  row("activations, about", plan.memory.activations);
-  row("most at once, about", plan.memory.peak);
+  row("activations", plan.memory.activations);
+  row("most at once", plan.memory.peak);
+  if (plan.memory.first_peak > plan.memory.peak) row("  in the first step", plan.memory.first_peak);
   row("host copy of a checkpoint", plan.memory.checkpoint_copy);
   return text;
 }
@@ -53,54 +57,116 @@ std::string traffic_table(const RankPlan& plan) {
                         mib(t.received_bytes));
   }
   text += fmt::format("  {:<52}{:>20}{:>16}\n", "total", plan.received_bytes(), mib(plan.received_bytes()));
-  return text + "\n  Rows of one document each; where documents end inside rows, halos are shorter.\n";
+  return text;
 }
 
-std::string most_of_any_rank(const std::vector<RankPlan>& plans) {
-  const auto by_memory = std::max_element(
-      plans.begin(), plans.end(), [](const auto& a, const auto& b) { return a.memory.peak < b.memory.peak; });
-  const auto by_traffic = std::max_element(plans.begin(), plans.end(), [](const auto& a, const auto& b) {
-    return a.received_bytes() < b.received_bytes();
-  });
+std::string work_of_a_step(const RankPlan& plan) {
   return fmt::format(
-      "Most of any rank: about {} MiB at once (rank {}), {} MiB received in a step (rank {}).\n",
-      mib(by_memory->memory.peak), by_memory->rank, mib(by_traffic->received_bytes()), by_traffic->rank);
+      "Work of rank {} in a step\n\n  {:<28}{:>18.6e} FLOP\n  {:<28}{:>18.6e} FLOP\n  {:<28}{:>18.6e} "
+      "bytes\n",
+      plan.rank, "model", plan.work.flops, "recomputed", plan.work.recomputed_flops, "read and written",
+      plan.work.bytes);
+}
+
+std::string most_of_any_rank(const MostOfAnyRank& most) {
+  return fmt::format("Most of any rank: {} MiB at once (rank {}), {} MiB received in a step (rank {}).\n",
+                     mib(most.peak), most.memory_rank, mib(most.received_bytes), most.traffic_rank);
+}
+
+/// The rows of the planned step, and the sentence that says which they are.
+struct ChosenRows {
+  std::unique_ptr<Loader> loader;
+  PlannedRows rows;
+  std::string said;
+};
+
+bool has_data(const RunConfig& config) {
+  const auto is_there = [](const config::DatasetConfig& dataset) {
+    std::error_code ignored;
+    return std::filesystem::exists(dataset.path() + ".idx", ignored);
+  };
+  return std::all_of(config.data().train().begin(), config.data().train().end(), is_there);
+}
+
+/// Steps of which the fullest one is planned.
+constexpr int64_t kStepsLookedAt = 100;
+
+ChosenRows choose_rows(const RunConfig& config, const Tokenizer& tokenizer, int ranks, int rank,
+                       std::optional<int64_t> document_tokens) {
+  ChosenRows chosen;
+  const int64_t vocab_size = tokenizer.vocab_size();
+  if (document_tokens || !has_data(config)) {
+    const int64_t tokens = document_tokens.value_or(0);
+    chosen.rows = rows_of_documents(config, vocab_size, ranks, tokens);
+    chosen.said = tokens > 0 ? fmt::format("Documents of {} tokens, from each row's first one", tokens)
+                             : "One document a row";
+    if (!document_tokens) chosen.said += ": data.train is not here (--documents TOKENS plans others)";
+    return chosen;
+  }
+  chosen.loader = std::make_unique<Loader>(
+      loader_options(config, std::max<int64_t>(vocab_size, config.model().vocab_size())));
+  std::vector<const IndexedDataset*> datasets;
+  for (const IndexedDataset& dataset : chosen.loader->datasets()) datasets.push_back(&dataset);
+  chosen.loader->set_documents(document_rule(choose_document_start(tokenizer, datasets), tokenizer));
+  const int64_t steps = std::min(kStepsLookedAt, config.train().steps());
+  const auto rows = [&](int64_t step) { return rows_of_data(config, ranks, *chosen.loader, step); };
+  const int64_t step = fullest_step(config, vocab_size, ranks, rank, steps, rows);
+  chosen.rows = rows(step);
+  chosen.said =
+      fmt::format("Documents of data.train in step {}, of the first {} the one that needs most on rank {}",
+                  step + 1, steps, rank);
+  return chosen;
 }
 
 }  // namespace
 
 Usage plan_usage() {
-  return {.command = "spanwise plan CONFIG|RUN_DIR [--ranks N] [--rank R] [--set FIELD=VALUE …]",
-          .description =
-              "What training would need on each of N ranks, without running it: bytes of memory "
-              "on the config's device, and bytes received by every collective. It needs no GPU: "
-              "device AUTO is planned for GPUs in BF16, and as a run here would have it else.",
-          .options = {{"ranks", "N", "ranks of the run; default: as many as this is started with"},
-                      {"rank", "R", "the rank whose tables are printed; default: 0"},
-                      {"set", "FIELD=VALUE", "override a config field; may be repeated"},
-                      {"help", nullptr, "this text"}},
-          .min_positional = 1,
-          .max_positional = 1};
+  return {
+      .command =
+          "spanwise plan CONFIG|RUN_DIR [--ranks N] [--rank R] [--documents TOKENS] [--set FIELD=VALUE …]",
+      .description =
+          "What training would need on each of N ranks, by a dry run of a step: bytes of memory "
+          "on the config's device, bytes received by every collective, and the work. It needs no GPU: "
+          "device AUTO is planned for GPUs in BF16, and as a run here would have it else. Where documents "
+          "begin in rows is taken from data.train where that is here: of the first 100 steps the one that "
+          "needs most.",
+      .options = {{"ranks", "N", "ranks of the run; default: as many as this is started with"},
+                  {"rank", "R", "the rank whose tables are printed; default: 0"},
+                  {"documents", "TOKENS",
+                   "plan rows of documents of so many tokens each, 0: one document a row, instead of "
+                   "the data's"},
+                  {"set", "FIELD=VALUE", "override a config field; may be repeated"},
+                  {"help", nullptr, "this text"}},
+      .min_positional = 1,
+      .max_positional = 1};
 }
 
 int run_plan(Comm& world, const Arguments& arguments) {
   const int ranks = int(arguments.integer("ranks", world.size(), 1, kMaxRanks));
   const int rank = int(arguments.integer("rank", 0, 0, ranks - 1));
+  std::optional<int64_t> document_tokens;
+  if (arguments.has("documents")) document_tokens = arguments.integer("documents", 0, 0, INT32_MAX);
   const RunConfig given = load_run_config(arguments.positional()[0], arguments, world);
   const RunConfig config = config_to_plan(given);
-  const int64_t vocab_size = checked_tokenizer(config, ranks, ConfigUse::kPlan)->vocab_size();
+  const std::unique_ptr<Tokenizer> tokenizer = checked_tokenizer(config, ranks, ConfigUse::kPlan);
   if (world.rank() != 0) return 0;
 
   std::optional<Progress> progress(std::in_place, progress_on_stderr("planning"));
   const MeshShape shape = mesh_shape(config, ranks);
-  const RankPlan plan = plan_rank(config, vocab_size, ranks, rank);
+  const ChosenRows chosen = choose_rows(config, *tokenizer, ranks, rank, document_tokens);
+  const int64_t vocab_size = tokenizer->vocab_size();
+  const RankPlan plan = plan_rank(config, vocab_size, ranks, rank, chosen.rows);
   std::string most;
-  if (ranks > 1) most = fmt::format("\n{}", most_of_any_rank(plan_ranks(config, vocab_size, ranks)));
+  if (ranks > 1)
+    most = fmt::format("\n{}", most_of_any_rank(plan_ranks(config, vocab_size, ranks, chosen.rows)));
   progress.reset();
   std::cout << fmt::format("{} parameters in {} on {} rank{}: data {} x sequence {} x tensor {}\n",
                            plan.num_parameters, name_of(compute_dtype(config)), ranks, ranks == 1 ? "" : "s",
                            shape.data, shape.sequence, shape.tensor);
-  std::cout << planned_device(given, config) << memory_table(plan) << "\n" << traffic_table(plan);
+  std::cout << planned_device(given, config) << chosen.said << ".\n\n"
+            << memory_table(plan) << "\n"
+            << traffic_table(plan) << "\n"
+            << work_of_a_step(plan);
   std::cout << most << std::flush;
   return 0;
 }

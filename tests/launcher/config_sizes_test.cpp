@@ -147,7 +147,9 @@ TEST(ConfigSizes, WhateverPassesIsPlannedInPositiveNumbers) {
       parameters += numel;
     });
     EXPECT_NEAR(double(plan.num_parameters), parameters, 1e-9 * parameters);
-    EXPECT_NEAR(double(plan.memory.optimizer), 8 * parameters, 1e-3 * parameters + 1e6);
+    // Of which allocations are rounded up by an eighth at most.
+    EXPECT_GE(double(plan.memory.optimizer), 8 * parameters);
+    EXPECT_LE(double(plan.memory.optimizer), 9 * parameters + 1e6);
     const double stream = double(config.train().micro_batch()) * double(config.train().sequence_length()) *
                           double(config.model().hidden_size());
     EXPECT_GE(double(plan.memory.activations), stream);

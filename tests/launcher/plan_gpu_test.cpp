@@ -24,7 +24,18 @@ struct MeasuredPeak {
   double gib;  ///< of the tensors of an H200, `memory_bytes` of metrics.jsonl
   int ranks;
   std::vector<std::string> settings;
+  /// Where a second document begins in the first row, as in some of the measured run's batches; 0: nowhere.
+  int64_t second_document = 0;
 };
+
+PlannedRows rows_of(const RunConfig& config, const MeasuredPeak& c) {
+  PlannedRows rows = rows_of_documents(config, kTokenizerSize, c.ranks, 0);
+  if (c.second_document == 0) return rows;
+  Batch batch = rows.micro_batch(0, 0);
+  batch.document_starts.insert(batch.document_starts.begin() + 1, c.second_document);
+  rows.micro_batch = [batch](int, int64_t) { return batch; };
+  return rows;
+}
 
 std::vector<std::string> shape(int64_t rows, int64_t length) {
   return {fmt::format("train.global_batch={}", rows), fmt::format("train.micro_batch={}", rows),
@@ -36,7 +47,7 @@ std::vector<std::string> with(std::vector<std::string> settings, const std::vect
   return settings;
 }
 
-TEST(PlanOnGpus, PeaksAreWithinThreePercentOfThoseMeasured) {
+TEST(PlanOnGpus, PeaksAreWithinOnePercentOfThoseMeasured) {
   const std::vector<std::string> again = {"train.recompute_mixers=true"},
                                  checkpoints = {"train.activation_checkpointing=true"},
                                  four_layers = with(checkpoints, {"model.num_layers=4"}),
@@ -48,7 +59,7 @@ TEST(PlanOnGpus, PeaksAreWithinThreePercentOfThoseMeasured) {
                                  sequence = with(shape(1, 131072),
                                                  {"parallel.sequence=2", "train.recompute_mixers=true"});
   for (const MeasuredPeak& c : {
-           MeasuredPeak{"nothing again", 72.4, 1, {}},
+           MeasuredPeak{"nothing again", 72.4, 1, {}, 3000},
            {"mixers again", 55.6, 1, again},
            {"mixers and 12 MLPs again", 47.3, 1, with(again, {"train.recompute_mlp_layers=12"})},
            {"checkpoints", 29.5, 1, checkpoints},
@@ -56,7 +67,8 @@ TEST(PlanOnGpus, PeaksAreWithinThreePercentOfThoseMeasured) {
            {"65536 tokens, checkpoints", 39.5, 1, with(checkpoints, shape(1, 65536))},
            {"sequence ranks", 91.5, 2, sequence},
            {"sequence ranks, stage 1", 83.3, 2, with(sequence, {"parallel.zero_stage=1"})},
-           {"stage 3", 62.9, 2, {"parallel.data=2", "parallel.zero_stage=3", "train.global_batch=16"}},
+           {"stage 3", 62.9, 2, {"parallel.data=2", "parallel.zero_stage=3", "train.global_batch=16"}, 3000},
+           {"tensor ranks", 40.0, 2, {"parallel.tensor=2"}, 3000},
            {"short rows", 84.7, 1, with(four_layers, shape(256, 2048))},
            {"one row", 84.8, 1, with(four_layers, shape(1, 524288))},
            {"narrow, short rows", 20.2, 1, with(narrow, shape(256, 2048))},
@@ -65,8 +77,9 @@ TEST(PlanOnGpus, PeaksAreWithinThreePercentOfThoseMeasured) {
     SCOPED_TRACE(c.name);
     const RunConfig config = load_config(kConfig, c.settings);
     validate(config, c.ranks, kTokenizerSize, ConfigUse::kPlan);
-    const double peak = double(plan_rank(config, kTokenizerSize, c.ranks, 0).memory.peak) / double(1 << 30);
-    EXPECT_NEAR(peak, c.gib, 0.03 * c.gib);
+    const PlannedMemory memory = plan_rank(config, kTokenizerSize, c.ranks, 0, rows_of(config, c)).memory;
+    const double peak = double(std::max(memory.peak, memory.first_peak)) / double(1 << 30);
+    EXPECT_NEAR(peak, c.gib, 0.01 * c.gib);
   }
 }
 

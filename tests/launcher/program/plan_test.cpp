@@ -27,54 +27,17 @@ class ProgramPlan : public PlannedRunTest {
   }
 };
 
-TEST_F(ProgramPlan, CollectiveBytesOfAStepEqualThoseOfARun) {
-  const std::vector<std::string> sequence = {"parallel.sequence=2"}, tensor = {"parallel.tensor=2"};
-  const auto with = [](std::vector<std::string> settings, const std::string& more) {
-    settings.push_back(more);
-    return settings;
-  };
+// plan_mpi_test.cpp has every layout and mixer; here the program itself runs.
+TEST_F(ProgramPlan, CollectiveBytesAndPeakOfAStepEqualThoseOfARun) {
   for (const PlanCase& c : {
-           PlanCase{"data", 2, {}},
-           {"accumulation", 2, {"train.micro_batch=1", "parallel.zero_stage=3"}},
-           {"sequence", 2, sequence},
-           {"zigzag", 2, with(sequence, "parallel.partition=ZIGZAG")},
-           {"chain", 2, with(sequence, "parallel.exchange=CHAIN")},
-           {"zigzag_chain",
-            2,
-            {"parallel.sequence=2", "parallel.partition=ZIGZAG", "parallel.exchange=CHAIN"}},
-           {"head_split", 2, with(sequence, "parallel.exchange=HEAD_SPLIT")},
-           {"two_level",
-            4,
-            {"parallel.sequence=4", "parallel.exchange=TWO_LEVEL", "parallel.ranks_per_node=2"}},
-           {"ring", 2, with(sequence, "parallel.attention=RING")},
-           {"ulysses", 2, with(sequence, "parallel.attention=ULYSSES")},
-           {"window", 2, with(sequence, "model.layer.N.attention.window=5")},
-           {"tensor", 2, tensor},
-           {"tensor_shared",
-            2,
-            {"parallel.tensor=2", "model.layer.N.attention.num_kv_heads=1", "train.precision=F32",
-             "train.activation_checkpointing=true", "train.loss_chunk_tokens=24"}},
+           PlanCase{"accumulation", 2, {"train.micro_batch=1", "parallel.zero_stage=3"}},
            {"tensor_sequence", 4, {"parallel.tensor=2", "parallel.sequence=2"}},
-           {"sharded_norms", 2, with(tensor, "parallel.shard_norms=true")},
-           // 9 tokens a rank: not all tensor ranks have rows without padding.
-           {"sharded_norms_uneven",
-            4,
-            {"parallel.tensor=2", "parallel.sequence=2", "parallel.shard_norms=true", "train.micro_batch=1",
-             "train.sequence_length=17", "train.activation_checkpointing=true"}},
-           {"zero1", 4, with(sequence, "parallel.zero_stage=1")},
-           {"zero2", 4, with(sequence, "parallel.zero_stage=2")},
-           {"zero3", 2, {"parallel.zero_stage=3", "model.tie_embeddings=true"}},
        }) {
     expect_planned_traffic(c);
-  }
-}
-
-TEST_F(ProgramPlan, CollectiveBytesOfEveryMixerEqualThoseOfARun) {
-  for (const MixerCase& mixer : mixer_cases()) {
-    const std::string name = fmt::format("{}_4", mixer.name);
-    std::vector<std::string> settings = mixer.settings;
-    settings.insert(settings.end(), {"parallel.sequence=2", "parallel.tensor=2"});
-    expect_planned_traffic({name, 4, settings});
+    const PlannedMemory memory = plan(c, 0).memory;
+    EXPECT_EQ(std::max(memory.peak, memory.first_peak),
+              fields_of(lines()[1], "memory_bytes").at("memory_bytes"))
+        << c.name;
   }
 }
 
@@ -89,10 +52,10 @@ TEST_F(ProgramPlan, ParametersAndOptimizerAreThoseOfTheCheckpoint) {
   for (const SafetensorsInfo& tensor : optimizer.tensors()) moments += int64_t(tensor.bytes);
   EXPECT_EQ(planned.num_parameters * 8, parameters);
   EXPECT_EQ(2 * parameters, moments);
-  // Parameters begin at multiples of 16 elements.
+  // Parameters begin at multiples of 16 elements, and the allocator rounds up by an eighth at most.
   const int64_t padding = planned.memory.parameters - parameters;
   EXPECT_GE(padding, 0);
-  EXPECT_LT(padding, 100 * 16 * 8);
+  EXPECT_LT(padding, parameters / 8 + 100 * 16 * 8);
   EXPECT_EQ(planned.memory.gradients, planned.memory.parameters);
   EXPECT_EQ(planned.memory.optimizer, 2 * planned.memory.parameters);
 }
@@ -101,11 +64,15 @@ TEST_F(ProgramPlan, MemoryOfZeroStagesIsDividedAsTheirNumbersSay) {
   const auto memory = [&](int stage) {
     return plan({"", 4, {fmt::format("parallel.zero_stage={}", stage)}}, 0).memory;
   };
+  const auto is_quarter = [](int64_t part, int64_t whole) {
+    EXPECT_GE(4 * part, whole);
+    EXPECT_LE(4 * part, whole * 9 / 8);  // the allocator's rounding
+  };
   EXPECT_EQ(memory(1).parameters, memory(0).parameters);
   EXPECT_EQ(memory(1).gradients, memory(0).gradients);
-  EXPECT_EQ(memory(1).optimizer * 4, memory(0).optimizer);
+  is_quarter(memory(1).optimizer, memory(0).optimizer);
   EXPECT_EQ(memory(2).parameters, memory(0).parameters);
-  EXPECT_EQ(memory(2).gradients * 4, memory(0).gradients);
+  is_quarter(memory(2).gradients, memory(0).gradients);
   EXPECT_LT(memory(3).parameters, memory(0).parameters / 3);
   EXPECT_EQ(memory(3).optimizer, 2 * memory(3).parameters);
 }
@@ -129,9 +96,30 @@ TEST_F(ProgramPlan, PeakHoldsGradientsBesideActivationsOnlyWhereSeveralMicroBatc
         .memory;
   };
   const PlannedMemory one = memory("4"), several = memory("2");
-  EXPECT_EQ(several.peak, several.parameters + several.optimizer + several.gradients + several.activations);
+  const int64_t sum = several.parameters + several.optimizer + several.gradients + several.activations;
+  EXPECT_GE(several.peak, sum);  // and losses, and lists that all layers read
+  EXPECT_LE(several.peak, sum + (8 << 10));
   EXPECT_LT(one.peak, one.parameters + one.optimizer + one.gradients + one.activations);
   EXPECT_GE(one.peak, one.parameters + one.optimizer + std::max(one.gradients, one.activations));
+}
+
+TEST_F(ProgramPlan, VerbTakesDocumentsFromTheDataWhereItIsAndSaysWhichItPlans) {
+  const auto output = [&](const std::vector<std::string>& arguments,
+                          const std::vector<std::string>& settings) {
+    std::vector<std::string> all = {"plan", "config.textproto"};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    const ProgramResult result = spanwise(all, settings);
+    EXPECT_EQ(result.exit_code, 0) << result.output;
+    return result.output;
+  };
+  const auto has = [](const std::string& text, const char* part) { return text.find(part) != text.npos; };
+  const std::string data = output({}, {});
+  EXPECT_TRUE(has(data, "Documents of data.train in step ")) << data;
+  EXPECT_TRUE(has(data, "of the first 8 the one that needs most on rank 0.")) << data;
+  EXPECT_TRUE(has(output({"--documents", "9"}, {}), "Documents of 9 tokens, from each row's first one.\n"));
+  EXPECT_TRUE(has(output({"--documents", "0"}, {}), "One document a row.\n"));
+  EXPECT_TRUE(
+      has(output({}, {"data.train={path: 'nowhere'}"}), "One document a row: data.train is not here"));
 }
 
 TEST_F(ProgramPlan, VerbPlansFiveHundredRanksOnOneAndWritesNothing) {
@@ -141,7 +129,7 @@ TEST_F(ProgramPlan, VerbPlansFiveHundredRanksOnOneAndWritesNothing) {
                                          "train.sequence_length=1024", "parallel.zero_stage=2"});
   ASSERT_EQ(result.exit_code, 0) << result.output;
   for (const char* part : {"data 4 x sequence 64 x tensor 2", "optimizer", "state_forward", "param_gather",
-                           "Most of any rank"}) {
+                           "Most of any rank", "read and written"}) {
     EXPECT_NE(result.output.find(part), std::string::npos) << part << " in " << result.output;
   }
   EXPECT_TRUE(files_below(path("")) == before);
