@@ -70,6 +70,11 @@ std::string gpu_id(int gpu) {
   SPANWISE_FAIL("GPU {} has no name in a build without CUDA", gpu);
 }
 
+std::string gpu_name(int gpu) {
+  if constexpr (kHasCuda) return cuda::gpu_name(gpu);
+  SPANWISE_FAIL("GPU {} has no name in a build without CUDA", gpu);
+}
+
 bool cuda_available() {
   return num_gpus() > 0;
 }

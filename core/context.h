@@ -37,6 +37,8 @@ class Context {
 
   Device device() const { return options_.device; }
   int num_threads() const { return options_.num_threads; }
+  /// With Device::kCUDA: which of the GPUs this process sees.
+  int gpu() const { return options_.gpu; }
   bool dry() const { return options_.dry; }
   /// Where this Context's GPU work goes, in order; nullptr on the CPU and on a dry Context.
   CUstream_st* stream() const { return memory_->stream(); }
@@ -98,5 +100,7 @@ bool cuda_available();
 int num_gpus();
 /// 16 bytes that name one of them, the same in every process that sees it and no other GPU's (its UUID).
 std::string gpu_id(int gpu);
+/// As its driver names it: "NVIDIA H200".
+std::string gpu_name(int gpu);
 
 }  // namespace spanwise

@@ -13,6 +13,7 @@
 #include "launcher/config/derived.h"
 #include "launcher/divergence.h"
 #include "launcher/evaluate.h"
+#include "launcher/metrics/peak_flops.h"
 #include "launcher/objects.h"
 #include "launcher/rank_agreement.h"
 #include "parallel/rank_zero.h"
@@ -94,6 +95,11 @@ Trainer::Trainer(const RunConfig& config, const Tokenizer& tokenizer, const Mesh
   run_on_rank_zero(world, "open_run", open_run, stop);
   say(fmt::format("{:.2f} M parameters in {}, {} rank{} x {}", double(step_.params().num_parameters()) / 1e6,
                   name_of(compute_dtype(config)), world.size(), world.size() == 1 ? "" : "s", workers(ctx)));
+  if (ctx.device() == Device::kCUDA) {
+    const std::string name = gpu_name(ctx.gpu());
+    peak_flops_ = peak_flops(name, compute_dtype(config));
+    if (!peak_flops_) say(fmt::format("mfu(%) is not shown: what {} can do at most is not known", name));
+  }
   if (starts_from_weights) say(fmt::format("starts from the weights of {}", state_.init_from));
   if (!resume_from.empty()) say(fmt::format("resumed step {} from {}", state_.step, resume_from));
   std::vector<std::string> unverified;
@@ -167,6 +173,7 @@ bool Trainer::wants_checkpoint() {
 
 std::optional<Trainer::Trained> Trainer::train_step(int64_t step) {
   const auto start = Clock::now();
+  ctx_.reset_work();
   const int64_t passes = accumulation_passes(config_, mesh_.world().size()),
                 rows = config_.train().micro_batch();
   std::vector<RankBatch> batches;
@@ -178,6 +185,7 @@ std::optional<Trainer::Trained> Trainer::train_step(int64_t step) {
   if (!targets) return std::nullopt;
   const double data_ms = ms_since(start);
   Trained result{step_.train(batches, *targets, step, *this), data_ms};
+  result.flops = ctx_.work().flops;
   time_to_save_ = result.save;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
     fail_diverged(step, fmt::format("has loss {} and gradient norm {}", result.loss, result.grad_norm),
@@ -213,6 +221,9 @@ void Trainer::write_metrics(int64_t step, const Trained& result, double step_ms,
   if (!metrics_) return;
   const double tokens = double(config_.train().global_batch() * config_.train().sequence_length());
   std::vector<std::pair<std::string, double>> extra = traffic();
+  const double flops_per_second = result.flops / (step_ms * 1e-3);
+  std::optional<double> mfu_percent;
+  if (peak_flops_) mfu_percent = 100 * flops_per_second / *peak_flops_;
   if (const double ms = saver_->take_wait_ms(); ms > 0) extra.emplace_back("checkpoint/wait_ms", ms);
   metrics_->write({.step = step,
                    .loss = result.loss,
@@ -221,6 +232,8 @@ void Trainer::write_metrics(int64_t step, const Trained& result, double step_ms,
                    .tokens_seen = state_.tokens_seen,
                    .tokens_per_second = tokens / step_ms * 1e3,
                    .step_ms = step_ms,
+                   .tflops = flops_per_second * 1e-12,
+                   .mfu_percent = mfu_percent,
                    .data_ms = result.data_ms,
                    .memory_bytes = int64_t(ctx_.memory().peak_bytes),
                    .validation_loss = held_out,

@@ -50,6 +50,7 @@ class Trainer : private StepVotes {
  private:
   struct Trained : StepResult {
     double data_ms = 0;
+    double flops = 0;  ///< of the model, on this rank
   };
   /// Nothing, and nothing is trained, if a rank was asked to end before it began.
   std::optional<Trained> train_step(int64_t step);
@@ -87,6 +88,7 @@ class Trainer : private StepVotes {
   bool directories_lost_ = false;           ///< and could not be made again
   std::unique_ptr<MetricsWriter> metrics_;  ///< rank 0 only
   std::string newest_checkpoint_;
+  std::optional<double> peak_flops_;  ///< of this rank's GPU, where that is known
   static constexpr int64_t kNotSaved = -1;
   int64_t saved_step_ = 0;  ///< of the newest save, done or under way; kNotSaved if it failed
   std::chrono::steady_clock::time_point saved_at_;

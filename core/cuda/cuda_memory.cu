@@ -238,6 +238,12 @@ std::string gpu_id(int gpu) {
   return std::string(properties.uuid.bytes, sizeof(properties.uuid.bytes));
 }
 
+std::string gpu_name(int gpu) {
+  cudaDeviceProp properties;
+  SPANWISE_CUDA(cudaGetDeviceProperties(&properties, gpu));
+  return properties.name;
+}
+
 size_t pinned_bytes(const Memory& memory) {
   return dynamic_cast<const CudaMemory&>(memory).pinned_bytes();
 }

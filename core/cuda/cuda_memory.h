@@ -17,7 +17,8 @@ inline constexpr size_t kMostPinnedPiece = size_t{32} << 20;
 /// Makes `gpu` the process's current one. UserError where it does not exist or cannot be used.
 std::shared_ptr<Memory> make_memory(int gpu, bool poison);
 int num_gpus();
-std::string gpu_id(int gpu);  ///< core/context.h
+std::string gpu_id(int gpu);    ///< core/context.h
+std::string gpu_name(int gpu);  ///< core/context.h
 /// Of the host, that a GPU's memory copies through.
 size_t pinned_bytes(const Memory& memory);
 void synchronize(CUstream_st* stream);

@@ -16,6 +16,8 @@ std::string format_figures(const StepMetrics& metrics, const StepLineContext& co
   const bool finite = std::isfinite(metrics.tokens_per_second);
   text += fmt::format(" | norm {:.2f} | lr {:.2e} | {} tok/s | {:.0f} ms", metrics.grad_norm, metrics.lr,
                       finite ? with_commas(std::llround(metrics.tokens_per_second)) : "?", metrics.step_ms);
+  text += fmt::format(" | {:.3g} tflops", metrics.tflops);
+  if (metrics.mfu_percent) text += fmt::format(" | mfu {:.1f}%", *metrics.mfu_percent);
   if (metrics.validation_loss) {
     text += fmt::format(" | val {:.4f} (ppl {:.2f})", *metrics.validation_loss,
                         std::exp(*metrics.validation_loss));

@@ -18,7 +18,8 @@ struct StepLineContext {
   std::optional<double> loss_z_score = std::nullopt;
   double remaining_ms = 0;
 };
-/// "step 12/400 | loss 6.2031 (-0.4z) | norm 0.81 | lr 3.00e-04 | 5,312 tok/s | 193 ms | ETA 1m12s"
+/// "step 12/400 | loss 6.2031 (-0.4z) | norm 0.81 | lr 3.00e-04 | 5,312 tok/s | 193 ms | 0.118 tflops | ETA
+/// 1m12s"
 std::string format_step_line(const StepMetrics& metrics, const StepLineContext& context);
 
 /// The same figures behind a progress bar and the ETA, cut to what fits in `columns` without wrapping.

@@ -66,6 +66,8 @@ std::string history_line(const StepMetrics& metrics) {
   add_field(line, "tokens_seen", std::to_string(metrics.tokens_seen));
   add_field(line, "tokens_per_second", json_number(metrics.tokens_per_second));
   add_field(line, "step_ms", json_number(metrics.step_ms));
+  add_field(line, "tflops", json_number(metrics.tflops));
+  if (metrics.mfu_percent) add_field(line, "mfu(%)", json_number(*metrics.mfu_percent));
   add_field(line, "data_ms", json_number(metrics.data_ms));
   add_field(line, "memory_bytes", std::to_string(metrics.memory_bytes));
   if (metrics.validation_loss) add_validation(line, *metrics.validation_loss);

@@ -36,11 +36,13 @@ std::vector<TensorBoardScalar> tensorboard_scalars(const StepMetrics& m, int ran
       {"optimizer/lr", m.lr},
       {"n_tokens_seen", static_cast<double>(m.tokens_seen)},
       {"throughput(tps)", m.tokens_per_second / ranks},
+      {"tflops", m.tflops},
       {"time_metrics/end_to_end(s)", m.step_ms / 1000},
       {"time_metrics/data_loading(s)", m.data_ms / 1000},
       {"time_metrics/data_loading(%)", m.step_ms > 0 ? 100 * m.data_ms / m.step_ms : 0},
       {"memory/max_active(GiB)", static_cast<double>(m.memory_bytes) / kGiB},
   };
+  if (m.mfu_percent) scalars.push_back({"mfu(%)", *m.mfu_percent});
   if (m.validation_loss) {
     for (TensorBoardScalar& scalar : validation_scalars(*m.validation_loss)) scalars.push_back(scalar);
   }

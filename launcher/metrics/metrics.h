@@ -30,9 +30,11 @@ struct StepMetrics {
   double lr = 0;
   int64_t tokens_seen = 0;  ///< Over all ranks, since the run's first step.
   double tokens_per_second = 0;
-  double step_ms = 0;        ///< End to end.
-  double data_ms = 0;        ///< Of step_ms, waiting for the loader.
-  int64_t memory_bytes = 0;  ///< Peak held by this process's tensors so far.
+  double step_ms = 0;  ///< End to end.
+  double tflops = 0;   ///< 10^12 FLOP/s of one device, of the model's products alone (core/work.h).
+  std::optional<double> mfu_percent = std::nullopt;  ///< Of what the device can do, where that is known.
+  double data_ms = 0;                                ///< Of step_ms, waiting for the loader.
+  int64_t memory_bytes = 0;                          ///< Peak held by this process's tensors so far.
   std::optional<double> validation_loss = std::nullopt;
   /// More scalars; the name is the JSON key and the TensorBoard tag.
   std::vector<std::pair<std::string, double>> extra = {};

@@ -1,3 +1,4 @@
+#include "core/context.h"
 #include "core/cuda/cuda_memory.h"
 
 #include <gtest/gtest.h>
@@ -12,6 +13,11 @@ std::vector<uint32_t> numbered(size_t numel, uint32_t first) {
   std::vector<uint32_t> values(numel);
   for (size_t i = 0; i < numel; ++i) values[i] = first + uint32_t(i) * 2654435761u;
   return values;
+}
+
+// What peaks are looked up by.
+TEST(CudaMemory, AGpuHasTheNameThatItsDriverGivesIt) {
+  EXPECT_TRUE(gpu_name(0).starts_with("NVIDIA ")) << gpu_name(0);
 }
 
 TEST(CudaMemory, LargeArraysGoInPiecesThroughFewPinnedBytes) {

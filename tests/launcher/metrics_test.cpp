@@ -24,6 +24,7 @@ StepMetrics metrics_of(int64_t step) {
           .tokens_seen = step * 1024,
           .tokens_per_second = 5312.4,
           .step_ms = 193,
+          .tflops = 0.118,
           .data_ms = 2,
           .memory_bytes = 1 << 30};
 }
@@ -67,12 +68,19 @@ class MetricsFiles : public testing::Test {
 TEST(ConsoleLine, ShowsEveryFigureInItsPlace) {
   StepMetrics metrics = metrics_of(12);
   EXPECT_EQ(format_step_line(metrics, {.total_steps = 400, .loss_z_score = -0.4, .remaining_ms = 72'000}),
-            "step 12/400 | loss 6.2031 (-0.4z) | norm 0.81 | lr 3.00e-04 | 5,312 tok/s | 193 ms | ETA 1m12s");
+            "step 12/400 | loss 6.2031 (-0.4z) | norm 0.81 | lr 3.00e-04 | 5,312 tok/s | 193 ms | 0.118 "
+            "tflops | ETA 1m12s");
   metrics.validation_loss = 2.0;
-  EXPECT_EQ(
-      format_step_line(metrics, {.total_steps = 400, .remaining_ms = 72'000}),
-      "step 12/400 | loss 6.2031 | norm 0.81 | lr 3.00e-04 | 5,312 tok/s | 193 ms | val 2.0000 (ppl 7.39) | "
-      "ETA 1m12s");
+  EXPECT_EQ(format_step_line(metrics, {.total_steps = 400, .remaining_ms = 72'000}),
+            "step 12/400 | loss 6.2031 | norm 0.81 | lr 3.00e-04 | 5,312 tok/s | 193 ms | 0.118 tflops | "
+            "val 2.0000 (ppl 7.39) | ETA 1m12s");
+  metrics.tflops = 412.345;
+  metrics.mfu_percent = 41.69;
+  EXPECT_CONTAINS(format_step_line(metrics, {}), "| 193 ms | 412 tflops | mfu 41.7% | val 2.0000");
+}
+
+TEST(HistoryLine, HasNoShareOfAnUnknownPeak) {
+  EXPECT_EQ(history_line(metrics_of(1)).find("mfu"), std::string::npos);
 }
 
 TEST(ConsoleLine, NonFiniteFiguresArePrintedNotConverted) {
@@ -105,7 +113,7 @@ TEST(ConsoleLine, LiveLineShowsBarAndEtaFirstAndNeverReachesTheLastColumn) {
   EXPECT_EQ(
       format_live_line(metrics_of(12), context, 200),
       "[========        ] ETA 1m12s | step 12/24 | loss 6.2031 | norm 0.81 | lr 3.00e-04 | 5,312 tok/s | "
-      "193 ms");
+      "193 ms | 0.118 tflops");
   for (int columns : {1, 2, 20, 80}) {
     EXPECT_EQ(format_live_line(metrics_of(12), context, columns).size(), columns - 1);
   }
@@ -115,8 +123,9 @@ TEST_F(MetricsFiles, PlainConsoleHasOneLineAStepAndNoControlCharacters) {
   run(0, 25, 0, 1);
   const auto lines = lines_of(console_.str());
   ASSERT_EQ(lines.size(), 25);
-  EXPECT_EQ(lines[0],
-            "step 1/400 | loss 6.2031 | norm 0.81 | lr 3.00e-04 | 5,312 tok/s | 193 ms | ETA 1m17s");
+  EXPECT_EQ(
+      lines[0],
+      "step 1/400 | loss 6.2031 | norm 0.81 | lr 3.00e-04 | 5,312 tok/s | 193 ms | 0.118 tflops | ETA 1m17s");
   EXPECT_EQ(console_.str().find_first_of("\r\x1b"), std::string::npos);
 }
 
@@ -229,12 +238,14 @@ TEST_F(MetricsFiles, ZScoresGoOnAfterAResume) {
 TEST_F(MetricsFiles, HistoryLineHasThePinnedKeysAndNullForNonFinite) {
   StepMetrics metrics = metrics_of(7);
   metrics.grad_norm = NAN;
+  metrics.mfu_percent = 12.5;
   metrics.validation_loss = INFINITY;
   metrics.extra = {{"memory/num_alloc_retries", 3}};
   EXPECT_EQ(
       history_line(metrics).find(
           R"({"step":7,"loss":6.2031,"grad_norm":null,"lr":0.0003,"tokens_seen":7168,)"
-          R"("tokens_per_second":5312.4,"step_ms":193,"data_ms":2,"memory_bytes":1073741824,)"
+          R"~("tokens_per_second":5312.4,"step_ms":193,"tflops":0.118,"mfu(%)":12.5,)~"
+          R"("data_ms":2,"memory_bytes":1073741824,)"
           R"("validation_loss":null,"validation_perplexity":null,"memory/num_alloc_retries":3,"wall_time":)"),
       0)
       << history_line(metrics);
@@ -342,6 +353,7 @@ TEST_F(MetricsFiles, TensorBoardFilesCarryTheTags) {
   {
     MetricsWriter writer({.run_dir = dir_ / "run", .total_steps = 400, .console = &console_});
     StepMetrics metrics = metrics_of(1);
+    metrics.mfu_percent = 12.5;
     metrics.validation_loss = 2;
     metrics.extra = {{"router/load", 1}};
     writer.write(metrics);
@@ -352,7 +364,7 @@ TEST_F(MetricsFiles, TensorBoardFilesCarryTheTags) {
   }
   for (const char* tag :
        {"loss_metrics/global_avg_loss", "optimizer/grad_norm", "optimizer/lr", "n_tokens_seen",
-        "throughput(tps)", "time_metrics/end_to_end(s)", "time_metrics/data_loading(s)",
+        "throughput(tps)", "tflops", "mfu(%)", "time_metrics/end_to_end(s)", "time_metrics/data_loading(s)",
         "time_metrics/data_loading(%)", "memory/max_active(GiB)", "loss_metrics/validation_loss",
         "loss_metrics/validation_perplexity", "router/load"}) {
     EXPECT_NE(content.find(tag), std::string::npos) << tag;

@@ -6,6 +6,7 @@
 #include "core/file_io.h"
 #include "data/indexed_dataset.h"
 #include "data/statistics.h"
+#include "models/hf/safetensors.h"
 #include "tests/launcher/program/tiny_run.h"
 
 namespace spanwise::testing {
@@ -38,6 +39,42 @@ TEST_F(ProgramLearning, LossFallsWellBelowTheUnigramEntropyOnOneAndTwoRanks) {
     for (size_t i = 110; i < 120; ++i) last += records[i].loss / 10;
     EXPECT_LT(last, 0.5 * entropy) << trained.output;
   }
+}
+
+/// The number behind a key of every line but step 0's.
+std::vector<double> column(const std::string& metrics, const std::string& key) {
+  std::vector<double> values;
+  const std::string quoted = "\"" + key + "\":";
+  for (size_t at = 0; (at = metrics.find(quoted, at)) != std::string::npos; ++at)
+    values.push_back(std::stod(metrics.substr(at + quoted.size())));
+  return values;
+}
+
+/// The model's operations in a step on rank 0.
+double flops_of_a_step(const std::string& metrics, size_t step) {
+  return column(metrics, "tflops").at(step) * 1e12 * column(metrics, "step_ms").at(step) * 1e-3;
+}
+
+TEST_F(ProgramLearning, TflopsAreOfTheModelsOperationsInAStepOnOneDevice) {
+  train("one", {"train.steps=3"});
+  train("evaluated", {"train.steps=3", "train.eval_every=1", "train.activation_checkpointing=true"});
+  train("two", {"train.steps=3"}, 2);
+  const std::string one = read_file(path("one/metrics.jsonl")),
+                    evaluated = read_file(path("evaluated/metrics.jsonl")),
+                    two = read_file(path("two/metrics.jsonl"));
+  const SafetensorsReader model(checkpoint("one") / "model.safetensors");
+  double elements = 0;
+  for (const SafetensorsInfo& tensor : model.tensors()) elements += double(tensor.bytes) / 8;
+  const double of_parameters = 6 * elements * 4 * 32;  // 6 a parameter and token
+  for (const size_t step : {0, 1, 2}) {
+    const double flops = flops_of_a_step(one, step);
+    EXPECT_GT(flops, 0.7 * of_parameters);  // embeddings are looked up
+    EXPECT_LT(flops, 1.5 * of_parameters);
+    // Neither what is evaluated nor what is computed again.
+    EXPECT_NEAR(flops_of_a_step(evaluated, step), flops, 1e-9 * flops);
+    EXPECT_NEAR(flops_of_a_step(two, step), flops / 2, 0.1 * flops);
+  }
+  EXPECT_EQ(one.find("mfu"), std::string::npos);  // what a CPU can do at most is not known
 }
 
 TEST_F(ProgramLearning, EvalGivesThePerplexityThatTrainPrinted) {
