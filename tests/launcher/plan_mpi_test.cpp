@@ -83,7 +83,7 @@ Bytes traffic_of(const RankPlan& plan) {
 
 void expect_planned(const Settings& settings) {
   // One document a row, and documents that end inside rows, parts and chunks.
-  for (const int64_t document_tokens : {0, 41, 7}) {
+  for (const int64_t document_tokens : {0, 23}) {
     SCOPED_TRACE(fmt::format("{} on {} ranks, documents of {} tokens", fmt::join(settings, " "),
                              world().size(), document_tokens));
     const RunConfig config = parse_config(kConfig, "plan_mpi_test", settings);
