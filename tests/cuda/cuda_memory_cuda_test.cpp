@@ -1,9 +1,10 @@
-#include "core/context.h"
 #include "core/cuda/cuda_memory.h"
 
 #include <gtest/gtest.h>
 
 #include <vector>
+
+#include "core/context.h"
 
 namespace spanwise {
 namespace {
