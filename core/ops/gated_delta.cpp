@@ -8,13 +8,13 @@ namespace {
 
 LinearStateFlops flops_of(const LinearStateShape& s, const ChunkList& list) {
   const double K = double(s.key_dim), V = double(s.value_dim), HV = double(s.value_heads);
-  LinearStateFlops flops{};
-  for (const ChunkList::Chunk& chunk : list.chunks()) {
-    const double n = double(chunk.length);
-    flops.forward += HV * (2 * n * n * (K + V) + 6 * n * K * V);
-    flops.summary += HV * (n * (n - 1) * (K + V) + 4 * n * K * V);
-  }
-  return flops;
+  const auto forward = [=](double n) { return 2 * n * n * (K + V) + 6 * n * K * V; };
+  const auto state = [=](double n) { return n * (n - 1) * (K + V) + 4 * n * K * V; };
+  const auto transition = [=](double n) { return n * (n - 1) * K + 4 * n * K * K; };
+  return {.forward = HV * sum_over_chunks(list, SegmentSet::kAll, forward),
+          .summary = HV * (sum_over_chunks(list, SegmentSet::kEndingRow, state) +
+                           sum_over_chunks(list, SegmentSet::kPassing, transition)),
+          .dstate = HV * sum_over_chunks(list, SegmentSet::kContinuing, forward)};
 }
 
 LinearStateKernels kernels_of(Device device) {

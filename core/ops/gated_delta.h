@@ -17,8 +17,10 @@
 // Shapes, segments and memory: linear_state.h.
 //
 // Work (core/work.h) of a chunk of n tokens and a value head: 2 n² (K + V) + 6 n K V: of the triangles KKᵀ,
-// QKᵀ, those times N and the solve, and of the products K S₀, Q S₀ and KᵀN. Backward: twice that. A step: 6 K
-// V.
+// QKᵀ, those times N and the solve, and of the products K S₀, Q S₀ and KᵀN. Backward: twice that. A step:
+// 6 K V. Of spans, as recomputed: the summary n (n − 1) (K + V) + 4 n K V a chunk of a row's last segment
+// and, where it fills the row, n (n − 1) K + 4 n K² for the transition; D as much as forward, of continuing
+// segments.
 
 #include "core/ops/linear_state.h"
 

@@ -10,6 +10,8 @@
 // one dtype, but the bias of accumulation_dtype. Only the gradients that are required are computed; dx and dW
 // are accumulated by the GEMM itself, in place: on a GPU with F32 sums, straight into a BF16 weight's F32
 // gradient.
+//
+// Work (core/work.h) of a row: 2 I O, and as much for dx and for dW.
 
 #include "core/autograd.h"
 

@@ -16,6 +16,8 @@
 // With a DimPart the weight holds rows [begin, begin + its rows) of the vocabulary and nobody forms whole
 // logits: a chunk's maxima are reduced [n], then its sums of exponentials and target logits [2, n]. The loss
 // is the whole one on every rank; dx is this part's term of the sum that is the gradient, dW its own rows.
+//
+// Work (core/work.h) of a row, whatever its label: 2 D vocab, and as much for dx and for dW.
 
 #include <vector>
 

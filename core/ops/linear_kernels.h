@@ -45,6 +45,17 @@ class ChunkList {
   int64_t num_states_ = 0, max_length_ = 0;
 };
 
+/// Σ of_chunk(tokens) over the chunks of the segments `which` names.
+template <class F>
+double sum_over_chunks(const ChunkList& list, SegmentSet which, F&& of_chunk) {
+  double sum = 0;
+  for (const ChunkList::SegmentChunks& segment : list.select(which)) {
+    for (int64_t i = segment.first; i < segment.last; ++i)
+      sum += of_chunk(double(list.chunks()[size_t(i)].length));
+  }
+  return sum;
+}
+
 /// One call, as kernels read it. Operands that the family does not take, or that were not given, are
 /// undefined.
 struct LinearStateCall : LinearOperands<Tensor> {

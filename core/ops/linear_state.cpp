@@ -173,7 +173,7 @@ void count_backward(Context& ctx, const LinearFamily& family, const LinearStateC
   const LinearStateFlops flops = family.flops(shape_of(call), call.chunks);
   double bytes = operand_bytes(call) + operand_bytes(g) + bytes_of(from.dout, from.dfinal_state);
   for (const Tensor& t : from.saved) bytes += bytes_of(t);
-  ctx.count({.flops = 2 * flops.forward, .recomputed_flops = exchanged ? flops.summary : 0, .bytes = bytes});
+  ctx.count({.flops = 2 * flops.forward, .recomputed_flops = exchanged ? flops.dstate : 0, .bytes = bytes});
 }
 
 LinearStateForward allocate_forward(Context& ctx, const LinearFamily& family, const LinearStateCall& call,

@@ -54,7 +54,8 @@ struct LinearStateKernels;
 /// Floating-point operations of a call, as the family's header counts them.
 struct LinearStateFlops {
   double forward;  ///< backward's are twice as many
-  double summary;  ///< of a span's, and of D, the gradient of its incoming state
+  double summary;  ///< of a span's summary
+  double dstate;   ///< of D, the gradient of a span's incoming state
 };
 
 /// A family is one constant: what its recurrence reads, what a span of it does to a state, and its kernels

@@ -8,13 +8,11 @@ namespace {
 
 LinearStateFlops flops_of(const LinearStateShape& s, const ChunkList& list) {
   const double K = double(s.key_dim), V = double(s.value_dim), HV = double(s.value_heads);
-  LinearStateFlops flops{};
-  for (const ChunkList::Chunk& chunk : list.chunks()) {
-    const double n = double(chunk.length);
-    flops.forward += HV * (n * (n + 1) * (K + V) + 4 * n * K * V);
-    flops.summary += HV * 2 * n * K * V;
-  }
-  return flops;
+  const auto forward = [=](double n) { return n * (n + 1) * (K + V) + 4 * n * K * V; };
+  const auto state = [=](double n) { return 2 * n * K * V; };
+  return {.forward = HV * sum_over_chunks(list, SegmentSet::kAll, forward),
+          .summary = HV * sum_over_chunks(list, SegmentSet::kEndingRow, state),
+          .dstate = HV * sum_over_chunks(list, SegmentSet::kContinuing, state)};
 }
 
 LinearStateKernels kernels_of(Device device) {

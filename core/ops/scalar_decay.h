@@ -16,7 +16,8 @@
 // linear_state.h.
 //
 // Work (core/work.h) of a chunk of n tokens and a value head: n (n + 1) (K + V) + 4 n K V: of the triangles
-// of QKᵀ and AV, and of the products Q S₀ and K̃ᵀV. Backward: twice that. A step: 4 K V.
+// of QKᵀ and AV, and of the products Q S₀ and K̃ᵀV. Backward: twice that. A step: 4 K V. Of spans, as
+// recomputed: 2 n K V a chunk, for the summary of a row's last segment and for D of continuing segments.
 
 #include "core/ops/linear_state.h"
 

@@ -14,6 +14,9 @@
 // their accumulation_dtype. BF16 is for CUDA: on the CPU it is computed in F32 and rounded, so that what
 // ranks do with parts can be tested without GPUs. On CUDA scale > 0, and head dims are 64, 128 or 256 with V
 // = D in BF16, any up to 256 in F32 (core/ops/gpu_limits.h).
+//
+// Work (core/work.h) of a pair of a query and a key in its range, a query head: 2 (D + V). Backward: twice
+// that, and 2 D again for the scores.
 
 #include <vector>
 

@@ -131,6 +131,43 @@ TEST(DryRun, SpansOfLinearStates) {
   }
 }
 
+// Row 0 is one segment, which passes; row 1 ends a document of 2 tokens and starts one of 4.
+TEST(DryRun, SpansCountTheirSummariesApart) {
+  const SpanCase c{2, 6, 1, 3, 4, 5, {8}};
+  const double K = double(c.K), V = double(c.V), HV = double(c.HV);
+  const auto work_of = [&](const auto& family) {
+    Context dry({.dry = true});
+    ZeroExchange exchange(dry);
+    return cost_of(
+               dry,
+               [&](Tape& tape, const std::vector<Var>& x) {
+                 return std::vector<Var>{
+                     family(tape, x, layout_of(c), {.scale = 0.3, .chunk = 4, .exchange = &exchange})};
+               },
+               operands_of(c, kF32))
+        .backward;
+  };
+  const auto over = [&](const std::vector<double>& chunks, const auto& of) {
+    double sum = 0;
+    for (const double n : chunks) sum += HV * of(n);
+    return sum;
+  };
+  const std::vector<double> all = {4, 2, 2, 4}, continuing = {4, 2, 2}, ending_row = {4, 2, 4},
+                            passing = {4, 2};
+
+  const auto of_delta = [=](double n) { return 2 * n * n * (K + V) + 6 * n * K * V; };
+  const auto delta_state = [=](double n) { return n * (n - 1) * (K + V) + 4 * n * K * V; };
+  const auto transition = [=](double n) { return n * (n - 1) * K + 4 * n * K * K; };
+  EXPECT_EQ(work_of(delta).flops, 3 * over(all, of_delta));
+  EXPECT_EQ(work_of(delta).recomputed_flops,
+            over(ending_row, delta_state) + over(passing, transition) + over(continuing, of_delta));
+
+  const auto of_decay = [=](double n) { return n * (n + 1) * (K + V) + 4 * n * K * V; };
+  const auto decay_state = [=](double n) { return 2 * n * K * V; };
+  EXPECT_EQ(work_of(decay).flops, 3 * over(all, of_decay));
+  EXPECT_EQ(work_of(decay).recomputed_flops, over(ending_row, decay_state) + over(continuing, decay_state));
+}
+
 TEST(DryRun, LinearStatesThatForwardAgain) {
   for (const SpanCase& c : kSpanCases) {
     for (const auto family : {delta, decay}) {
