@@ -2,9 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
-#include <sstream>
-
 #include "core/check.h"
 #include "launcher/config/config.h"
 #include "launcher/config/layer_list.h"
@@ -12,32 +9,20 @@
 #include "launcher/config/values.h"
 #include "launcher/objects.h"
 #include "parallel/mesh.h"
+#include "tests/testing/config_testing.h"
 
 namespace spanwise {
 namespace {
 
-using Lines = std::vector<std::string>;
-
-const std::string kGood = R"(run { dir: "runs/x" } data { train { path: "runs/data" } } )";
+using testing::error_lines, testing::kRunnable, testing::Lines;
 
 RunConfig parse(const Lines& overrides, const std::string& model = "") {
-  return parse_config(kGood + "model { " + model + " }", "x.textproto", overrides);
-}
-
-Lines errors(const std::function<void()>& action) {
-  Lines lines;
-  try {
-    action();
-  } catch (const UserError& error) {
-    std::istringstream text(error.what());
-    for (std::string line; std::getline(text, line);) lines.push_back(line);
-  }
-  return lines;
+  return parse_config(kRunnable + "model { " + model + " }", "x.textproto", overrides);
 }
 
 /// What `--set override` says instead of being applied.
 Lines refused(const std::string& override, const std::string& model = "") {
-  Lines lines = errors([&] { parse({override}, model); });
+  Lines lines = error_lines([&] { parse({override}, model); });
   const std::string head = "--set " + override + ": ";
   for (std::string& line : lines) {
     EXPECT_EQ(line.substr(0, head.size()), head);
@@ -105,7 +90,8 @@ TEST(ConfigLayers, EveryMixerAndFeedForwardIsMadeUnderItsName) {
 
 TEST(ConfigLayers, OneMixerALayer) {
   EXPECT_EQ(
-      errors([] { parse_config("model {\n layer {\n  attention {}\n  mamba2 {}\n }\n}", "x.textproto"); }),
+      error_lines(
+          [] { parse_config("model {\n layer {\n  attention {}\n  mamba2 {}\n }\n}", "x.textproto"); }),
       Lines{"x.textproto:4:3: model.layer has one mixer and it is attention, at line 3; keep one of them"});
   // Each layer has its own, and groups may be given in parts.
   EXPECT_EQ(
@@ -186,7 +172,10 @@ TEST(ConfigOverride, ThatLeadsNowhereInALayerSaysWhatIsThere) {
 }
 
 TEST(ConfigOverride, ThatFailsLeavesNoLayerBehind) {
-  EXPECT_EQ(errors([] { parse({"model.layer.L.gated_delta_net.num_heads=x", "run.sed=1"}); }).size(), 2u);
+  EXPECT_EQ(error_lines([] {
+              parse({"model.layer.L.gated_delta_net.num_heads=x", "run.sed=1"});
+            }).size(),
+            2u);
 }
 
 // So that a grid over patterns runs from one file.
@@ -201,7 +190,7 @@ TEST(ConfigLayers, ALetterWithoutAPlaceIsAWarningFromAFileAndAnErrorFromAnOverri
   const std::string unplaced = "model.layer_pattern \"LLLN\" has no M; place it there, or leave this out";
   EXPECT_EQ(refused("model.layer.M={mamba2 {}}"), Lines{unplaced});
   EXPECT_EQ(
-      errors([&] {
+      error_lines([&] {
         parse({"model.layer_pattern=L", "model.layer.M.mamba2.num_heads=8"}, model);
       }),
       Lines{"--set model.layer.M.mamba2.num_heads=8: model.layer_pattern \"L\" has no M; place it there, or "
