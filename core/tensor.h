@@ -33,7 +33,12 @@ class Shape {
   int64_t numel() const;
   std::string str() const;  ///< "[2, 64, 128]"
   std::vector<int64_t> to_vector() const { return {dims_.begin(), dims_.begin() + num_}; }
-  friend bool operator==(const Shape& a, const Shape& b) { return a.to_vector() == b.to_vector(); }
+  /// One dimension more, the last.
+  void append(int64_t dim) {
+    SPANWISE_CHECK(num_ < kMaxDims && dim >= 0, "shape {} with a last dimension of {}", str(), dim);
+    dims_[size_t(num_++)] = dim;
+  }
+  friend bool operator==(const Shape& a, const Shape& b) = default;  // dimensions beyond num_ are 0
 
  private:
   Shape(const int64_t* dims, size_t n);

@@ -2,11 +2,11 @@
 
 namespace spanwise {
 
-Shape transition_shape(TransitionKind kind, std::vector<int64_t> heads, int64_t key_dim) {
+Shape transition_shape(TransitionKind kind, Shape heads, int64_t key_dim) {
   if (kind == TransitionKind::kIdentity) return {};
-  if (kind != TransitionKind::kScalar) heads.push_back(key_dim);
-  if (kind == TransitionKind::kDense) heads.push_back(key_dim);
-  return Shape(heads);
+  if (kind != TransitionKind::kScalar) heads.append(key_dim);
+  if (kind == TransitionKind::kDense) heads.append(key_dim);
+  return heads;
 }
 
 int64_t transition_elems(TransitionKind kind, int64_t key_dim) {

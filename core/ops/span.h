@@ -25,7 +25,7 @@ enum class TransitionKind {
 };
 /// What says M of some heads: [heads…] and [heads…, K] of g, or [heads…, K, K] of M itself. No dimensions for
 /// the identity.
-Shape transition_shape(TransitionKind kind, std::vector<int64_t> heads, int64_t key_dim);
+Shape transition_shape(TransitionKind kind, Shape heads, int64_t key_dim);
 /// Elements of that, a head.
 int64_t transition_elems(TransitionKind kind, int64_t key_dim);
 
