@@ -1,7 +1,6 @@
 #include "parallel/sequence_parallel.h"
 
 #include "parallel/attention_exchange.h"
-#include "parallel/halo.h"
 #include "parallel/state_exchange.h"
 
 namespace spanwise {
@@ -39,10 +38,10 @@ SequenceParallel::~SequenceParallel() = default;
 
 Var SequenceParallel::halo(Tape& tape, const Var& x, int64_t width) const {
   Context& ctx = tape.context();
-  const Halo halo(plan_, width);
+  const Halo& halo = halos_.try_emplace(width, plan_, width).first->second;
   const Var out =
       tape.output(tape.once([&] { return halo.fetch(ctx, comm_, "halo_forward", x.value()); }), {x});
-  tape.record({x}, {out}, [&ctx, &comm = comm_, x = x.adjoint(), out = out.adjoint(), halo] {
+  tape.record({x}, {out}, [&ctx, &comm = comm_, x = x.adjoint(), out = out.adjoint(), &halo] {
     const Tensor dx = Tensor::zeros(ctx, x.shape(), x.dtype());
     halo.give_back(ctx, comm, "halo_backward", out.grad(), dx);
     x.add_grad(ctx, dx);

@@ -4,11 +4,13 @@
 // values (LASP-2H, ring, Ulysses). Layers call these in the same order on every rank. With one rank nothing
 // is communicated.
 
+#include <map>
 #include <memory>
 
 #include "core/autograd.h"
 #include "core/ops/span.h"
 #include "parallel/comm.h"
+#include "parallel/halo.h"
 #include "parallel/sequence_partition.h"
 
 namespace spanwise {
@@ -58,6 +60,7 @@ class SequenceParallel {
   const SequencePlan& plan_;
   SequenceParallelOptions options_;
   std::unique_ptr<SpanExchange> spans_;
+  mutable std::map<int64_t, Halo> halos_;  ///< by width: every layer's convolutions ask for the same
 };
 
 }  // namespace spanwise
