@@ -56,10 +56,14 @@ mpirun=$!
 # Where a rank dies while it starts, Open MPI 4.1 over PMIx 4.2 can lock itself up at its own end: every rank is
 # gone and mpirun waits for ever. Ends it then.
 has_ranks() {
-  local child stat
-  for child in $(cat "/proc/$mpirun/task/"*/children 2>/dev/null); do
-    { read -r stat < "/proc/$child/stat"; } 2>/dev/null || continue
-    case ${stat##*) } in Z*) ;; *) return 0 ;; esac
+  local list ids child stat
+  for list in "/proc/$mpirun/task/"*/children; do
+    ids=()
+    { read -ra ids < "$list"; } 2>/dev/null || true  # no newline ends it
+    for child in "${ids[@]}"; do
+      { read -r stat < "/proc/$child/stat"; } 2>/dev/null || continue
+      case ${stat##*) } in Z*) ;; *) return 0 ;; esac
+    done
   done
   return 1
 }

@@ -17,13 +17,16 @@ namespace spanwise {
 
 namespace {
 
-void check_known_nodes(const config::ParallelConfig& parallel) {
+/// The mesh's, where a plan can know what runs on it.
+MeshShape known_shape(const RunConfig& config, int world_size) {
+  const config::ParallelConfig& parallel = config.parallel();
   if (parallel.exchange() == config::StateExchange::TWO_LEVEL && parallel.sequence() > 1 &&
       parallel.ranks_per_node() == 0) {
     fail_user(
         "parallel.ranks_per_node is 0, the ranks of the machine a run is on, which a plan cannot know; set "
         "parallel.ranks_per_node.");
   }
+  return mesh_shape(config, world_size);
 }
 
 using TrafficTable = std::map<std::pair<std::string, std::string>, Traffic>;
@@ -54,7 +57,7 @@ StepCosts extrapolated(const StepCosts& more, const StepCosts& less, int64_t tim
 class DryRun {
  public:
   DryRun(const RunConfig& config, int64_t vocab_size, int world_size, int rank)
-      : shape_(mesh_shape(config, world_size)),
+      : shape_(known_shape(config, world_size)),
         ctx_({.device = compute_device(config), .num_threads = planned_threads(config), .dry = true}),
         world_(make_dry_world(
             shape_,
@@ -69,14 +72,20 @@ class DryRun {
   int64_t peak() const { return int64_t(ctx_.memory().peak_bytes); }
   int64_t rounded(size_t bytes) const { return int64_t(allocation_bytes(ctx_.device(), bytes)); }
 
+  /// This rank's parts of a step's micro-batches.
+  std::vector<RankBatch> parts_of(std::vector<Batch> rows) const {
+    std::vector<RankBatch> parts;
+    for (Batch& batch : rows) parts.push_back(step_.part_of(std::move(batch)));
+    return parts;
+  }
+
   /// Trains one step. Gradients at the update go to `gradients` where it is not null.
-  StepCosts train(const std::vector<Batch>& rows, int64_t* gradients = nullptr) {
-    for (Comm* axis : axes()) axis->reset_traffic();
+  StepCosts train(const std::vector<RankBatch>& batches, int64_t* gradients = nullptr) {
+    for (Comm* comm : mesh_.comms()) comm->reset_traffic();
     ctx_.reset_work();
     ctx_.reset_peak();
     ++number_;
     StepVotes votes;
-    const std::vector<RankBatch> batches = parts_of(rows);
     step_.compute_gradients(batches, step_.count_targets(batches, votes).value());
     const int64_t before = live();
     step_.update(number_);
@@ -87,12 +96,11 @@ class DryRun {
   }
 
   /// Most that a micro-batch holds beside what is held anyway and all gradients, which are there.
-  int64_t activations(const Batch& rows) {
-    const std::vector<RankBatch> batches = parts_of({rows});
-    step_.accumulate(batches[0], 1.0);
+  int64_t activations(const RankBatch& batch) {
+    step_.accumulate(batch, 1.0);
     const int64_t before = live();
     ctx_.reset_peak();
-    step_.accumulate(batches[0], 1.0);
+    step_.accumulate(batch, 1.0);
     const int64_t most = peak() - before;
     step_.params().drop_grads();
     return most;
@@ -114,21 +122,11 @@ class DryRun {
   static int planned_threads(const RunConfig& config) {
     return config.train().threads() > 0 ? int(config.train().threads()) : available_cores();
   }
-  std::vector<RankBatch> parts_of(const std::vector<Batch>& rows) {
-    std::vector<RankBatch> parts;
-    for (const Batch& batch : rows) parts.push_back(step_.part_of(batch));
-    return parts;
-  }
-  std::vector<Comm*> axes() const {
-    std::vector<Comm*> axes = mesh_.axes();
-    axes.push_back(world_.get());
-    return axes;
-  }
   TrafficTable traffic() const {
     TrafficTable table;
-    for (const Comm* axis : axes()) {
-      if (axis->size() == 1) continue;
-      for (const auto& [name, traffic] : axis->traffic()) table[{axis->axis(), name}] = traffic;
+    for (const Comm* comm : mesh_.comms()) {
+      if (comm->size() == 1) continue;
+      for (const auto& [name, traffic] : comm->traffic()) table[{comm->axis(), name}] = traffic;
     }
     return table;
   }
@@ -154,24 +152,24 @@ int64_t checkpoint_copy(const RunConfig& config, const Mesh& mesh, const ParamSt
 /// Between the first micro-batch of a step and its last one all that are alike take the same.
 constexpr int64_t kEnoughPasses = 3;
 
-std::vector<Batch> micro_batches(const PlannedRows& rows, int data) {
+std::vector<Batch> micro_batches(const StepRows& rows, int data) {
   const int64_t passes = rows.alike ? std::min(rows.passes, kEnoughPasses) : rows.passes;
   std::vector<Batch> batches;
   for (int64_t pass = 0; pass < passes; ++pass) batches.push_back(rows.micro_batch(data, pass));
   return batches;
 }
 
-/// Two steps of `rows`, the first of which takes what is taken once; then what the second one takes. Of alike
-/// micro-batches `rows` may be fewer than num_passes, which they stand for.
-RankPlan plan_steps(DryRun& run, std::vector<Batch> rows, int64_t num_passes) {
+/// Two steps of `batches`, the first of which takes what is taken once; then what the second one takes. Of
+/// alike micro-batches there may be fewer than num_passes, which they stand for; one of them goes then.
+RankPlan plan_steps(DryRun& run, std::vector<RankBatch>& batches, int64_t num_passes) {
   RankPlan plan;
-  run.train(rows);
+  run.train(batches);
   plan.memory.first_peak = run.peak();
-  StepCosts costs = run.train(rows, &plan.memory.gradients);
+  StepCosts costs = run.train(batches, &plan.memory.gradients);
   plan.memory.peak = run.peak();
-  if (const int64_t left_out = num_passes - int64_t(rows.size()); left_out > 0) {
-    rows.pop_back();
-    costs = extrapolated(costs, run.train(rows), left_out);
+  if (const int64_t left_out = num_passes - int64_t(batches.size()); left_out > 0) {
+    batches.pop_back();
+    costs = extrapolated(costs, run.train(batches), left_out);
     // Every micro-batch's loss stays to the end of the step.
     plan.memory.first_peak += left_out * run.rounded(sizeof(double));
     plan.memory.peak += left_out * run.rounded(sizeof(double));
@@ -197,10 +195,9 @@ RunConfig config_to_plan(RunConfig config) {
 }
 
 RankPlan plan_rank(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size, int rank,
-                   const PlannedRows& rows) {
-  check_known_nodes(config.parallel());
+                   const StepRows& rows) {
   DryRun run(config, tokenizer_vocab_size, world_size, rank);
-  const std::vector<Batch> batches = micro_batches(rows, run.mesh().data().rank());
+  std::vector<RankBatch> batches = run.parts_of(micro_batches(rows, run.mesh().data().rank()));
   RankPlan plan = plan_steps(run, batches, rows.passes);
   plan.rank = rank;
   plan.num_parameters = run.step().params().num_parameters();
@@ -217,19 +214,19 @@ RankPlan plan_rank(const RunConfig& config, int64_t tokenizer_vocab_size, int wo
 }
 
 MostOfAnyRank plan_ranks(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size,
-                         const PlannedRows& rows) {
-  check_known_nodes(config.parallel());
-  const MeshShape shape = mesh_shape(config, world_size);
+                         const StepRows& rows) {
+  const MeshShape shape = known_shape(config, world_size);
   const int ranks_of_data = shape.size() / shape.data;
   std::set<std::vector<std::vector<int64_t>>> planned;  // document starts by micro-batch
   MostOfAnyRank most;
   for (int data = 0; data < shape.data; ++data) {
-    const std::vector<Batch> batches = micro_batches(rows, data);
+    const std::vector<Batch> whole = micro_batches(rows, data);
     std::vector<std::vector<int64_t>> starts;
-    for (const Batch& batch : batches) starts.push_back(batch.document_starts);
+    for (const Batch& batch : whole) starts.push_back(batch.document_starts);
     if (!planned.insert(std::move(starts)).second) continue;
     for (int rank = data * ranks_of_data; rank < (data + 1) * ranks_of_data; ++rank) {
       DryRun run(config, tokenizer_vocab_size, world_size, rank);
+      std::vector<RankBatch> batches = run.parts_of(whole);
       const RankPlan plan = plan_steps(run, batches, rows.passes);
       if (plan.memory.peak > most.peak) most.memory_rank = rank;
       if (plan.received_bytes() > most.received_bytes) most.traffic_rank = rank;
@@ -242,18 +239,17 @@ MostOfAnyRank plan_ranks(const RunConfig& config, int64_t tokenizer_vocab_size, 
 }
 
 int64_t fullest_step(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size, int rank,
-                     int64_t steps, const std::function<PlannedRows(int64_t step)>& rows) {
-  check_known_nodes(config.parallel());
+                     int64_t steps, const std::function<StepRows(int64_t step)>& rows) {
   DryRun run(config, tokenizer_vocab_size, world_size, rank);
   std::set<std::vector<int64_t>> tried;
   int64_t fullest = 0, most = -1;
   for (int64_t step = 0; step < steps; ++step) {
-    const std::vector<Batch> batches = micro_batches(rows(step), run.mesh().data().rank());
-    const auto& batch = *std::max_element(batches.begin(), batches.end(), [](const Batch& a, const Batch& b) {
+    std::vector<Batch> batches = micro_batches(rows(step), run.mesh().data().rank());
+    Batch& batch = *std::max_element(batches.begin(), batches.end(), [](const Batch& a, const Batch& b) {
       return a.document_starts.size() < b.document_starts.size();
     });
     if (!tried.insert(batch.document_starts).second) continue;
-    const int64_t needed = run.activations(batch);
+    const int64_t needed = run.activations(run.step().part_of(std::move(batch)));
     if (needed > most) fullest = step;
     most = std::max(most, needed);
   }

@@ -2,18 +2,19 @@
 // What a training step of a config needs on one rank of any number of ranks: bytes of memory of the device
 // that it will run on, bytes received by every collective, and the work of its ops. A plan is a dry run: it
 // builds on a dry Context (core/context.h) and a dry world (parallel/comm_dry.h) what Trainer builds, runs
-// TrainStep (launcher/train_step.h) twice, and tells what the second one took. Nothing here knows of mixers,
-// exchanges or losses.
+// TrainStep (launcher/train_step.h) twice, and tells what the second one took (of many micro-batches that are
+// alike, three stand for all). Nothing here knows of mixers, exchanges or losses.
 //
-// Shapes depend on the config and on where documents begin in rows (launcher/plan_rows.h), never on values.
+// Shapes depend on the config and on where documents begin in rows (launcher/step_rows.h), never on values.
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "core/work.h"
 #include "launcher/config/config.h"
-#include "launcher/plan_rows.h"
+#include "launcher/step_rows.h"
 
 namespace spanwise {
 
@@ -55,7 +56,7 @@ RunConfig config_to_plan(RunConfig config);
 /// plan for `world_size` ranks. UserError where the layout depends on the machine and the config does not say
 /// (TWO_LEVEL without parallel.ranks_per_node).
 RankPlan plan_rank(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size, int rank,
-                   const PlannedRows& rows);
+                   const StepRows& rows);
 /// With rows of one document each.
 RankPlan plan_rank(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size, int rank);
 
@@ -66,11 +67,11 @@ struct MostOfAnyRank {
   int64_t peak = 0, received_bytes = 0;
 };
 MostOfAnyRank plan_ranks(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size,
-                         const PlannedRows& rows);
+                         const StepRows& rows);
 
 /// The step among the first `steps` of which a micro-batch holds most on `rank`; of each step the one with
 /// most documents is run dry. `rows` gives a step's, counted from 0.
 int64_t fullest_step(const RunConfig& config, int64_t tokenizer_vocab_size, int world_size, int rank,
-                     int64_t steps, const std::function<PlannedRows(int64_t step)>& rows);
+                     int64_t steps, const std::function<StepRows(int64_t step)>& rows);
 
 }  // namespace spanwise

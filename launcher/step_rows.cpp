@@ -1,4 +1,4 @@
-#include "launcher/plan_rows.h"
+#include "launcher/step_rows.h"
 
 #include <algorithm>
 
@@ -23,15 +23,15 @@ Batch batch_of_documents(const config::TrainConfig& train, int64_t vocab_size, i
 
 }  // namespace
 
-PlannedRows rows_of_documents(const RunConfig& config, int64_t vocab_size, int world_size,
-                              int64_t document_tokens) {
+StepRows rows_of_documents(const RunConfig& config, int64_t vocab_size, int world_size,
+                           int64_t document_tokens) {
   const Batch batch = batch_of_documents(config.train(), vocab_size, document_tokens);
   return {.passes = accumulation_passes(config, world_size),
           .micro_batch = [batch](int, int64_t) { return batch; },
           .alike = true};
 }
 
-PlannedRows rows_of_data(const RunConfig& config, int world_size, const Loader& loader, int64_t step) {
+StepRows rows_of_data(const RunConfig& config, int world_size, const Loader& loader, int64_t step) {
   const int64_t rows = config.train().micro_batch(), ranks = data_ranks(config.parallel(), world_size);
   return {.passes = accumulation_passes(config, world_size),
           .micro_batch = [&loader, step, rows, ranks](int data, int64_t pass) {

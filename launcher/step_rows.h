@@ -1,5 +1,5 @@
 #pragma once
-// The rows of the step that is planned.
+// The rows of a step, by data rank and micro-batch: those that training loads, and those that a plan is told.
 
 #include <functional>
 
@@ -8,7 +8,7 @@
 
 namespace spanwise {
 
-struct PlannedRows {
+struct StepRows {
   int64_t passes = 0;  ///< micro-batches of a data rank
   std::function<Batch(int data, int64_t pass)> micro_batch;
   bool alike = false;  ///< all of all data ranks are: a plan then runs three of them at most
@@ -16,10 +16,10 @@ struct PlannedRows {
 
 /// Documents of `document_tokens` each, one behind the other from each row's first token; the last one of a
 /// row ends with it. 0: one document a row. Every label counts.
-PlannedRows rows_of_documents(const RunConfig& config, int64_t vocab_size, int world_size,
-                              int64_t document_tokens);
+StepRows rows_of_documents(const RunConfig& config, int64_t vocab_size, int world_size,
+                           int64_t document_tokens);
 
 /// The rows of a step of a loader's data, counted from 0. The loader must outlive them.
-PlannedRows rows_of_data(const RunConfig& config, int world_size, const Loader& loader, int64_t step);
+StepRows rows_of_data(const RunConfig& config, int world_size, const Loader& loader, int64_t step);
 
 }  // namespace spanwise

@@ -51,7 +51,6 @@ class TrainStep {
   TrainStep(const TrainStep&) = delete;
   TrainStep& operator=(const TrainStep&) = delete;
 
-  LanguageModel& model() { return model_; }
   const LanguageModel& model() const { return model_; }
   ParamStore& params() { return params_; }
   const ParamStore& params() const { return params_; }

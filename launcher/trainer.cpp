@@ -16,6 +16,7 @@
 #include "launcher/metrics/peak_flops.h"
 #include "launcher/objects.h"
 #include "launcher/rank_agreement.h"
+#include "launcher/step_rows.h"
 #include "parallel/rank_zero.h"
 
 namespace spanwise {
@@ -174,13 +175,10 @@ bool Trainer::wants_checkpoint() {
 std::optional<Trainer::Trained> Trainer::train_step(int64_t step) {
   const auto start = Clock::now();
   ctx_.reset_work();
-  const int64_t passes = accumulation_passes(config_, mesh_.world().size()),
-                rows = config_.train().micro_batch();
+  const StepRows rows = rows_of_data(config_, mesh_.world().size(), loader_, step - 1);
   std::vector<RankBatch> batches;
-  for (int64_t pass = 0; pass < passes; ++pass) {
-    const int64_t first = (pass * mesh_.data().size() + mesh_.data().rank()) * rows;
-    batches.push_back(step_.part_of(loader_.load(step - 1, first, rows)));
-  }
+  for (int64_t pass = 0; pass < rows.passes; ++pass)
+    batches.push_back(step_.part_of(rows.micro_batch(mesh_.data().rank(), pass)));
   const std::optional<double> targets = step_.count_targets(batches, *this);
   if (!targets) return std::nullopt;
   const double data_ms = ms_since(start);
@@ -242,11 +240,9 @@ void Trainer::write_metrics(int64_t step, const Trained& result, double step_ms,
 
 std::vector<std::pair<std::string, double>> Trainer::traffic() const {
   std::vector<std::pair<std::string, double>> bytes;
-  std::vector<Comm*> axes = mesh_.axes();
-  axes.push_back(&mesh_.world());
-  for (const Comm* axis : axes) {
-    for (const auto& [name, counted] : axis->traffic()) {
-      bytes.emplace_back(fmt::format("bytes/{}/{}", axis->axis(), name), double(counted.received_bytes));
+  for (const Comm* comm : mesh_.comms()) {
+    for (const auto& [name, counted] : comm->traffic()) {
+      bytes.emplace_back(fmt::format("bytes/{}/{}", comm->axis(), name), double(counted.received_bytes));
     }
   }
   return bytes;

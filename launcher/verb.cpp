@@ -8,7 +8,7 @@ namespace {
 
 constexpr Verb kVerbs[] = {
     {"train", "train a model from a config", train_usage, run_train},
-    {"plan", "memory and traffic of a config on any number of ranks, without running it", plan_usage,
+    {"plan", "memory, traffic and work of a step on any number of ranks, by a dry run", plan_usage,
      run_plan},
     {"eval", "held-out perplexity of a trained model", eval_usage, run_eval},
     {"generate", "continue a prompt", generate_usage, run_generate},

@@ -123,4 +123,10 @@ std::vector<Comm*> Mesh::axes() const {
   return axes;
 }
 
+std::vector<Comm*> Mesh::comms() const {
+  std::vector<Comm*> comms = axes();
+  comms.push_back(&world_);
+  return comms;
+}
+
 }  // namespace spanwise

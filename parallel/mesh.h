@@ -53,8 +53,10 @@ class Mesh {
   Comm& data_sequence() const { return axis(kDataSequence); }
   /// By name. Error if there is none.
   Comm& axis(std::string_view name) const;
-  /// The shape's axes in its order, then kDataSequence: for traffic tables.
+  /// The shape's axes in its order, then kDataSequence.
   std::vector<Comm*> axes() const;
+  /// These and the world: all that count traffic.
+  std::vector<Comm*> comms() const;
 
  private:
   Comm& world_;

@@ -8,6 +8,7 @@
 #include "core/progress.h"
 #include "data/document_start.h"
 #include "data/loader.h"
+#include "launcher/config/derived.h"
 #include "launcher/objects.h"
 #include "launcher/plan.h"
 #include "launcher/run_setup.h"
@@ -76,7 +77,7 @@ std::string most_of_any_rank(const MostOfAnyRank& most) {
 /// The rows of the planned step, and the sentence that says which they are.
 struct ChosenRows {
   std::unique_ptr<Loader> loader;
-  PlannedRows rows;
+  StepRows rows;
   std::string said;
 };
 
@@ -104,7 +105,7 @@ ChosenRows choose_rows(const RunConfig& config, const Tokenizer& tokenizer, int 
     return chosen;
   }
   chosen.loader = std::make_unique<Loader>(
-      loader_options(config, std::max<int64_t>(vocab_size, config.model().vocab_size())));
+      loader_options(config, resolved_model(config.model(), vocab_size).vocab_size()));
   std::vector<const IndexedDataset*> datasets;
   for (const IndexedDataset& dataset : chosen.loader->datasets()) datasets.push_back(&dataset);
   chosen.loader->set_documents(document_rule(choose_document_start(tokenizer, datasets), tokenizer));

@@ -28,8 +28,8 @@ struct MeasuredPeak {
   int64_t second_document = 0;
 };
 
-PlannedRows rows_of(const RunConfig& config, const MeasuredPeak& c) {
-  PlannedRows rows = rows_of_documents(config, kTokenizerSize, c.ranks, 0);
+StepRows rows_of(const RunConfig& config, const MeasuredPeak& c) {
+  StepRows rows = rows_of_documents(config, kTokenizerSize, c.ranks, 0);
   if (c.second_document == 0) return rows;
   Batch batch = rows.micro_batch(0, 0);
   batch.document_starts.insert(batch.document_starts.begin() + 1, c.second_document);

@@ -44,7 +44,7 @@ Comm& world() {
 using Bytes = std::map<std::string, int64_t>;
 
 /// What a run of these settings takes on this rank, as a plan tells it.
-RankPlan measure(const RunConfig& config, const PlannedRows& rows) {
+RankPlan measure(const RunConfig& config, const StepRows& rows) {
   Context ctx({.device = Device::kCPU, .num_threads = 1, .poison = true});
   const MeshShape shape = mesh_shape(config, world().size());
   const Mesh mesh(world(), shape);
@@ -57,16 +57,14 @@ RankPlan measure(const RunConfig& config, const PlannedRows& rows) {
       batches.push_back(step.part_of(rows.micro_batch(mesh.data().rank(), pass)));
     ctx.reset_peak();
     ctx.reset_work();
-    std::vector<Comm*> axes = mesh.axes();
-    axes.push_back(&world());
-    for (Comm* axis : axes) axis->reset_traffic();
+    for (Comm* comm : mesh.comms()) comm->reset_traffic();
     step.train(batches, step.count_targets(batches, votes).value(), number, votes);
     (number == 1 ? measured.memory.first_peak : measured.memory.peak) = int64_t(ctx.memory().peak_bytes);
     measured.work = ctx.work();
     measured.traffic.clear();
-    for (const Comm* axis : axes) {
-      for (const auto& [name, traffic] : axis->traffic())
-        measured.traffic.push_back({axis->axis(), name, traffic.calls, traffic.received_bytes});
+    for (const Comm* comm : mesh.comms()) {
+      for (const auto& [name, traffic] : comm->traffic())
+        measured.traffic.push_back({comm->axis(), name, traffic.calls, traffic.received_bytes});
     }
   }
   return measured;
@@ -88,7 +86,7 @@ void expect_planned(const Settings& settings) {
                              world().size(), document_tokens));
     const RunConfig config = parse_config(kConfig, "plan_mpi_test", settings);
     validate(config, world().size(), kVocab);
-    const PlannedRows rows = rows_of_documents(config, kVocab, world().size(), document_tokens);
+    const StepRows rows = rows_of_documents(config, kVocab, world().size(), document_tokens);
     const RankPlan measured = measure(config, rows),
                    planned = plan_rank(config, kVocab, world().size(), world().rank(), rows);
     EXPECT_EQ(planned.num_parameters, measured.num_parameters);
@@ -220,7 +218,7 @@ TEST(Plans, PartsMakeThePeakAndTheMostOfAnyRankIsThatOfOne) {
   const RunConfig config = parse_config(kConfig, "plan_mpi_test",
                                         {"train.global_batch=8", "parallel.sequence=2",
                                          "parallel.partition=ZIGZAG", "train.sequence_length=31"});
-  const PlannedRows rows = rows_of_documents(config, kVocab, 4, 7);
+  const StepRows rows = rows_of_documents(config, kVocab, 4, 7);
   int64_t peak = 0, received = 0;
   for (int rank = 0; rank < 4; ++rank) {
     const RankPlan plan = plan_rank(config, kVocab, 4, rank, rows);

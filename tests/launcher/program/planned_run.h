@@ -25,7 +25,7 @@ struct PlanCase {
 
 class PlannedRunTest : public TinyRunTest {
  protected:
-  /// One document of training data, as plans assume.
+  /// One document of training data, as the rows that plan() takes.
   void SetUp() override;
 
   RankPlan plan(const PlanCase& c, int rank) const;
