@@ -48,7 +48,6 @@ class Blend {
   /// One weight a dataset, all positive and finite; they need not sum to 1.
   explicit Blend(const std::vector<double>& weights);
   Place operator()(int64_t n) const;
-  int num_datasets() const { return num_datasets_; }
 
  private:
   struct Node {

@@ -48,12 +48,12 @@ Stream LanguageModel::forward(Tape& tape, const TokenBatch& batch, GenerationSta
       stream = run_block(tape, stream, {layout, state ? &state->layers[i] : nullptr, batch.sequence});
       continue;
     }
-    const auto segment = [run_block, &layout, sequence = batch.sequence](Tape& t,
+    const auto section = [run_block, &layout, sequence = batch.sequence](Tape& t,
                                                                          const std::vector<Var>& in) {
       const Stream out = run_block(t, {in[0], in[1]}, {.layout = layout, .sequence = sequence});
       return std::vector<Var>{out.delta, out.residual};
     };
-    const std::vector<Var> out = checkpoint(tape, segment, {stream.delta, stream.residual});
+    const std::vector<Var> out = checkpoint(tape, section, {stream.delta, stream.residual});
     stream = {out[0], out[1]};
   }
   return stream;

@@ -1,6 +1,6 @@
 #pragma once
 // What Comm (comm.cpp: checks, byte counts, the work of one rank) and its backends (comm_mpi.cpp,
-// comm_nccl.cpp) share. Not for callers of Comm.
+// comm_nccl.cpp, comm_self.cpp, comm_dry.cpp) share. Not for callers of Comm.
 
 #include <atomic>
 #include <functional>
